@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo and make test install what they need first; see README.md.
+
+PYTHON := .venv/bin/python
+CLANG ?= $(firstword $(foreach c,clang-14 clang-19 clang,$(if $(shell command -v $(c)),$(c))))
+LLVM_STRIP ?= $(firstword $(foreach s,llvm-strip llvm-strip-14 llvm-strip-19,$(if $(shell command -v $(s)),$(s))))
+BPF_CFLAGS ?= -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -Werror -I/usr/include/$(shell uname -m)-linux-gnu
+OBJECT_DIR := src/loxilb/kernel/bpf/objects
+OBJECTS := $(patsubst bpf/%.bpf.c,$(OBJECT_DIR)/%.bpf.o,$(wildcard bpf/*.bpf.c))
+
+.PHONY: help install packages bpf demo test lint bench clean
+
+help:
+	@echo "make demo     see it work: client, load balancer and three servers in network namespaces"
+	@echo "make test     run the tests"
+	@echo "make install  install what is needed: packages, .venv, BPF objects"
+	@echo "make bpf      build the BPF objects"
+	@echo "make lint     check style, types and layers"
+	@echo "make bench    measure, beside nft, haproxy and direct routing"
+	@echo "make clean    remove what was built"
+
+install: packages .venv/.complete
+	@$(MAKE) --no-print-directory bpf
+
+packages:
+	@./scripts/packages
+
+.venv/.complete: pyproject.toml scripts/venv | packages
+	@./scripts/venv
+	@touch $@
+
+bpf: $(OBJECTS)
+
+# Every object depends on every header: a full build takes a second.
+$(OBJECT_DIR)/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile
+	@mkdir -p $(@D)
+	$(CLANG) $(BPF_CFLAGS) -c $< -o $@.tmp
+	$(LLVM_STRIP) -g $@.tmp
+	@mv $@.tmp $@
+
+demo: install
+	@$(PYTHON) -m examples.demo
+
+test: install
+	@$(PYTHON) -m pytest
+
+lint: install
+	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff format --check
+	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports
+	@$(PYTHON) -m pytest -q tests/lint
+
+bench: install
+	@$(PYTHON) -m bench
+
+clean:
+	rm -rf build dist $(OBJECT_DIR) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests examples bench -name __pycache__ -prune -exec rm -rf {} +

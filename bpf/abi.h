@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The only file both sides read: keys, values, enums and reasons of the data plane.
+ *
+ * Python mirrors it in loxilb/kernel/abi.py; a test lets the compiler compare sizes and offsets. Addresses and ports
+ * are in network byte order, everything else in host order. Times are jiffies, truncated to 32 bits. Padding is named.
+ * Whoever changes a layout or the meaning of a member raises LOX_ABI_VERSION.
+ */
+#ifndef LOX_ABI_H
+#define LOX_ABI_H
+
+#include <linux/types.h>
+
+#define LOX_ABI_VERSION 1
+
+/* Slots of a table that one key may occupy, from its hash on. */
+#define LOX_WINDOW 16
+#define LOX_HALF_WINDOW 8
+/* Insertions into one region of a table exclude each other; a window touches two regions at the most. */
+#define LOX_REGION_SHIFT 6
+#define LOX_LOCKS 4096
+/* Source ports tried for one flow before it is refused. */
+#define LOX_PORT_TRIES 32
+/* A dead slot rests this long (jiffies) before it is used again: readers that still hold it are gone by then. */
+#define LOX_QUARANTINE 2
+/* One-way packets after which a flow without replies counts as established. */
+#define LOX_ONE_WAY_PACKETS 8
+
+/* Low byte of lox_flow.word; the rest counts claims, so a reader sees that a slot changed hands. */
+enum lox_slot {
+	LOX_SLOT_FREE = 0,
+	LOX_SLOT_CLAIMED = 1,
+	LOX_SLOT_LIVE = 2,
+	LOX_SLOT_DEAD = 3,
+	LOX_SLOT_MASK = 0xff,
+	LOX_SLOT_CLAIM = 0x100,
+};
+
+enum lox_flow_flags {
+	LOX_FLOW_REPLY = 1,    /* from the endpoint to the client */
+	LOX_FLOW_SOURCE = 2,   /* the source is rewritten as well as the destination */
+	LOX_FLOW_FIN = 4,      /* this direction has sent a FIN */
+	LOX_FLOW_EXTENDED = 8, /* an extension record says more: off the plain path */
+};
+
+enum lox_flow_state {
+	LOX_STATE_NONE = 0,
+	LOX_STATE_SYN_SENT = 1,
+	LOX_STATE_SYN_RECEIVED = 2,
+	LOX_STATE_ESTABLISHED = 3,
+	LOX_STATE_CLOSING = 4,
+	LOX_STATE_TIME_WAIT = 5,
+	LOX_STATE_RESET = 6,
+	LOX_STATE_ONE_WAY = 7,
+	LOX_STATE_TWO_WAY = 8,
+	LOX_STATES = 9,
+};
+
+enum lox_mode { LOX_MODE_DEFAULT = 0, LOX_MODE_ONEARM = 1, LOX_MODE_FULLNAT = 2 };
+
+enum lox_select { LOX_SELECT_RR = 0, LOX_SELECT_HASH = 1, LOX_SELECT_PRIORITY = 2 };
+
+/*
+ * Why a packet left a program. The reason implies the verdict: up to LOX_PASS_LAST the packet goes on unmodified, up to
+ * LOX_FORWARD_LAST it was rewritten and sent, the others were dropped.
+ */
+enum lox_reason {
+	LOX_PASS_NOT_IP = 0,
+	LOX_PASS_OTHER_HOST,
+	LOX_PASS_MALFORMED,
+	LOX_PASS_FRAGMENT,
+	LOX_PASS_PROTOCOL,
+	LOX_PASS_NOT_SERVICE,
+	LOX_PASS_TO_TC,
+	LOX_PASS_LAST = 15,
+	LOX_FORWARD_ESTABLISHED = 16,
+	LOX_FORWARD_HALF_OPEN,
+	LOX_FORWARD_NEW,
+	LOX_FORWARD_RESOLVE,
+	LOX_FORWARD_LOCAL,
+	LOX_FORWARD_LAST = 31,
+	LOX_DROP_TTL = 32,
+	LOX_DROP_NO_ENDPOINT,
+	LOX_DROP_NO_SOURCE,
+	LOX_DROP_NO_PORT,
+	LOX_DROP_TABLE_FULL,
+	LOX_DROP_BUSY,
+	LOX_DROP_FLOW_MOVED,
+	LOX_DROP_NO_ROUTE,
+	LOX_DROP_NOT_SYN,
+	LOX_DROP_CHECKSUM,
+	LOX_DROP_WRITE,
+	LOX_REASONS = 48,
+};
+
+union lox_addr {
+	__be32 v4;
+	__u32 word[4];
+	__u64 half[2];
+};
+
+/*
+ * Head of a flow slot, alike for both families: one direction of one flow. The addresses follow it, so an IPv4 slot is
+ * one cache line of 64 bytes and an IPv6 slot two.
+ */
+struct lox_flow {
+	__u32 word;
+	__u32 last; /* of the latest packet; of the death in a dead slot */
+	__be16 sport;
+	__be16 dport;
+	__be16 new_sport;
+	__be16 new_dport;
+	__u8 proto;
+	__u8 flags;
+	__u8 state;
+	__u8 window_scale; /* with `sequence`: the TCP window of this direction */
+	__u16 next_hop;
+	__u16 generation; /* next_hop holds while this equals lox_runtime.generation */
+	__u64 sequence;
+	__u64 packets;
+	__u64 bytes;
+};
+
+struct lox_flow4 {
+	struct lox_flow head;
+	__be32 saddr;
+	__be32 daddr;
+	__be32 new_saddr;
+	__be32 new_daddr;
+};
+
+/* What the plain path does not need: for IPv4 established flows in an array of its own, at the slot's index. */
+struct lox_cold {
+	__u32 created;
+	__u32 rule;
+	__u32 endpoint;
+	__u32 extension; /* index of the extension record, 0 without one */
+};
+
+struct lox_flow6 {
+	struct lox_flow head;
+	union lox_addr saddr;
+	union lox_addr daddr;
+	union lox_addr new_saddr;
+	union lox_addr new_daddr;
+	struct lox_cold cold;
+};
+
+/* An IPv4 flow that is half-open, or found no slot in its window: both halves together. */
+struct lox_whole4 {
+	struct lox_flow4 flow;
+	struct lox_cold cold;
+};
+
+/* Keys of the hash maps for flows that found no slot in their window. */
+struct lox_key4 {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u32 proto;
+};
+
+struct lox_key6 {
+	union lox_addr saddr;
+	union lox_addr daddr;
+	__be16 sport;
+	__be16 dport;
+	__u32 proto;
+};
+
+struct lox_listener4 {
+	__be32 addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct lox_listener6 {
+	union lox_addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad[5];
+};
+
+struct lox_rule {
+	__u32 ring_base; /* with the length one aligned 64-bit word: swapped in one write */
+	__u32 ring_length;
+	__u32 timeout; /* jiffies without a packet */
+	__u8 mode;
+	__u8 select;
+	__u8 live;
+	__u8 pad;
+} __attribute__((aligned(8)));
+
+/* Mutable state of a rule: never written by a change of the rule. */
+struct lox_rule_state {
+	__u32 position; /* round robin: flows selected so far */
+	__u32 pad;
+};
+
+struct lox_endpoint {
+	union lox_addr addr;
+	union lox_addr source; /* what the endpoint sees as the source in the modes that rewrite it; 0: unknown */
+	__u32 rule;
+	__be16 port;
+	__u8 live;
+	__u8 family; /* 4 or 6 */
+};
+
+struct lox_traffic {
+	__u64 packets;
+	__u64 bytes;
+};
+
+struct lox_next_hop {
+	__u32 word;
+	__u32 ifindex;
+	__u32 generation;
+	__u8 dmac[6];
+	__u8 smac[6];
+	__u32 peer; /* 1: a veth whose other end is in another network namespace */
+	__u32 pad;
+};
+
+/* One entry a network device, indexed by ifindex modulo the size of the map. */
+struct lox_link {
+	__u32 ifindex;
+	__u32 peer;
+};
+
+/* Fixed when the programs are loaded. */
+struct lox_config {
+	__u64 secret[2];
+	__u32 flow4_mask;
+	__u32 flow6_mask;
+	__u32 half4_mask;
+	__u32 half6_mask;
+	__u32 link_mask;
+	__u32 next_hop_mask;
+	__u32 rules;
+	__u32 endpoints;
+	__u32 ring;
+	__u32 redirect_peer;
+	__u32 complete_checksum; /* XDP: finish partial checksums of veth peers */
+	__u32 ipv6_csum_flag;    /* bpf_l4_csum_replace knows BPF_F_IPV6 */
+};
+
+/* Shared by the programs and the daemon while running. */
+struct lox_runtime {
+	__u32 generation; /* of routes and neighbours */
+	__u32 purge_until; /* until then the ager ends flows of dropped endpoints */
+	__u32 overflow4;
+	__u32 overflow6;
+	__u32 timeout[LOX_STATES]; /* jiffies; 0: the rule's */
+	__u32 events;              /* 1: report flows through the ring buffer */
+	__u32 pass;                /* passes of the ager so far */
+	__u32 live4;
+	__u32 live6;
+	__u32 half4;
+	__u32 half6;
+	__u32 pad;
+};
+
+enum lox_event_kind { LOX_EVENT_OPENED = 1, LOX_EVENT_ENDED = 2 };
+
+struct lox_event {
+	union lox_addr saddr;
+	union lox_addr daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 family;
+	__u8 proto;
+	__u8 kind;
+	__u8 state;
+	__u32 rule;
+	__u32 endpoint;
+	__u64 packets;
+	__u64 bytes;
+};
+
+#endif

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Ageing, inside the kernel: a timer walks a stripe of every table each tick. It ends flows that timed out or lost
+ * their endpoint, and turns dead slots back into free ones. Both directions of a flow age together: it lives while
+ * either of them sees packets.
+ */
+#ifndef LOX_AGER_H
+#define LOX_AGER_H
+
+#include "event.h"
+#include "service.h"
+
+#define LOX_TICK_NS 4000000ULL
+#define LOX_CLOCK_MONOTONIC 1
+/* Slots of one table visited a tick: the whole table in a second, unless that is more than LOX_STRIPE slots a tick. */
+#define LOX_PASS_TICKS 250
+#define LOX_STRIPE 16384
+
+struct lox_cursor {
+	__u32 at;
+	__u32 live;
+};
+
+struct lox_ager {
+	struct bpf_timer timer;
+	struct lox_cursor cursor[4];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct lox_ager);
+} ager SEC(".maps");
+
+/* One stripe: slots from `top` downwards. */
+struct lox_stripe {
+	__u32 top;
+	__u32 live;
+	__u32 now;
+	__u32 purge;
+};
+
+LOX_INLINE void lox_tuple_of(const bool v6, const struct lox_flow *f, struct lox_tuple *t)
+{
+	if (v6) {
+		t->saddr = ((const struct lox_flow6 *)f)->saddr;
+		t->daddr = ((const struct lox_flow6 *)f)->daddr;
+	} else {
+		t->saddr.v4 = ((const struct lox_flow4 *)f)->saddr;
+		t->daddr.v4 = ((const struct lox_flow4 *)f)->daddr;
+	}
+	t->sport = f->sport;
+	t->dport = f->dport;
+	t->proto = f->proto;
+}
+
+LOX_INLINE __u32 lox_idle(const struct lox_flow *f, __u32 now)
+{
+	__u32 idle = now - READ_ONCE(f->last);
+
+	return idle > 0x80000000U ? 0 : idle; /* seen by another CPU after `now` was read */
+}
+
+/* Jiffies this flow may be idle. */
+LOX_INLINE __u32 lox_timeout(const struct lox_flow *f, const struct lox_cold *cold)
+{
+	struct lox_runtime *rt = lox_runtime();
+	__u32 state = f->state < LOX_STATES ? f->state : 0, id = cold->rule;
+	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &id);
+
+	if (rt && rt->timeout[state])
+		return rt->timeout[state];
+	return rule ? rule->timeout : 0;
+}
+
+LOX_INLINE bool lox_orphaned(const struct lox_cold *cold)
+{
+	__u32 id = cold->endpoint;
+	struct lox_endpoint *e = bpf_map_lookup_elem(&endpoints, &id);
+
+	return !e || !e->live || e->rule != cold->rule;
+}
+
+/* End both directions of a flow if it has been idle for too long, or has no endpoint any more. True if it lives on. */
+LOX_INLINE bool lox_age(const bool v6, const enum lox_table table, struct lox_ref *own, const struct lox_stripe *s)
+{
+	struct lox_tuple t = {};
+	struct lox_ref peer = {};
+	__u32 timeout = lox_timeout(own->flow, own->cold);
+	bool orphaned = s->purge && lox_orphaned(own->cold);
+
+	if (!orphaned && lox_idle(own->flow, s->now) <= timeout)
+		return true;
+	lox_reverse(v6, own->flow, &t);
+	lox_look_up(v6, LOX_MAIN, &t, &peer);
+	if (!peer.flow)
+		lox_look_up(v6, LOX_HALF, &t, &peer);
+	if (peer.flow && !orphaned && lox_idle(peer.flow, s->now) <= timeout)
+		return true;
+	if (peer.flow && lox_drop(v6, &t, &peer))
+		lox_report(v6, peer.flow, own->cold, LOX_EVENT_ENDED);
+	lox_tuple_of(v6, own->flow, &t);
+	if (lox_drop(v6, &t, own))
+		lox_report(v6, own->flow, own->cold, LOX_EVENT_ENDED);
+	return false;
+}
+
+/* A dead slot followed by a free one ends no chain any more: make it free, unless an insertion is passing over it. */
+LOX_INLINE void lox_sweep(const bool v6, const enum lox_table table, struct lox_flow *f, __u32 word, __u32 at)
+{
+	__u32 mask = lox_mask(v6, table), first = (at - (lox_window(table) - 1)) & mask;
+	bool two = first >> LOX_REGION_SHIFT != at >> LOX_REGION_SHIFT;
+	struct lox_flow *next = lox_slot(v6, table, (at + 1) & mask);
+	__u32 *lock = lox_lock_of(v6, table, at), *other = lox_lock_of(v6, table, first);
+
+	if (!next || !lock || !other || READ_ONCE(next->word) & LOX_SLOT_MASK)
+		return;
+	if (!lox_try_lock(lock))
+		return;
+	if (!two || lox_try_lock(other)) {
+		if (!(READ_ONCE(next->word) & LOX_SLOT_MASK))
+			__sync_val_compare_and_swap(&f->word, word, word & ~LOX_SLOT_MASK);
+		if (two)
+			lox_unlock(other);
+	}
+	lox_unlock(lock);
+}
+
+LOX_INLINE long lox_visit(const bool v6, const enum lox_table table, __u32 i, struct lox_stripe *s)
+{
+	struct lox_ref ref = { .at = (s->top - i) & lox_mask(v6, table), .table = table };
+	__u32 slot;
+
+	ref.flow = lox_slot(v6, table, ref.at);
+	if (!ref.flow)
+		return 1;
+	ref.word = READ_ONCE(ref.flow->word);
+	slot = ref.word & LOX_SLOT_MASK;
+	if (slot == LOX_SLOT_DEAD && lox_idle(ref.flow, s->now) >= LOX_QUARANTINE)
+		lox_sweep(v6, table, ref.flow, ref.word, ref.at);
+	if (slot != LOX_SLOT_LIVE)
+		return 0;
+	ref.cold = lox_cold_of(v6, table, ref.flow, ref.at, false);
+	s->live += !ref.cold || lox_age(v6, table, &ref, s);
+	return 0;
+}
+
+static long lox_visit_main4(__u32 i, struct lox_stripe *s)
+{
+	return lox_visit(false, LOX_MAIN, i, s);
+}
+
+static long lox_visit_main6(__u32 i, struct lox_stripe *s)
+{
+	return lox_visit(true, LOX_MAIN, i, s);
+}
+
+static long lox_visit_half4(__u32 i, struct lox_stripe *s)
+{
+	return lox_visit(false, LOX_HALF, i, s);
+}
+
+static long lox_visit_half6(__u32 i, struct lox_stripe *s)
+{
+	return lox_visit(true, LOX_HALF, i, s);
+}
+
+static long lox_visit_overflow(struct bpf_map *map, const void *key, struct lox_flow *f, struct lox_stripe *s,
+			       const bool v6)
+{
+	struct lox_ref ref = { .flow = f, .word = READ_ONCE(f->word), .at = LOX_NOWHERE, .table = LOX_MAIN };
+
+	ref.cold = lox_cold_of(v6, LOX_MAIN, f, LOX_NOWHERE, true);
+	if ((ref.word & LOX_SLOT_MASK) == LOX_SLOT_LIVE)
+		s->live += lox_age(v6, LOX_MAIN, &ref, s);
+	return 0;
+}
+
+static long lox_visit_overflow4(struct bpf_map *map, const void *key, struct lox_whole4 *f, struct lox_stripe *s)
+{
+	return lox_visit_overflow(map, key, &f->flow.head, s, false);
+}
+
+static long lox_visit_overflow6(struct bpf_map *map, const void *key, struct lox_flow6 *f, struct lox_stripe *s)
+{
+	return lox_visit_overflow(map, key, &f->head, s, true);
+}
+
+LOX_INLINE __u32 lox_stripe_of(__u32 mask)
+{
+	__u32 length = mask / LOX_PASS_TICKS + 1;
+
+	return length < LOX_STRIPE ? length : LOX_STRIPE;
+}
+
+/* Walk one stripe of one table; returns the table's live slots when a pass is complete, else -1. */
+LOX_INLINE int lox_walk(struct lox_cursor *c, __u32 mask, struct lox_stripe *s, void *visit)
+{
+	__u32 length = lox_stripe_of(mask);
+	int live = -1;
+
+	s->top = c->at - 1;
+	s->live = 0;
+	bpf_loop(length, visit, s, 0);
+	c->live += s->live;
+	c->at = (c->at - length) & mask;
+	if (c->at + length > mask) { /* went past slot 0 */
+		live = c->live;
+		c->live = 0;
+	}
+	return live;
+}
+
+LOX_INLINE void lox_publish(__u32 *to, int live)
+{
+	if (live >= 0)
+		WRITE_ONCE(*to, live);
+}
+
+LOX_INLINE void lox_tick(struct lox_ager *a, struct lox_runtime *rt)
+{
+	struct lox_stripe s = { .now = lox_now() };
+	int live;
+
+	s.purge = (__s32)(rt->purge_until - s.now) > 0;
+	live = lox_walk(&a->cursor[0], cfg.flow4_mask, &s, lox_visit_main4);
+	lox_publish(&rt->live4, live);
+	rt->pass += live >= 0;
+	lox_publish(&rt->live6, lox_walk(&a->cursor[1], cfg.flow6_mask, &s, lox_visit_main6));
+	lox_publish(&rt->half4, lox_walk(&a->cursor[2], cfg.half4_mask, &s, lox_visit_half4));
+	lox_publish(&rt->half6, lox_walk(&a->cursor[3], cfg.half6_mask, &s, lox_visit_half6));
+	if (READ_ONCE(rt->overflow4))
+		bpf_for_each_map_elem(&overflow4, lox_visit_overflow4, &s, 0);
+	if (READ_ONCE(rt->overflow6))
+		bpf_for_each_map_elem(&overflow6, lox_visit_overflow6, &s, 0);
+}
+
+static int lox_on_timer(void *map, __u32 *key, struct lox_ager *a)
+{
+	struct lox_runtime *rt = lox_runtime();
+
+	if (rt)
+		lox_tick(a, rt);
+	bpf_timer_start(&a->timer, LOX_TICK_NS, 0);
+	return 0;
+}
+
+/* Start the timer; it runs as long as the map exists. Returns 0 or a negative errno. */
+LOX_INLINE int lox_start_ager(void)
+{
+	__u32 zero = 0;
+	struct lox_ager *a = bpf_map_lookup_elem(&ager, &zero);
+
+	if (!a)
+		return -1;
+	bpf_timer_init(&a->timer, &ager, LOX_CLOCK_MONOTONIC);
+	bpf_timer_set_callback(&a->timer, lox_on_timer);
+	return bpf_timer_start(&a->timer, LOX_TICK_NS, 0);
+}
+
+#endif

@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The flow tables: open addressing in BPF arrays, one slot a direction.
+ *
+ * A key lives in the LOX_WINDOW slots from its hash on. Readers take no lock: they find a live slot with their key,
+ * copy what they need and check that the slot's word has not changed. Writers change the word by atomic exchange only:
+ * free -> claimed -> live -> dead -> claimed or free, and count each claim in it.
+ *
+ * Two rules make a lookup exact:
+ *  - Insertions whose keys hash to one region exclude each other, so no key is in a table twice.
+ *  - A lookup ends at the first free slot. So a dead slot becomes free only if its successor is free, and under the
+ *    locks of every insertion that could be passing over it (see ager.h).
+ *
+ * There are two tables a family. Half-open flows live in a small one, where the oldest gives way, so they can never
+ * displace established flows. The large one never evicts; what finds no slot in its window goes to a hash map that is
+ * looked at only while it is not empty.
+ */
+#ifndef LOX_FLOW_H
+#define LOX_FLOW_H
+
+#include "packet.h"
+
+enum lox_table { LOX_MAIN, LOX_HALF };
+
+enum lox_put { LOX_PUT_DONE, LOX_PUT_EXISTS, LOX_PUT_FULL, LOX_PUT_BUSY };
+
+LOX_ARRAY(flow4, struct lox_flow4, BPF_F_MMAPABLE);
+LOX_ARRAY(flow6, struct lox_flow6, BPF_F_MMAPABLE);
+LOX_ARRAY(half4, struct lox_whole4, BPF_F_MMAPABLE);
+LOX_ARRAY(half6, struct lox_flow6, BPF_F_MMAPABLE);
+LOX_ARRAY(flow4_cold, struct lox_cold, BPF_F_MMAPABLE);
+
+/* Traffic of the ended flows of each endpoint; that of the live ones is in their slots. */
+LOX_ARRAY(traffic, struct lox_traffic, BPF_F_MMAPABLE);
+
+#define LOX_OVERFLOW(_name, _key, _value)                                                                              \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                                       \
+		__uint(max_entries, 4096);                                                                             \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                                  \
+		__type(key, _key);                                                                                     \
+		__type(value, _value);                                                                                 \
+	} _name SEC(".maps")
+
+LOX_OVERFLOW(overflow4, struct lox_key4, struct lox_whole4);
+LOX_OVERFLOW(overflow6, struct lox_key6, struct lox_flow6);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LOX_LOCKS);
+	__type(key, __u32);
+	__type(value, __u32);
+} locks SEC(".maps");
+
+/* A flow found: `word` is its slot's word at that moment, `at` its index (LOX_NOWHERE in the overflow map). */
+struct lox_ref {
+	struct lox_flow *flow;
+	struct lox_cold *cold; /* of lox_look_up() only */
+	__u32 word;
+	__u32 at;
+	enum lox_table table;
+	__u32 pad;
+};
+
+#define LOX_NOWHERE 0xffffffffU
+
+/* A flow to be inserted: its key, what it is rewritten to, and what it belongs to. `at` is the answer. */
+struct lox_insert {
+	struct lox_tuple key;
+	union lox_addr new_saddr;
+	union lox_addr new_daddr;
+	__be16 new_sport;
+	__be16 new_dport;
+	__u8 flags;
+	__u8 state;
+	__u16 next_hop;
+	__u16 generation;
+	__u16 pad;
+	struct lox_cold cold;
+	__u32 at;
+};
+
+/* Room for values too large for the stack, one record a CPU; the programs run with preemption off. */
+union lox_spill {
+	struct lox_whole4 four;
+	struct lox_flow6 six;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, union lox_spill);
+} spill SEC(".maps");
+
+LOX_INLINE __u32 lox_mask(const bool v6, const enum lox_table table)
+{
+	if (v6)
+		return table == LOX_MAIN ? cfg.flow6_mask : cfg.half6_mask;
+	return table == LOX_MAIN ? cfg.flow4_mask : cfg.half4_mask;
+}
+
+LOX_INLINE struct lox_flow *lox_slot(const bool v6, const enum lox_table table, __u32 at)
+{
+	if (v6)
+		return table == LOX_MAIN ? bpf_map_lookup_elem(&flow6, &at) : bpf_map_lookup_elem(&half6, &at);
+	return table == LOX_MAIN ? bpf_map_lookup_elem(&flow4, &at) : bpf_map_lookup_elem(&half4, &at);
+}
+
+LOX_INLINE __u32 lox_window(const enum lox_table table)
+{
+	return table == LOX_MAIN ? LOX_WINDOW : LOX_HALF_WINDOW;
+}
+
+/* The cold half of a flow; `spilled`: it lives in the overflow map. */
+LOX_INLINE struct lox_cold *lox_cold_of(const bool v6, const enum lox_table table, struct lox_flow *f, __u32 at,
+					const bool spilled)
+{
+	OPAQUE(f); /* clang 14 computes the address before the caller's check for NULL */
+	if (v6)
+		return &((struct lox_flow6 *)f)->cold;
+	if (table == LOX_HALF || spilled)
+		return &((struct lox_whole4 *)f)->cold;
+	return bpf_map_lookup_elem(&flow4_cold, &at);
+}
+
+/* Multiply-xorshift over the tuple. */
+LOX_INLINE __u32 lox_mix(const bool v6, const struct lox_tuple *t, __u64 first_key, __u64 second_key)
+{
+	__u64 ports = (__u64)t->sport << 32 | (__u64)t->dport << 16 | t->proto;
+	__u64 h = first_key;
+
+	if (v6) {
+		h = (h ^ t->saddr.half[0]) * 0x9fb21c651e98df25ULL;
+		h = (h ^ h >> 32 ^ t->saddr.half[1]) * 0xd6e8feb86659fd93ULL;
+		h = (h ^ h >> 32 ^ t->daddr.half[0]) * 0xa0761d6478bd642fULL;
+		h = h ^ h >> 32 ^ t->daddr.half[1];
+	} else {
+		h ^= (__u64)t->saddr.v4 << 32 | t->daddr.v4;
+	}
+	h = (h ^ h >> 32) * 0xd6e8feb86659fd93ULL;
+	h ^= (ports ^ second_key) * 0xff51afd7ed558ccdULL;
+	h = (h ^ h >> 29) * 0xc4ceb9fe1a85ec53ULL;
+	return h >> 32;
+}
+
+/* Home of a key in a table, keyed per boot so that nobody can aim at a window. */
+LOX_INLINE __u32 lox_hash(const bool v6, const struct lox_tuple *t)
+{
+	return lox_mix(v6, t, cfg.secret[0], cfg.secret[1]);
+}
+
+LOX_INLINE bool lox_equal6(const union lox_addr *a, const union lox_addr *b)
+{
+	return a->half[0] == b->half[0] && a->half[1] == b->half[1];
+}
+
+LOX_INLINE bool lox_same(const bool v6, const struct lox_flow *f, const struct lox_tuple *t)
+{
+	if (*(const __u32 *)&f->sport != *(const __u32 *)&t->sport || f->proto != t->proto)
+		return false;
+	if (v6) {
+		const struct lox_flow6 *six = (const void *)f;
+
+		return lox_equal6(&six->saddr, &t->saddr) && lox_equal6(&six->daddr, &t->daddr);
+	}
+	return ((const struct lox_flow4 *)f)->saddr == t->saddr.v4 && ((const struct lox_flow4 *)f)->daddr == t->daddr.v4;
+}
+
+LOX_INLINE void lox_key4_of(struct lox_key4 *key, const struct lox_tuple *t)
+{
+	key->saddr = t->saddr.v4;
+	key->daddr = t->daddr.v4;
+	key->sport = t->sport;
+	key->dport = t->dport;
+	key->proto = t->proto;
+}
+
+LOX_INLINE void lox_key6_of(struct lox_key6 *key, const struct lox_tuple *t)
+{
+	key->saddr = t->saddr;
+	key->daddr = t->daddr;
+	key->sport = t->sport;
+	key->dport = t->dport;
+	key->proto = t->proto;
+}
+
+LOX_INLINE struct lox_flow *lox_overflow_find(const bool v6, const struct lox_tuple *t)
+{
+	if (v6) {
+		struct lox_key6 key;
+
+		lox_key6_of(&key, t);
+		return bpf_map_lookup_elem(&overflow6, &key);
+	} else {
+		struct lox_key4 key;
+
+		lox_key4_of(&key, t);
+		return bpf_map_lookup_elem(&overflow4, &key);
+	}
+}
+
+LOX_INLINE bool lox_overflowing(const bool v6)
+{
+	struct lox_runtime *rt = lox_runtime();
+
+	return rt && READ_ONCE(*(v6 ? &rt->overflow6 : &rt->overflow4));
+}
+
+/* Find the live flow with this key; ref->flow is NULL when there is none. */
+LOX_INLINE void lox_find(const bool v6, const enum lox_table table, const struct lox_tuple *t, __u32 hash,
+			 struct lox_ref *ref)
+{
+	__u32 mask = lox_mask(v6, table);
+
+	ref->table = table;
+	for (__u32 i = 0; i < lox_window(table); i++) {
+		__u32 at = (hash + i) & mask;
+		struct lox_flow *f = lox_slot(v6, table, at);
+		__u32 word;
+
+		if (!f)
+			break;
+		word = READ_ONCE(f->word);
+		if ((word & LOX_SLOT_MASK) == LOX_SLOT_FREE)
+			break;
+		if ((word & LOX_SLOT_MASK) == LOX_SLOT_LIVE && lox_same(v6, f, t)) {
+			ref->flow = f;
+			ref->word = word;
+			ref->at = at;
+			return;
+		}
+	}
+	ref->flow = NULL;
+	if (table == LOX_MAIN && lox_overflowing(v6)) {
+		struct lox_flow *f = lox_overflow_find(v6, t);
+
+		if (f && ((ref->word = READ_ONCE(f->word)) & LOX_SLOT_MASK) == LOX_SLOT_LIVE) {
+			ref->flow = f;
+			ref->at = LOX_NOWHERE;
+		}
+	}
+}
+
+/*
+ * The same off the plain path, as global functions: the verifier looks at each of them once, whoever calls. The answer
+ * is the slot's word (high half) and index (low half), or 0: the word of a live slot is never 0.
+ */
+LOX_INLINE __u64 lox_seek(const bool v6, const enum lox_table table, const struct lox_tuple *t)
+{
+	struct lox_ref ref;
+
+	lox_find(v6, table, t, lox_hash(v6, t), &ref);
+	return ref.flow ? (__u64)ref.word << 32 | ref.at : 0;
+}
+
+__noinline __u64 lox_seek_main4(struct lox_tuple *t)
+{
+	return t ? lox_seek(false, LOX_MAIN, t) : 0;
+}
+
+__noinline __u64 lox_seek_main6(struct lox_tuple *t)
+{
+	return t ? lox_seek(true, LOX_MAIN, t) : 0;
+}
+
+__noinline __u64 lox_seek_half4(struct lox_tuple *t)
+{
+	return t ? lox_seek(false, LOX_HALF, t) : 0;
+}
+
+__noinline __u64 lox_seek_half6(struct lox_tuple *t)
+{
+	return t ? lox_seek(true, LOX_HALF, t) : 0;
+}
+
+LOX_INLINE __u64 lox_seek_in(const bool v6, const enum lox_table table, struct lox_tuple *t)
+{
+	if (v6)
+		return table == LOX_MAIN ? lox_seek_main6(t) : lox_seek_half6(t);
+	return table == LOX_MAIN ? lox_seek_main4(t) : lox_seek_half4(t);
+}
+
+/* Find the flow with this key off the plain path; ref->flow is NULL when there is none. */
+LOX_INLINE void lox_look_up(const bool v6, const enum lox_table table, struct lox_tuple *t, struct lox_ref *ref)
+{
+	__u64 found = lox_seek_in(v6, table, t);
+
+	ref->table = table;
+	ref->word = found >> 32;
+	ref->at = (__u32)found;
+	ref->flow = NULL;
+	ref->cold = NULL;
+	if (found && table == LOX_MAIN && ref->at == LOX_NOWHERE) {
+		ref->flow = lox_overflow_find(v6, t);
+		if (ref->flow)
+			ref->cold = lox_cold_of(v6, table, ref->flow, ref->at, true);
+	} else if (found) {
+		ref->flow = lox_slot(v6, table, ref->at);
+		if (ref->flow)
+			ref->cold = lox_cold_of(v6, table, ref->flow, ref->at, false);
+	}
+}
+
+LOX_INLINE bool lox_present(const bool v6, const enum lox_table table, struct lox_tuple *t)
+{
+	return lox_seek_in(v6, table, t) != 0;
+}
+
+/* True while the slot still holds the flow that was found. */
+LOX_INLINE bool lox_holds(const struct lox_ref *ref)
+{
+	BARRIER();
+	return READ_ONCE(ref->flow->word) == ref->word;
+}
+
+/* Add the traffic of a flow that ended to its endpoint's. */
+LOX_INLINE void lox_retire(const struct lox_flow *f, __u32 endpoint)
+{
+	struct lox_traffic *t = bpf_map_lookup_elem(&traffic, &endpoint);
+
+	if (t) {
+		__sync_fetch_and_add(&t->packets, f->packets);
+		__sync_fetch_and_add(&t->bytes, f->bytes);
+	}
+}
+
+/* The lock of the insertions whose keys hash near `home`; a home-made one, since calls are not allowed under a bpf_spin_lock. */
+LOX_INLINE __u32 *lox_lock_of(const bool v6, const enum lox_table table, __u32 home)
+{
+	__u32 at = ((home >> LOX_REGION_SHIFT) * 4 + v6 * 2 + (table == LOX_HALF)) & (LOX_LOCKS - 1);
+
+	return bpf_map_lookup_elem(&locks, &at);
+}
+
+LOX_INLINE bool lox_try_lock(__u32 *lock)
+{
+	return __sync_val_compare_and_swap(lock, 0, 1) == 0;
+}
+
+LOX_INLINE void lox_unlock(__u32 *lock)
+{
+	__sync_lock_test_and_set(lock, 0);
+}
+
+/* Holders run with preemption off for some ten nanoseconds, so a bounded number of tries is enough. */
+LOX_INLINE bool lox_lock(__u32 *lock)
+{
+	for (int i = 0; i < 512; i++)
+		if (lox_try_lock(lock))
+			return true;
+	return false;
+}
+
+LOX_INLINE void lox_fill(const bool v6, struct lox_flow *f, const struct lox_insert *in, __u32 now)
+{
+	f->last = now;
+	f->sport = in->key.sport;
+	f->dport = in->key.dport;
+	f->new_sport = in->new_sport;
+	f->new_dport = in->new_dport;
+	f->proto = in->key.proto;
+	f->flags = in->flags;
+	f->state = in->state;
+	f->window_scale = 0;
+	f->next_hop = in->next_hop;
+	f->generation = in->generation;
+	f->sequence = 0;
+	f->packets = 0;
+	f->bytes = 0;
+	if (v6) {
+		struct lox_flow6 *six = (void *)f;
+
+		six->saddr = in->key.saddr;
+		six->daddr = in->key.daddr;
+		six->new_saddr = in->new_saddr;
+		six->new_daddr = in->new_daddr;
+	} else {
+		struct lox_flow4 *four = (void *)f;
+
+		four->saddr = in->key.saddr.v4;
+		four->daddr = in->key.daddr.v4;
+		four->new_saddr = in->new_saddr.v4;
+		four->new_daddr = in->new_daddr.v4;
+	}
+}
+
+/* Claim, fill and publish one slot that is not live, or (half-open) the given live one. */
+LOX_INLINE bool lox_take(const bool v6, const enum lox_table table, __u32 at, __u32 word, struct lox_insert *in,
+			 __u32 now)
+{
+	struct lox_flow *f = lox_slot(v6, table, at);
+	__u32 claimed = ((word & ~LOX_SLOT_MASK) + LOX_SLOT_CLAIM) | LOX_SLOT_CLAIMED;
+	struct lox_cold *cold;
+
+	if (!f || __sync_val_compare_and_swap(&f->word, word, claimed) != word)
+		return false;
+	cold = lox_cold_of(v6, table, f, at, false);
+	if (cold) {
+		if ((word & LOX_SLOT_MASK) == LOX_SLOT_LIVE)
+			lox_retire(f, cold->endpoint);
+		*cold = in->cold;
+	}
+	lox_fill(v6, f, in, now);
+	__sync_lock_test_and_set(&f->word, (claimed & ~LOX_SLOT_MASK) | LOX_SLOT_LIVE);
+	in->at = at;
+	return true;
+}
+
+/* The window is full of live flows: keep this one in the hash map. */
+LOX_INLINE int lox_put_overflow(const bool v6, struct lox_insert *in, __u32 now)
+{
+	struct lox_runtime *rt = lox_runtime();
+	__u32 zero = 0;
+	union lox_spill *value = bpf_map_lookup_elem(&spill, &zero);
+	long failed;
+
+	if (!rt || !value)
+		return LOX_PUT_FULL;
+	/* A value of its own claim count: the element may stand where another flow's stood. */
+	value->four.flow.head.word = (bpf_get_prandom_u32() & ~LOX_SLOT_MASK) | LOX_SLOT_LIVE;
+	if (v6) {
+		struct lox_key6 key;
+
+		lox_key6_of(&key, &in->key);
+		lox_fill(v6, &value->six.head, in, now);
+		value->six.cold = in->cold;
+		failed = bpf_map_update_elem(&overflow6, &key, &value->six, BPF_NOEXIST);
+	} else {
+		struct lox_key4 key;
+
+		lox_key4_of(&key, &in->key);
+		lox_fill(v6, &value->four.flow.head, in, now);
+		value->four.cold = in->cold;
+		failed = bpf_map_update_elem(&overflow4, &key, &value->four, BPF_NOEXIST);
+	}
+	if (failed)
+		return LOX_PUT_FULL;
+	__sync_fetch_and_add(v6 ? &rt->overflow6 : &rt->overflow4, 1);
+	in->at = LOX_NOWHERE;
+	return LOX_PUT_DONE;
+}
+
+LOX_INLINE bool lox_reusable(__u32 word, const struct lox_flow *f, __u32 now)
+{
+	__u32 slot = word & LOX_SLOT_MASK;
+
+	return slot == LOX_SLOT_FREE || (slot == LOX_SLOT_DEAD && now - f->last >= LOX_QUARANTINE);
+}
+
+/* Under the region's lock: take the first slot of the window that is not live; half-open, else the oldest live one. */
+LOX_INLINE int lox_settle(const bool v6, const enum lox_table table, struct lox_insert *in, __u32 home, __u32 now)
+{
+	__u32 mask = lox_mask(v6, table), oldest_at = home & mask, oldest_word = 0, oldest_age = 0;
+
+	for (__u32 i = 0; i < lox_window(table); i++) {
+		__u32 at = (home + i) & mask;
+		struct lox_flow *f = lox_slot(v6, table, at);
+		__u32 word;
+
+		if (!f)
+			break;
+		word = READ_ONCE(f->word);
+		if (lox_reusable(word, f, now) && lox_take(v6, table, at, word, in, now))
+			return LOX_PUT_DONE;
+		if (table == LOX_HALF && (word & LOX_SLOT_MASK) == LOX_SLOT_LIVE && now - f->last >= oldest_age) {
+			oldest_age = now - f->last;
+			oldest_at = at;
+			oldest_word = word;
+		}
+	}
+	if (table == LOX_MAIN)
+		return lox_put_overflow(v6, in, now);
+	if (oldest_word && lox_take(v6, table, oldest_at, oldest_word, in, now))
+		return LOX_PUT_DONE;
+	return LOX_PUT_FULL;
+}
+
+/* Insert a flow unless its key is there. Its counters start at zero. */
+LOX_INLINE int lox_put(const bool v6, const enum lox_table table, struct lox_insert *in)
+{
+	__u32 home = lox_hash(v6, &in->key), now = lox_now();
+	__u32 *lock = lox_lock_of(v6, table, home & lox_mask(v6, table));
+	struct lox_ref twin;
+	int done = LOX_PUT_EXISTS;
+
+	if (!lock || !lox_lock(lock))
+		return LOX_PUT_BUSY;
+	lox_find(v6, table, &in->key, home, &twin);
+	if (!twin.flow)
+		done = lox_settle(v6, table, in, home, now);
+	lox_unlock(lock);
+	return done;
+}
+
+__noinline int lox_put_main4(struct lox_insert *in)
+{
+	return in ? lox_put(false, LOX_MAIN, in) : LOX_PUT_BUSY;
+}
+
+__noinline int lox_put_main6(struct lox_insert *in)
+{
+	return in ? lox_put(true, LOX_MAIN, in) : LOX_PUT_BUSY;
+}
+
+__noinline int lox_put_half4(struct lox_insert *in)
+{
+	return in ? lox_put(false, LOX_HALF, in) : LOX_PUT_BUSY;
+}
+
+__noinline int lox_put_half6(struct lox_insert *in)
+{
+	return in ? lox_put(true, LOX_HALF, in) : LOX_PUT_BUSY;
+}
+
+LOX_INLINE int lox_put_in(const bool v6, const enum lox_table table, struct lox_insert *in)
+{
+	if (v6)
+		return table == LOX_MAIN ? lox_put_main6(in) : lox_put_half6(in);
+	return table == LOX_MAIN ? lox_put_main4(in) : lox_put_half4(in);
+}
+
+/* Remove a flow's element from the overflow map, after its slot has died. */
+LOX_INLINE void lox_overflow_drop(const bool v6, const struct lox_tuple *t)
+{
+	struct lox_runtime *rt = lox_runtime();
+	long failed;
+
+	if (v6) {
+		struct lox_key6 key;
+
+		lox_key6_of(&key, t);
+		failed = bpf_map_delete_elem(&overflow6, &key);
+	} else {
+		struct lox_key4 key;
+
+		lox_key4_of(&key, t);
+		failed = bpf_map_delete_elem(&overflow4, &key);
+	}
+	if (!failed && rt)
+		__sync_fetch_and_add(v6 ? &rt->overflow6 : &rt->overflow4, -1);
+}
+
+/* End a flow. True for the one caller that ended it; its counters are final then. */
+LOX_INLINE bool lox_kill(const struct lox_ref *ref, __u32 now)
+{
+	__u32 dead = (ref->word & ~LOX_SLOT_MASK) | LOX_SLOT_DEAD;
+
+	WRITE_ONCE(ref->flow->last, now);
+	return __sync_val_compare_and_swap(&ref->flow->word, ref->word, dead) == ref->word;
+}
+
+/* End a flow, account its traffic to its endpoint and give its place back. */
+LOX_INLINE bool lox_drop(const bool v6, const struct lox_tuple *t, const struct lox_ref *ref)
+{
+	if (!lox_kill(ref, lox_now()))
+		return false;
+	if (ref->cold)
+		lox_retire(ref->flow, ref->cold->endpoint);
+	if (ref->at == LOX_NOWHERE)
+		lox_overflow_drop(v6, t);
+	return true;
+}
+
+/* The key under which the other direction of a flow arrives. */
+LOX_INLINE void lox_reverse(const bool v6, const struct lox_flow *f, struct lox_tuple *t)
+{
+	if (v6) {
+		t->saddr = ((const struct lox_flow6 *)f)->new_daddr;
+		t->daddr = ((const struct lox_flow6 *)f)->new_saddr;
+	} else {
+		t->saddr.v4 = ((const struct lox_flow4 *)f)->new_daddr;
+		t->daddr.v4 = ((const struct lox_flow4 *)f)->new_saddr;
+	}
+	t->sport = f->new_dport;
+	t->dport = f->new_sport;
+	t->proto = f->proto;
+}
+
+#endif

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The pipeline, alike on both hooks: parse, flow lookup, on a hit rewrite and send; otherwise the slow path: service,
+ * endpoint, flow, state, route. A shim (shim_xdp.h or shim_tc.h) must be included before this file.
+ */
+#ifndef LOX_PIPELINE_H
+#define LOX_PIPELINE_H
+
+#include "open.h"
+#include "promote.h"
+#include "verdict.h"
+
+#define LOX_NOT_PLAIN (-1)
+
+LOX_INLINE void lox_account(struct lox_flow *f, __u32 bytes)
+{
+	__u32 now = lox_now();
+
+	if (f->last != now)
+		WRITE_ONCE(f->last, now);
+	__sync_fetch_and_add(&f->packets, 1);
+	__sync_fetch_and_add(&f->bytes, bytes);
+}
+
+LOX_INLINE bool lox_plain(const struct lox_packet *p, const struct lox_flow *f)
+{
+	return !(p->tcp_flags & (LOX_TCP_SYN | LOX_TCP_FIN | LOX_TCP_RST)) && p->ttl > 1 && f->next_hop &&
+	       !(f->flags & LOX_FLOW_EXTENDED);
+}
+
+/* Read a cached next hop; false when it was overwritten meanwhile. */
+LOX_INLINE bool lox_cached_way(const struct lox_flow *f, __u16 generation, struct lox_way *way)
+{
+	__u32 at = f->next_hop, word;
+	struct lox_next_hop *hop;
+
+	if (f->generation != generation || !at)
+		return false;
+	hop = bpf_map_lookup_elem(&next_hops, &at);
+	if (!hop)
+		return false;
+	word = READ_ONCE(hop->word);
+	__builtin_memcpy(&way->macs, hop->dmac, sizeof(way->macs));
+	way->ifindex = hop->ifindex;
+	way->peer = hop->peer;
+	BARRIER();
+	return (word & LOX_SLOT_MASK) == LOX_SLOT_LIVE && READ_ONCE(hop->word) == word;
+}
+
+/* The plain path: an established flow with a known next hop. LOX_NOT_PLAIN sends the packet to the slow path. */
+LOX_INLINE int lox_established(lox_ctx *ctx, const bool v6, struct lox_packet *p, const struct lox_ref *ref)
+{
+	struct lox_runtime *rt = lox_runtime();
+	struct lox_rewrite rw;
+	struct lox_way way;
+
+	if (!rt || !lox_plain(p, ref->flow) || !lox_cached_way(ref->flow, rt->generation, &way))
+		return LOX_NOT_PLAIN;
+	lox_copy(v6, ref->flow, &rw);
+	if (!lox_holds(ref))
+		return lox_leave(LOX_DROP, LOX_DROP_FLOW_MOVED);
+	lox_account(ref->flow, p->bytes);
+	if (lox_rewrite(ctx, v6, p, &rw, &way.macs))
+		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
+	lox_count(LOX_FORWARD_ESTABLISHED);
+	return lox_send(ctx, way.ifindex, way.peer);
+}
+
+#include "slow.h"
+
+LOX_INLINE int lox_ip(lox_ctx *ctx, const bool v6, struct lox_packet *p)
+{
+	__u32 hash = lox_hash(v6, &p->tuple);
+	struct lox_ref ref;
+	int verdict;
+
+	lox_find(v6, LOX_MAIN, &p->tuple, hash, &ref);
+	if (ref.flow) {
+		verdict = lox_established(ctx, v6, p, &ref);
+		if (verdict != LOX_NOT_PLAIN)
+			return verdict;
+		return v6 ? lox_slow6(ctx, false) : lox_slow4(ctx, false);
+	}
+	lox_find(v6, LOX_HALF, &p->tuple, hash, &ref);
+	if (!ref.flow && !lox_listener(v6, p))
+		return lox_leave(LOX_PASS, LOX_PASS_NOT_SERVICE);
+	return v6 ? lox_slow6(ctx, !ref.flow) : lox_slow4(ctx, !ref.flow);
+}
+
+LOX_INLINE int lox_frame(lox_ctx *ctx)
+{
+	void *data, *end;
+	struct lox_packet p;
+	struct ethhdr *eth;
+	int reason;
+
+	lox_reach(ctx, LOX_L3 + sizeof(struct ipv6hdr) + sizeof(struct tcphdr));
+	data = lox_data(ctx);
+	end = lox_end(ctx);
+	eth = data;
+	if ((void *)(eth + 1) > end)
+		return lox_leave(LOX_PASS, LOX_PASS_MALFORMED);
+	if (!lox_for_us(ctx, eth))
+		return lox_leave(LOX_PASS, LOX_PASS_OTHER_HOST);
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		reason = lox_parse4(data, end, &p);
+		return reason ? lox_leave(LOX_PASS, reason) : lox_ip(ctx, false, &p);
+	}
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		reason = lox_parse6(data, end, &p);
+		return reason ? lox_leave(LOX_PASS, reason) : lox_ip(ctx, true, &p);
+	}
+	return lox_leave(LOX_PASS, LOX_PASS_NOT_IP);
+}
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* What the core needs of its hook, on TC ingress. */
+#ifndef LOX_SHIM_H
+#define LOX_SHIM_H
+
+#include <linux/pkt_cls.h>
+
+#include "checksum.h"
+
+#define LOX_PACKET_HOST 0           /* PACKET_HOST of linux/if_packet.h */
+#define LOX_CSUM_IPV6 (1ULL << 7)   /* BPF_F_IPV6, kernel 6.16: leaves CHECKSUM_COMPLETE alone */
+
+typedef struct __sk_buff lox_ctx;
+
+enum { LOX_PASS = TC_ACT_OK, LOX_DROP = TC_ACT_SHOT, LOX_HOOK_IS_XDP = 0 };
+
+LOX_INLINE void *lox_data(lox_ctx *ctx)
+{
+	OPAQUE(ctx); /* clang 19 merges two loads into one from ctx + phi, which the verifier refuses */
+	return (void *)(long)ctx->data;
+}
+
+LOX_INLINE void *lox_end(lox_ctx *ctx)
+{
+	OPAQUE(ctx);
+	return (void *)(long)ctx->data_end;
+}
+
+LOX_INLINE __u32 lox_ifindex(lox_ctx *ctx)
+{
+	return ctx->ifindex;
+}
+
+LOX_INLINE bool lox_for_us(lox_ctx *ctx, const struct ethhdr *eth)
+{
+	return ctx->pkt_type == LOX_PACKET_HOST;
+}
+
+/* Make the first `bytes` of the packet directly accessible if they are not. */
+LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
+{
+	if (lox_data(ctx) + bytes > lox_end(ctx))
+		bpf_skb_pull_data(ctx, bytes < ctx->len ? bytes : ctx->len);
+}
+
+/* The helper knows whether the checksum is complete, partial or verified by the device. */
+LOX_INLINE int lox_fix_l4(lox_ctx *ctx, struct lox_change *c)
+{
+	__u64 flags = c->zero_means_none ? BPF_F_MARK_MANGLED_0 : 0;
+	__u64 pseudo = flags | BPF_F_PSEUDO_HDR;
+	__u32 addresses = lox_csum_wrap(c->addresses);
+
+	if (c->v6 && cfg.ipv6_csum_flag)
+		pseudo |= LOX_CSUM_IPV6;
+	if (c->pseudo_header && addresses) {
+		if (bpf_l4_csum_replace(ctx, c->check, 0, addresses, pseudo))
+			return -1;
+		/* Older kernels take the sum of the whole packet for changed, which holds for IPv4 alone. */
+		if (c->v6 && !cfg.ipv6_csum_flag)
+			bpf_csum_update(ctx, ~addresses);
+	}
+	if (c->ports)
+		return bpf_l4_csum_replace(ctx, c->check, 0, lox_csum_wrap(c->ports), flags);
+	return 0;
+}
+
+LOX_INLINE int lox_send(lox_ctx *ctx, __u32 ifindex, __u32 peer)
+{
+	if (peer)
+		return bpf_redirect_peer(ifindex, 0);
+	return bpf_redirect(ifindex, 0);
+}
+
+/* Send through the kernel's neighbour table, which keeps the packet while it resolves. */
+LOX_INLINE int lox_send_neigh(__u32 ifindex, struct bpf_redir_neigh *to)
+{
+	return bpf_redirect_neigh(ifindex, to, sizeof(*to), 0);
+}
+
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* The slow path's record of the packet in hand: one a CPU, since its parts together would not fit the stack. */
+#ifndef LOX_WORK_H
+#define LOX_WORK_H
+
+#include "next_hop.h"
+#include "rewrite.h"
+
+/* Where a packet goes: the MACs to write and the device, or what is missing. */
+struct lox_way {
+	struct lox_macs macs;
+	__u32 ifindex;
+	__u32 peer;
+	__u32 route; /* enum lox_route */
+};
+
+struct lox_work {
+	struct lox_packet p;
+	struct lox_insert in;
+	struct lox_tuple reverse; /* key of the other direction */
+	struct lox_rewrite rw;
+	struct lox_way way;
+	struct bpf_fib_lookup fib;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct lox_work);
+} work SEC(".maps");
+
+LOX_INLINE struct lox_work *lox_work(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&work, &zero);
+}
+
+#endif

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every operation that is served: method, path, parameters, body and answer.
+
+The router, the OpenAPI document and the tests all read this table, so that none of them can say more or less
+than the others.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from loxiapi import wire
+from loxiapi.refusal import wrong_type
+
+BASE_PATH = "/netlox/v1"
+JSON_TYPE = "application/json"
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_TRUE_WORDS = frozenset({"1", "t", "true", "y", "yes", "ok", "on", "enabled", "selected", "checked"})
+
+
+class Place(Enum):
+    """Where a parameter is; the value is its word in OpenAPI and in error texts."""
+
+    PATH = "path"
+    QUERY = "query"
+
+
+class Kind(Enum):
+    """Type of a parameter; the value is its word in OpenAPI."""
+
+    TEXT = "string"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One path or query parameter; those of the query may be left out."""
+
+    name: str
+    place: Place
+    kind: Kind
+    about: str
+
+    def parse(self, text: str) -> str | int | bool:
+        """Convert ``text``; raises RefusedError (601) where it is no whole number."""
+        if self.kind is Kind.BOOLEAN:
+            return text.lower() in _TRUE_WORDS
+        if self.kind is Kind.TEXT:
+            return text
+        if not _NUMBER.fullmatch(text) or not float(text).is_integer():
+            raise wrong_type(self.name, self.place.value, "float64", text)
+        return int(float(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path; ``body`` is None where a request body is ignored."""
+
+    name: str
+    method: str
+    path: str
+    about: str
+    parameters: tuple[Parameter, ...] = ()
+    body: type[wire.Wire] | None = None
+    answer: type[wire.Wire] | None = wire.Result
+
+
+_ADDRESS = Parameter(name="ip_address", place=Place.PATH, kind=Kind.TEXT, about="Service address")
+_PORT = Parameter(
+    name="port", place=Place.PATH, kind=Kind.NUMBER, about="Service port; the lowest of a range"
+)
+_PORT_MAX = Parameter(
+    name="portmax", place=Place.PATH, kind=Kind.NUMBER, about="Highest port of a range, or 0"
+)
+_PROTOCOL = Parameter(name="proto", place=Place.PATH, kind=Kind.TEXT, about="tcp, udp, sctp, icmp or none")
+_HOST = Parameter(
+    name="hosturl", place=Place.PATH, kind=Kind.TEXT, about='Host of the rule; "any" is no host'
+)
+_BGP = Parameter(name="bgp", place=Place.QUERY, kind=Kind.BOOLEAN, about="Accepted and ignored")
+_BLOCK = Parameter(name="block", place=Place.QUERY, kind=Kind.NUMBER, about="Mark of the rule")
+_NAME = Parameter(name="lb_name", place=Place.PATH, kind=Kind.TEXT, about="Exact name of the rules")
+
+_LB = f"{BASE_PATH}/config/loadbalancer"
+_BY_HOST = f"{_LB}/hosturl/{{hosturl}}"
+_BY_ADDRESS = "/externalipaddress/{ip_address}/port/{port}"
+_BY_RANGE = f"{_BY_ADDRESS}/portmax/{{portmax}}"
+_BY_PROTOCOL = "/protocol/{proto}"
+
+
+def _delete_rule(name: str, path: str, *parameters: Parameter) -> Operation:
+    return Operation(
+        name=name,
+        method="DELETE",
+        path=path + _BY_PROTOCOL,
+        about="Delete one load balancer rule",
+        parameters=(*parameters, _PROTOCOL, _BGP, _BLOCK),
+    )
+
+
+def _get(name: str, path: str, about: str, answer: type[wire.Wire] | None) -> Operation:
+    return Operation(name=name, method="GET", path=path, about=about, answer=answer)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        name="write_rule",
+        method="POST",
+        path=_LB,
+        about="Create or replace a load balancer rule, or attach or detach endpoints (oper 1, 2)",
+        body=wire.LoadBalancerEntry,
+    ),
+    _get("list_rules", f"{_LB}/all", "Every load balancer rule", wire.LoadBalancerList),
+    Operation(
+        name="delete_all_rules", method="DELETE", path=f"{_LB}/all", about="Delete every load balancer rule"
+    ),
+    Operation(
+        name="delete_named_rules",
+        method="DELETE",
+        path=f"{_LB}/name/{{lb_name}}",
+        about="Delete every load balancer rule with this name",
+        parameters=(_NAME,),
+    ),
+    _delete_rule("delete_rule", _LB + _BY_ADDRESS, _ADDRESS, _PORT),
+    _delete_rule("delete_rule_range", _LB + _BY_RANGE, _ADDRESS, _PORT, _PORT_MAX),
+    _delete_rule("delete_host_rule", _BY_HOST + _BY_ADDRESS, _HOST, _ADDRESS, _PORT),
+    _delete_rule("delete_host_rule_range", _BY_HOST + _BY_RANGE, _HOST, _ADDRESS, _PORT, _PORT_MAX),
+    _get(
+        "list_flows", f"{BASE_PATH}/config/conntrack/all", "Both directions of every flow", wire.ConntrackList
+    ),
+    _get("list_ports", f"{BASE_PATH}/config/port/all", "Every network interface", wire.PortList),
+    _get("get_params", f"{BASE_PATH}/config/params", "Settings that change at run time", wire.Params),
+    Operation(
+        name="set_params",
+        method="POST",
+        path=f"{BASE_PATH}/config/params",
+        about="Change settings at run time",
+        body=wire.Params,
+    ),
+    _get("get_version", f"{BASE_PATH}/version", "Version of the daemon", wire.Version),
+    _get("get_document", "/swagger.json", "This document", None),
+    _get("get_document_below_base", f"{BASE_PATH}/swagger.json", "This document", None),
+)

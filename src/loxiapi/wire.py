@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wire types of the REST API.
+
+Members are declared in the order in which the command line prints them; on the wire they are sorted. A member
+without a default is required in requests and always present in answers; the others are left out while they
+hold their default value. Addresses are text, ports are host order numbers, times are seconds.
+"""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Struct, field
+from msgspec.json import Encoder
+
+from loxiapi.scalars import Int32, Int64, Uint16, Uint32, about, one_of
+
+LOG_LEVELS = ("trace", "debug", "info", "error", "warning", "notice", "critical", "emergency", "alert")
+PROTOCOLS = ("tcp", "udp", "sctp", "icmp")
+
+OPER_REPLACE = 0
+OPER_ATTACH = 1
+OPER_DETACH = 2
+
+
+class Wire(Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """Base of all wire types; ``go_name`` is the type's name in the contract's error texts."""
+
+    go_name: ClassVar[str] = ""
+
+
+class ServiceArguments(Wire, kw_only=True, frozen=True):
+    """What a load balancer rule serves and how."""
+
+    go_name: ClassVar[str] = "LoadbalanceEntryServiceArguments"
+
+    external_ip: Annotated[str, about("Service address, IPv4 or IPv6")] = field(name="externalIP")
+    private_ip: Annotated[
+        str, about("Address the packets carry, where a cloud translates the service address")
+    ] = field(name="privateIP", default="")
+    port: Annotated[Int64, about("Service port; the lowest one of a range")]
+    port_max: Annotated[Int64, about("Highest port of a range; 0 for a single port")] = field(
+        name="portMax", default=0
+    )
+    protocol: Annotated[str, one_of(*PROTOCOLS)] = ""
+    sel: Annotated[
+        Int64,
+        one_of(0, 1, 2, 3, 4, 5, 6, also=(7,)),
+        about("0 rr, 1 hash, 2 priority, 3 persist, 4 lc, 5 n2, 6 n3 (udp) or n2det, 7 n3"),
+    ] = 0
+    mode: Annotated[
+        Int32,
+        one_of(0, 1, 2, 3, 4, 5),
+        about("0 default, 1 onearm, 2 fullnat, 3 dsr, 4 fullproxy, 5 hostonearm"),
+    ] = 0
+    bgp: bool = False
+    monitor: bool = False
+    inactive_timeout: Annotated[Int32, about("Seconds; 0 is the protocol's default")] = field(
+        name="inactiveTimeOut", default=0
+    )
+    block: Annotated[Uint32, about("Mark that separates otherwise equal services")] = 0
+    managed: bool = False
+    name: str = ""
+    snat: Annotated[bool, about("In answers only")] = False
+    oper: Annotated[
+        Int32, one_of(0, 1, 2), about("0 create or replace, 1 attach endpoints, 2 detach endpoints")
+    ] = 0
+    security: Annotated[Int32, one_of(0, 1, 2), about("0 plain, 1 https, 2 e2ehttps")] = 0
+    host: str = ""
+    probe_type: Annotated[str, one_of("tcp", "udp", "sctp", "http", "https", "ping", "none")] = field(
+        name="probetype", default=""
+    )
+    probe_port: Uint16 = field(name="probeport", default=0)
+    probe_request: str = field(name="probereq", default="")
+    probe_response: str = field(name="proberesp", default="")
+    probe_timeout: Annotated[Uint32, about("Seconds between two probes")] = field(
+        name="probeTimeout", default=0
+    )
+    probe_retries: Int32 = field(name="probeRetries", default=0)
+    proxy_protocol_v2: bool = field(name="proxyprotocolv2", default=False)
+    egress: bool = False
+
+
+class SecondaryAddress(Wire, kw_only=True, frozen=True):
+    """One further address of an SCTP service."""
+
+    go_name: ClassVar[str] = "LoadbalanceEntrySecondaryIPsItems0"
+
+    secondary_ip: str = field(name="secondaryIP", default="")
+
+
+class AllowedSource(Wire, kw_only=True, frozen=True):
+    """One source prefix that may use a service."""
+
+    go_name: ClassVar[str] = "LoadbalanceEntryAllowedSourcesItems0"
+
+    prefix: str = ""
+
+
+class EndpointEntry(Wire, kw_only=True, frozen=True):
+    """One endpoint of a rule; ``state`` and ``counter`` ("packets:bytes") are ignored in requests."""
+
+    go_name: ClassVar[str] = "LoadbalanceEntryEndpointsItems0"
+
+    endpoint_ip: str = field(name="endpointIP")
+    target_port: Int64 = field(name="targetPort")
+    weight: Int64
+    state: Annotated[str, about("active or inactive")] = ""
+    counter: Annotated[str, about("packets:bytes")] = ""
+
+
+class LoadBalancerEntry(Wire, kw_only=True, frozen=True):
+    """One load balancer rule, in requests and answers alike.
+
+    The two optional lists may be left out or null in requests; answers show an empty one as null.
+    """
+
+    go_name: ClassVar[str] = "LoadbalanceEntry"
+
+    service_arguments: ServiceArguments = field(name="serviceArguments")
+    secondary_ips: list[SecondaryAddress] | None = field(name="secondaryIPs", default_factory=list)
+    allowed_sources: list[AllowedSource] | None = field(name="allowedSources", default_factory=list)
+    endpoints: list[EndpointEntry]
+
+
+class LoadBalancerList(Wire, kw_only=True, frozen=True):
+    """Answer with every load balancer rule."""
+
+    entries: list[LoadBalancerEntry] = field(name="lbAttr")
+
+
+class ConntrackEntry(Wire, kw_only=True, frozen=True):
+    """One direction of one flow."""
+
+    destination_ip: str = field(name="destinationIP", default="")
+    source_ip: str = field(name="sourceIP", default="")
+    destination_port: Uint16 = field(name="destinationPort", default=0)
+    source_port: Uint16 = field(name="sourcePort", default=0)
+    protocol: str = ""
+    ident: str = ""
+    state: str = field(name="conntrackState", default="")
+    act: str = field(name="conntrackAct", default="")
+    packets: int = 0
+    bytes: int = 0
+    service_name: str = field(name="servName", default="")
+
+
+class ConntrackList(Wire, kw_only=True, frozen=True):
+    """Answer with every flow."""
+
+    entries: list[ConntrackEntry] = field(name="ctAttr")
+
+
+class PortSoftware(Wire, kw_only=True, frozen=True):
+    """What the daemon does with a port."""
+
+    os_id: int = field(name="osId", default=0)
+    port_type: Annotated[
+        int, about("Bits: 1 real, 2 in a bond, 4 bond, 8 in a bridge, 16 bridge, 64 vxlan")
+    ] = field(name="portType", default=0)
+    port_property: int = field(name="portProp", default=0)
+    active: bool = field(name="portActive", default=False)
+    bpf_loaded: bool = field(name="bpfLoaded", default=False)
+
+
+class PortHardware(Wire, kw_only=True, frozen=True):
+    """The device behind a port."""
+
+    raw_mac: list[int] = field(name="rawMacAddress")
+    mac: str = field(name="macAddress", default="")
+    link: bool = False
+    state: bool = False
+    mtu: int = 0
+    master: str = ""
+    real: str = ""
+    tunnel_id: int = field(name="tunnelId", default=0)
+
+
+class PortStatistics(Wire, kw_only=True, frozen=True):
+    """Traffic of a port."""
+
+    received_bytes: int = field(name="rxBytes", default=0)
+    sent_bytes: int = field(name="txBytes", default=0)
+    received_packets: int = field(name="rxPackets", default=0)
+    sent_packets: int = field(name="txPackets", default=0)
+    receive_errors: int = field(name="rxErrors", default=0)
+    send_errors: int = field(name="txErrors", default=0)
+
+
+class PortLayer3(Wire, kw_only=True, frozen=True):
+    """Addresses of a port: one text an IP version, ``<address>/<length> (P) `` for each address in it."""
+
+    routed: bool = False
+    ipv4: list[str] = field(name="IPv4Address")
+    ipv6: list[str] = field(name="IPv6Address")
+
+
+class PortLayer2(Wire, kw_only=True, frozen=True):
+    """VLAN membership of a port."""
+
+    is_pvid: bool = field(name="isPvid", default=False)
+    vid: int = 0
+
+
+class PortEntry(Wire, kw_only=True, frozen=True):
+    """One network interface."""
+
+    name: str = field(name="portName", default="")
+    number: int = field(name="portNo", default=0)
+    zone: str = ""
+    software: PortSoftware = field(name="portSoftwareInformation")
+    hardware: PortHardware = field(name="portHardwareInformation")
+    statistics: PortStatistics = field(name="portStatisticInformation")
+    layer3: PortLayer3 = field(name="portL3Information")
+    layer2: PortLayer2 = field(name="portL2Information")
+    sync: Annotated[int, about("0: programmed")] = field(name="DataplaneSync", default=0)
+
+
+class PortList(Wire, kw_only=True, frozen=True):
+    """Answer with every interface."""
+
+    entries: list[PortEntry] = field(name="portAttr")
+
+
+class Version(Wire, kw_only=True, frozen=True):
+    """Version of the daemon."""
+
+    version: str = ""
+    build_info: str = field(name="buildInfo", default="")
+
+
+class Params(Wire, kw_only=True, frozen=True):
+    """Settings that change while the daemon runs."""
+
+    go_name: ClassVar[str] = "OperParams"
+
+    log_level: Annotated[str, one_of(*LOG_LEVELS)] = field(name="logLevel")
+
+
+class Result(Wire, kw_only=True, frozen=True):
+    """Answer to a write that was carried out."""
+
+    result: str
+
+
+SUCCESS = Result(result="Success")
+
+
+class Failure(Wire, kw_only=True, frozen=True):
+    """Answer to a request that was understood and could not be carried out."""
+
+    code: int
+    fields: None
+    message: str
+    result: str
+
+
+class Refusal(Wire, kw_only=True, frozen=True):
+    """Answer to a request that breaks the schema or names no operation."""
+
+    code: int
+    message: str
+
+
+_encoder = Encoder(order="sorted")
+
+
+def encode(value: object) -> bytes:
+    """Return compact JSON with sorted members and no newline."""
+    return _encoder.encode(value)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``loxilb`` command."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import click
+
+from loxilb.app import build_info, run, take_down
+from loxilb.errors import LoxilbError, NotBuilt
+from loxilb.kernel.bpf import DataPlaneSettings, XdpPolicy
+from loxilb.logs import LogFormat
+from loxilb.services.interfaces import InterfaceFilter
+from loxilb.settings import Settings
+
+_MAX_FLOWS = 1 << 24
+_MAX_RING = 1 << 26
+
+
+class _Missing(NamedTuple):
+    """A flag of the original that is not built; ``default`` None makes it a switch."""
+
+    names: tuple[str, ...]
+    default: str | None = None
+    env: str | None = None
+
+
+_MISSING = (
+    _Missing(("-b", "--bgp")),
+    _Missing(("-k", "--ka"), "none"),
+    _Missing(("--tls",), None, "TLS"),
+    _Missing(("--tls-host",), "0.0.0.0", "TLS_HOST"),
+    _Missing(("--tls-port",), "8091", "TLS_PORT"),
+    _Missing(("--tls-certificate",), "/opt/loxilb/cert/server.crt", "TLS_CERTIFICATE"),
+    _Missing(("--tls-key",), "/opt/loxilb/cert/server.key", "TLS_PRIVATE_KEY"),
+    _Missing(("--cluster",), "none"),
+    _Missing(("--self",), "0"),
+    _Missing(("--log-max-size",), "50", "LOXILB_LOG_MAX_SIZE"),
+    _Missing(("--log-max-backups",), "4", "LOXILB_LOG_MAX_BACKUPS"),
+    _Missing(("--log-max-age",), "28", "LOXILB_LOG_MAX_AGE"),
+    _Missing(("--log-no-compress",), None, "LOXILB_LOG_NO_COMPRESS"),
+    _Missing(("--cpuprofile",), "none", "CPUPROF"),
+    _Missing(("-p", "--prometheus")),
+    _Missing(("--disable-crc32",)),
+    _Missing(("--passive-probe",)),
+    _Missing(("--rss-enable",)),
+    _Missing(("--egr-hooks",)),
+    _Missing(("-r", "--peer")),
+    _Missing(("--rpc",), "netrpc"),
+    _Missing(("--k8s-api",), "none"),
+    _Missing(("--ipvs-compat",)),
+    _Missing(("--fallback",)),
+    _Missing(("--localsockpolicy",)),
+    _Missing(("--sockmapsupport",)),
+    _Missing(("--cloud",), "on-prem"),
+    _Missing(("--cloudcidrblock",), ""),
+    _Missing(("--cloudinstance",), ""),
+    _Missing(("--config-path",), "/etc/loxilb/"),
+    _Missing(("--proxyonlymode",)),
+    _Missing(("--clusterinterface",), ""),
+    _Missing(("--userservice",)),
+    _Missing(("--databasehost",), "127.0.0.1"),
+    _Missing(("--databaseport",), "3306"),
+    _Missing(("--databaseuser",), "root"),
+    _Missing(("--databasename",), "loxilb_db"),
+    _Missing(("--databasepasswordpath",), "/etc/loxilb/mysql_password"),
+    _Missing(("--manualtoken",)),
+    _Missing(("--manualtokenvalue",), "/etc/loxilb/manual_token"),
+    _Missing(("--oauth2",)),
+    _Missing(("--oauth2provider",), "google"),
+    *(
+        _Missing((f"--oauth2{provider}-{part}",), "", f"OAUTH2_{provider.upper()}_{variable}")
+        for provider in ("google", "github")
+        for part, variable in (
+            ("clientid", "CLIENT_ID"),
+            ("clientsecret", "CLIENT_SECRET"),
+            ("redirecturl", "REDIRECT_URL"),
+        )
+    ),
+)
+
+
+def _missing_options() -> list[click.Parameter]:
+    def option(missing: _Missing) -> click.Option:
+        def refuse(_context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+            if value != missing.default and value is not False:
+                raise NotBuilt("not-built error", cause=f"{missing.names[-1]} is not built yet")
+
+        return click.Option(
+            missing.names,
+            is_flag=missing.default is None,
+            default=missing.default or (False if missing.default is None else ""),
+            envvar=missing.env,
+            expose_value=False,
+            callback=refuse,
+            help="Not built yet.",
+        )
+
+    return [option(missing) for missing in _MISSING]
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        info = build_info()
+        click.echo(f"loxilb start\nloxilb version: {info.version} {info.build}")
+        context.exit()
+
+
+def _size(
+    name: str, default: int, largest: int, what: str
+) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    return click.option(
+        name, type=click.IntRange(1024, largest), default=default, show_default=True, help=f"{what} at most."
+    )
+
+
+@click.group(invoke_without_command=True, context_settings={"max_content_width": 110})
+@click.option("-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
+@click.option("--netns", metavar="NAME|PATH", help="Network namespace to work in; without it, the caller's.")
+@click.option("--bpffs", metavar="DIR", type=Path, help="BPF file system; without it, found or mounted.")
+@click.option(
+    "--xdp",
+    type=click.Choice([policy.value for policy in XdpPolicy]),
+    default="auto",
+    show_default=True,
+    help="XDP in front of TC.",
+)
+@_size("--flows4", 262_144, _MAX_FLOWS, "IPv4 flows")
+@_size("--flows6", 65_536, _MAX_FLOWS, "IPv6 flows")
+@_size("--rules", 32_768, _MAX_FLOWS, "Services")
+@_size("--endpoints", 65_536, _MAX_FLOWS, "Endpoints of all services")
+@_size(
+    "--ring", 2_097_152, _MAX_RING, "Slots for selection; a service takes 1 an endpoint, with sel hash 16381"
+)
+@click.option("--host", envvar="HOST", default="0.0.0.0", show_default=True, help="Address of the API.")
+@click.option(
+    "--port",
+    envvar="PORT",
+    type=click.IntRange(0, 65535),
+    default=11111,
+    show_default=True,
+    help="Port of the API; 0 takes a free one.",
+)
+@click.option("-a", "--api", "no_api", is_flag=True, help="Do not serve the API.")
+@click.option("-n", "--nonlp", is_flag=True, help="Do not follow links and routes after the start.")
+@click.option("--whitelist", metavar="REGEX", default="none", help="Work on interfaces that match, only.")
+@click.option("--blacklist", metavar="REGEX", default="none", help="Leave out interfaces that match.")
+@click.option(
+    "--loglevel",
+    default="debug",
+    show_default=True,
+    help="trace, debug, info, notice, warning, error, critical, alert or emergency.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice([form.value for form in LogFormat]),
+    default="text",
+    show_default=True,
+    help="Form of the log lines.",
+)
+@click.pass_context
+def command(context: click.Context, /, **options: Any) -> None:
+    """Load balancer: serves the API and keeps the data plane in line with it.
+
+    Stopping it leaves forwarding in place; "loxilb down" removes every trace.
+    """
+    context.obj = options
+    if context.invoked_subcommand is None:
+        run(_settings(options), click.echo)
+
+
+@command.command()
+@click.option("--netns", metavar="NAME|PATH", help="Network namespace the daemon works in.")
+@click.option("--bpffs", metavar="DIR", type=Path, help="BPF file system the daemon pins in.")
+@click.pass_obj
+def down(outer: dict[str, Any], netns: str | None, bpffs: Path | None) -> None:
+    """Remove every trace of the daemon of a network namespace."""
+    take_down(netns or outer["netns"], bpffs or outer["bpffs"])
+
+
+command.params.extend(_missing_options())
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    sizes = {name: options[name] for name in ("flows4", "flows6", "rules", "endpoints", "ring")}
+    return Settings(
+        netns=options["netns"],
+        data_plane=DataPlaneSettings(bpffs=options["bpffs"], xdp=XdpPolicy(options["xdp"]), **sizes),
+        interfaces=InterfaceFilter.of(whitelist=options["whitelist"], blacklist=options["blacklist"]),
+        follow_network=not options["nonlp"],
+        api=not options["no_api"],
+        host=options["host"],
+        port=options["port"],
+        log_level=options["loglevel"],
+        log_format=LogFormat(options["log_format"]),
+    )
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 when done, 1 for anything that is wrong."""
+    try:
+        sys.exit(command.main(arguments, prog_name="loxilb", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+    except LoxilbError as error:
+        print(f"loxilb: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

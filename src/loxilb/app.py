@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Composition root: puts the pieces of the daemon together, and runs them."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+import uvloop
+
+import loxilb
+from loxilb.errors import KernelError, LoxilbError
+from loxilb.kernel import netns
+from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
+from loxilb.kernel.netlink import LinkChanged, LinkRemoved, Network, NetworkEvent
+from loxilb.logs import LogLevel, configure
+from loxilb.ports import DataPlane, Links, VipHost
+from loxilb.services.api import ApiServer, BuildInfo
+from loxilb.services.config import ConfigurationService
+from loxilb.services.interfaces import Attachable, Interfaces
+from loxilb.settings import Settings
+
+_API_BASE = "/netlox/v1"
+_RETRY_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class PacketPath(DataPlane, Attachable, Protocol):
+    """A data plane with everything that the daemon needs of it."""
+
+    def resolve_again(self) -> None:
+        """Look routes and neighbours up again for the next packet of every flow; raises KernelError."""
+
+
+class Surroundings(Links, VipHost, Protocol):
+    """The network around the daemon, and what happens in it."""
+
+    def events(self) -> AsyncIterator[NetworkEvent]:
+        """Report changes, without end."""
+
+
+class Daemon:
+    """Everything that runs, over a packet path and its surroundings that are open already."""
+
+    def __init__(
+        self, *, settings: Settings, packet_path: PacketPath, surroundings: Surroundings, level: LogLevel
+    ) -> None:
+        """Build the services; nothing runs before ``run``."""
+        self._settings = settings
+        self._packet_path = packet_path
+        self._surroundings = surroundings
+        self._interfaces = Interfaces(packet_path, surroundings, settings.interfaces)
+        self._routes_changed = asyncio.Event()
+        self.configuration = ConfigurationService(
+            data_plane=packet_path,
+            vip_host=surroundings,
+            links=surroundings,
+            limits=settings.limits,
+            hooks=self._interfaces.hooks,
+        )
+        self.api = ApiServer(
+            configuration=self.configuration,
+            log_level=level,
+            build=build_info(),
+            host=settings.host,
+            port=settings.port,
+        )
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
+        """Serve until ``stop``; ``ready`` gets one line saying what was taken. Forwarding stays in place.
+
+        Raises KernelError when it cannot start.
+        """
+        watchers: list[asyncio.Task[None]] = []
+        try:
+            await asyncio.to_thread(self._interfaces.attach_all)
+            adopted = await self.configuration.start()
+            if adopted:
+                _log.info("services taken over", services=adopted)
+            if self._settings.follow_network:
+                watchers += [asyncio.create_task(self._follow()), asyncio.create_task(self._refresh())]
+            if self._settings.api:
+                await self.api.start()
+            ready(self._summary())
+            await stop.wait()
+        finally:
+            await self._finish(watchers)
+
+    async def _finish(self, watchers: list[asyncio.Task[None]]) -> None:
+        await self.api.stop()
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+        self.configuration.close()
+
+    def _summary(self) -> str:
+        return f"{self._interfaces.summary()}, API {self._api_address()}"
+
+    def _api_address(self) -> str:
+        if not self._settings.api:
+            return "off"
+        host, port = self.api.address
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}{_API_BASE}"
+
+    async def _follow(self) -> None:
+        """Follow the network; what fails is logged, and the next event is another chance."""
+        while True:
+            try:
+                async for event in self._surroundings.events():
+                    await self._handle(event)
+            except LoxilbError as error:
+                _log.error("network not followed", cause=error.cause, remedy=error.remedy)
+            except OSError as error:
+                _log.error("network not followed", cause=str(error))
+            await asyncio.sleep(_RETRY_S)
+
+    async def _handle(self, event: NetworkEvent) -> None:
+        try:
+            match event:
+                case LinkChanged(index=index):
+                    await asyncio.to_thread(self._interfaces.changed, index)
+                case LinkRemoved(index=index):
+                    await asyncio.to_thread(self._interfaces.removed, index)
+            # A link that changed takes its routes and neighbours along.
+            await asyncio.to_thread(self._packet_path.resolve_again)
+            self._routes_changed.set()
+        except KernelError as error:
+            _log.error("change not followed", change=str(event), cause=error.cause, remedy=error.remedy)
+
+    async def _refresh(self) -> None:
+        """Follow routes with what is derived from them; many changes at once are one."""
+        while True:
+            await self._routes_changed.wait()
+            self._routes_changed.clear()
+            try:
+                await self.configuration.on_network_change()
+            except LoxilbError as error:
+                _log.error("sources not refreshed", cause=error.cause, remedy=error.remedy)
+
+
+def run(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Run a daemon until SIGTERM or SIGINT; ``ready`` gets one line once it serves.
+
+    The namespace is entered before anything has a thread. Raises LoxilbError when it cannot start.
+    """
+    level = LogLevel(settings.log_level)
+    configure(level, settings.log_format)
+    _enter(settings.netns)
+    with Network.open() as network:
+        network.enable_forwarding()
+        data_plane = BpfDataPlane.open(settings.data_plane)
+        try:
+            uvloop.run(_serve(settings, data_plane, network, level, ready))
+        finally:
+            data_plane.close()
+
+
+async def _serve(
+    settings: Settings,
+    packet_path: PacketPath,
+    surroundings: Surroundings,
+    level: LogLevel,
+    ready: Callable[[str], None],
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    daemon = Daemon(settings=settings, packet_path=packet_path, surroundings=surroundings, level=level)
+    release = version("loxilb")
+    await daemon.run(stop, lambda what: ready(f"loxilb {release} ready in {_age():.1f} s: {what}"))
+    _log.info("stopped; forwarding stays in place", remedy="loxilb down removes it")
+
+
+def take_down(namespace: str | None, bpffs: Path | None) -> None:
+    """Remove every trace of a daemon: programs, pins, maps, addresses, switches; raises LoxilbError."""
+    _enter(namespace)
+    BpfDataPlane.open(DataPlaneSettings(bpffs=bpffs)).destroy()
+    with Network.open() as network:
+        network.remove_all()
+
+
+def build_info() -> BuildInfo:
+    """Return the version, and when this copy of the program was built or installed."""
+    built = datetime.fromtimestamp(Path(loxilb.__file__).stat().st_mtime, UTC)
+    return BuildInfo(version=version("loxilb"), build=built.strftime("%Y_%m_%d_%Hh:%Mm:%S-local"))
+
+
+def _enter(namespace: str | None) -> None:
+    if namespace is not None:
+        netns.enter(namespace)
+
+
+def _age() -> float:
+    """Return the seconds since this process was started: field 22 of proc_pid_stat(5), in ticks of 10 ms."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / 100

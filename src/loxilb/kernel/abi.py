@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python view of ``bpf/abi.h``; a test lets the compiler compare every size and offset.
+
+Members keep the names of the header. Addresses and ports are bytes in network order where the header says ``__be``;
+the conversions of :mod:`loxilb.kernel.bpf.convert` are the only readers.
+"""
+
+import ctypes
+from enum import IntEnum
+
+ABI_VERSION = 1
+WINDOW = 16
+HALF_WINDOW = 8
+QUARANTINE = 2
+ONE_WAY_PACKETS = 8
+
+SLOT_FREE = 0
+SLOT_CLAIMED = 1
+SLOT_LIVE = 2
+SLOT_DEAD = 3
+
+FLOW_REPLY = 1
+FLOW_SOURCE = 2
+FLOW_FIN = 4
+FLOW_EXTENDED = 8
+
+STATES = 9
+
+
+class Reason(IntEnum):
+    """``enum lox_reason``: why a packet left a program. The value implies the verdict."""
+
+    PASS_NOT_IP = 0
+    PASS_OTHER_HOST = 1
+    PASS_MALFORMED = 2
+    PASS_FRAGMENT = 3
+    PASS_PROTOCOL = 4
+    PASS_NOT_SERVICE = 5
+    PASS_TO_TC = 6
+    FORWARD_ESTABLISHED = 16
+    FORWARD_HALF_OPEN = 17
+    FORWARD_NEW = 18
+    FORWARD_RESOLVE = 19
+    FORWARD_LOCAL = 20
+    DROP_TTL = 32
+    DROP_NO_ENDPOINT = 33
+    DROP_NO_SOURCE = 34
+    DROP_NO_PORT = 35
+    DROP_TABLE_FULL = 36
+    DROP_BUSY = 37
+    DROP_FLOW_MOVED = 38
+    DROP_NO_ROUTE = 39
+    DROP_NOT_SYN = 40
+    DROP_CHECKSUM = 41
+    DROP_WRITE = 42
+
+
+REASONS = 48
+
+_Address = ctypes.c_uint8 * 16
+_Port = ctypes.c_uint8 * 2
+_Address4 = ctypes.c_uint8 * 4
+_Mac = ctypes.c_uint8 * 6
+
+
+class FlowHead(ctypes.Structure):
+    """``struct lox_flow``."""
+
+    _fields_ = (
+        ("word", ctypes.c_uint32),
+        ("last", ctypes.c_uint32),
+        ("sport", _Port),
+        ("dport", _Port),
+        ("new_sport", _Port),
+        ("new_dport", _Port),
+        ("proto", ctypes.c_uint8),
+        ("flags", ctypes.c_uint8),
+        ("state", ctypes.c_uint8),
+        ("window_scale", ctypes.c_uint8),
+        ("next_hop", ctypes.c_uint16),
+        ("generation", ctypes.c_uint16),
+        ("sequence", ctypes.c_uint64),
+        ("packets", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+    )
+
+
+class Flow4(ctypes.Structure):
+    """``struct lox_flow4``."""
+
+    _fields_ = (
+        ("head", FlowHead),
+        ("saddr", _Address4),
+        ("daddr", _Address4),
+        ("new_saddr", _Address4),
+        ("new_daddr", _Address4),
+    )
+
+
+class Cold(ctypes.Structure):
+    """``struct lox_cold``."""
+
+    _fields_ = (
+        ("created", ctypes.c_uint32),
+        ("rule", ctypes.c_uint32),
+        ("endpoint", ctypes.c_uint32),
+        ("extension", ctypes.c_uint32),
+    )
+
+
+class Flow6(ctypes.Structure):
+    """``struct lox_flow6``."""
+
+    _fields_ = (
+        ("head", FlowHead),
+        ("saddr", _Address),
+        ("daddr", _Address),
+        ("new_saddr", _Address),
+        ("new_daddr", _Address),
+        ("cold", Cold),
+    )
+
+
+class Whole4(ctypes.Structure):
+    """``struct lox_whole4``."""
+
+    _fields_ = (("flow", Flow4), ("cold", Cold))
+
+
+class Key4(ctypes.Structure):
+    """``struct lox_key4``."""
+
+    _fields_ = (
+        ("saddr", _Address4),
+        ("daddr", _Address4),
+        ("sport", _Port),
+        ("dport", _Port),
+        ("proto", ctypes.c_uint32),
+    )
+
+
+class Key6(ctypes.Structure):
+    """``struct lox_key6``."""
+
+    _fields_ = (
+        ("saddr", _Address),
+        ("daddr", _Address),
+        ("sport", _Port),
+        ("dport", _Port),
+        ("proto", ctypes.c_uint32),
+    )
+
+
+class Listener4(ctypes.Structure):
+    """``struct lox_listener4``."""
+
+    _fields_ = (("addr", _Address4), ("port", _Port), ("proto", ctypes.c_uint8), ("pad", ctypes.c_uint8))
+
+
+class Listener6(ctypes.Structure):
+    """``struct lox_listener6``."""
+
+    _fields_ = (("addr", _Address), ("port", _Port), ("proto", ctypes.c_uint8), ("pad", ctypes.c_uint8 * 5))
+
+
+class Rule(ctypes.Structure):
+    """``struct lox_rule``; ``timeout`` is in jiffies."""
+
+    _fields_ = (
+        ("ring_base", ctypes.c_uint32),
+        ("ring_length", ctypes.c_uint32),
+        ("timeout", ctypes.c_uint32),
+        ("mode", ctypes.c_uint8),
+        ("select", ctypes.c_uint8),
+        ("live", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+    )
+
+
+class RuleState(ctypes.Structure):
+    """``struct lox_rule_state``."""
+
+    _fields_ = (("position", ctypes.c_uint32), ("pad", ctypes.c_uint32))
+
+
+class Endpoint(ctypes.Structure):
+    """``struct lox_endpoint``."""
+
+    _fields_ = (
+        ("addr", _Address),
+        ("source", _Address),
+        ("rule", ctypes.c_uint32),
+        ("port", _Port),
+        ("live", ctypes.c_uint8),
+        ("family", ctypes.c_uint8),
+    )
+
+
+class Traffic(ctypes.Structure):
+    """``struct lox_traffic``."""
+
+    _fields_ = (("packets", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
+
+
+class NextHop(ctypes.Structure):
+    """``struct lox_next_hop``."""
+
+    _fields_ = (
+        ("word", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
+        ("generation", ctypes.c_uint32),
+        ("dmac", _Mac),
+        ("smac", _Mac),
+        ("peer", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class Link(ctypes.Structure):
+    """``struct lox_link``."""
+
+    _fields_ = (("ifindex", ctypes.c_uint32), ("peer", ctypes.c_uint32))
+
+
+class Config(ctypes.Structure):
+    """``struct lox_config``."""
+
+    _fields_ = (
+        ("secret", ctypes.c_uint64 * 2),
+        ("flow4_mask", ctypes.c_uint32),
+        ("flow6_mask", ctypes.c_uint32),
+        ("half4_mask", ctypes.c_uint32),
+        ("half6_mask", ctypes.c_uint32),
+        ("link_mask", ctypes.c_uint32),
+        ("next_hop_mask", ctypes.c_uint32),
+        ("rules", ctypes.c_uint32),
+        ("endpoints", ctypes.c_uint32),
+        ("ring", ctypes.c_uint32),
+        ("redirect_peer", ctypes.c_uint32),
+        ("complete_checksum", ctypes.c_uint32),
+        ("ipv6_csum_flag", ctypes.c_uint32),
+    )
+
+
+class Runtime(ctypes.Structure):
+    """``struct lox_runtime``."""
+
+    _fields_ = (
+        ("generation", ctypes.c_uint32),
+        ("purge_until", ctypes.c_uint32),
+        ("overflow4", ctypes.c_uint32),
+        ("overflow6", ctypes.c_uint32),
+        ("timeout", ctypes.c_uint32 * STATES),
+        ("events", ctypes.c_uint32),
+        ("pass_", ctypes.c_uint32),
+        ("live4", ctypes.c_uint32),
+        ("live6", ctypes.c_uint32),
+        ("half4", ctypes.c_uint32),
+        ("half6", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class Event(ctypes.Structure):
+    """``struct lox_event``."""
+
+    _fields_ = (
+        ("saddr", _Address),
+        ("daddr", _Address),
+        ("sport", _Port),
+        ("dport", _Port),
+        ("family", ctypes.c_uint8),
+        ("proto", ctypes.c_uint8),
+        ("kind", ctypes.c_uint8),
+        ("state", ctypes.c_uint8),
+        ("rule", ctypes.c_uint32),
+        ("endpoint", ctypes.c_uint32),
+        ("packets", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+    )

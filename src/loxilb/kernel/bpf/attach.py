@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching programs to network devices: XDP and TCX links, clsact filters where TCX is missing.
+
+Links belong to the network namespace of the calling thread. A pinned link outlives the process, and its program is
+replaced without a gap. A clsact filter outlives the process by itself.
+"""
+
+import ctypes
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from loxilb.errors import KernelError
+from loxilb.kernel.bpf import libbpf, pins
+from loxilb.kernel.bpf.libbpf import check
+
+_XDP = 37
+_TCX_INGRESS = 46
+_NATIVE = 1 << 2
+_CLSACT_INGRESS = 1
+_CLSACT = 7
+_REPLACE = 1
+_HANDLE = 1
+_PRIORITY = 1
+# Without these the kernel has no TCX (before 6.6): unknown attach type, or unknown command.
+_NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """Descriptors of the entry programs."""
+
+    xdp: int
+    tc: int
+
+
+def _link(program: int, index: int, hook: int, flags: int) -> int:
+    options = libbpf.LinkOptions(sz=ctypes.sizeof(libbpf.LinkOptions), flags=flags)
+    return int(libbpf.link_create(program, index, hook, ctypes.byref(options)))
+
+
+def _renew(path: Path, program: int) -> bool:
+    """Put ``program`` into the link pinned at ``path``; False when there is none or its device is gone."""
+    descriptor = pins.get(path)
+    if descriptor is None:
+        return False
+    try:
+        if libbpf.link_update(descriptor, program, None) == 0:
+            return True
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    return False
+
+
+def _attach_link(
+    directory: pins.PinDirectory, name: str, index: int, program: int, hook: int, flags: int
+) -> int:
+    """Return 0 or the negative errno of the attachment."""
+    path = directory.link_path(name, index)
+    if _renew(path, program):
+        return 0
+    descriptor = _link(program, index, hook, flags)
+    if descriptor < 0:
+        return descriptor
+    try:
+        pins.pin(descriptor, path)
+    finally:
+        os.close(descriptor)
+    return 0
+
+
+def attach_xdp(directory: pins.PinDirectory, index: int, program: int) -> None:
+    """Attach the XDP program natively; raises KernelError."""
+    result = _attach_link(directory, "xdp", index, program, _XDP, _NATIVE)
+    check(result, f"attach XDP to interface {index}", remedy="use --xdp off, or lower the MTU of the device")
+
+
+def attach_tc(directory: pins.PinDirectory, index: int, program: int) -> str:
+    """Attach the TC program at ingress; returns the hook taken, ``tcx`` or ``clsact``; raises KernelError."""
+    result = _attach_link(directory, "tcx", index, program, _TCX_INGRESS, 0)
+    if result == 0:
+        return "tcx"
+    if -result not in _NO_TCX:
+        check(result, f"attach TCX to interface {index}")
+    _attach_clsact(index, program)
+    return "clsact"
+
+
+def _clsact_hook(index: int) -> libbpf.TcHook:
+    return libbpf.TcHook(sz=ctypes.sizeof(libbpf.TcHook), ifindex=index, attach_point=_CLSACT_INGRESS)
+
+
+def _attach_clsact(index: int, program: int) -> None:
+    hook = _clsact_hook(index)
+    result = libbpf.tc_hook_create(ctypes.byref(hook))
+    if result != -errno.EEXIST:
+        check(result, f"create clsact on interface {index}")
+    options = libbpf.TcOptions(
+        sz=ctypes.sizeof(libbpf.TcOptions),
+        prog_fd=program,
+        flags=_REPLACE,
+        handle=_HANDLE,
+        priority=_PRIORITY,
+    )
+    check(libbpf.tc_attach(ctypes.byref(hook), ctypes.byref(options)), f"attach TC to interface {index}")
+
+
+def detach_clsact(index: int) -> None:
+    """Remove our filter; the qdisc stays, others may use it. A missing one is no error."""
+    hook = _clsact_hook(index)
+    options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
+    result = libbpf.tc_detach(ctypes.byref(hook), ctypes.byref(options))
+    if result < 0 and -result not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
+        raise KernelError(f"detach TC from interface {index}", -result)
+
+
+def detach(directory: pins.PinDirectory, index: int) -> None:
+    """Detach everything of ours from one interface (which may be gone)."""
+    for hook in ("xdp", "tcx"):
+        directory.link_path(hook, index).unlink(missing_ok=True)
+    detach_clsact(index)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Map layouts to model values and back: one function per direction."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+
+from loxilb.kernel import abi
+from loxilb.kernel.bpf.clock import JiffyClock
+from loxilb.model import Counter, Flow, FlowState, IPAddress, Mode, Selection
+from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId
+
+_NUMBER = {"tcp": 6, "udp": 17, "sctp": 132}
+_ICMP = {4: 1, 6: 58}
+_NAME = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmp"}
+
+
+def _port_bytes(port: int) -> tuple[int, int]:
+    return port >> 8, port & 0xFF
+
+
+def _port(field: Iterable[int]) -> int:
+    return int.from_bytes(bytes(field), "big")
+
+
+def _packed(address: IPAddress) -> bytes:
+    return address.packed.ljust(16, b"\0")
+
+
+def _address(raw: Iterable[int], version: int) -> IPAddress:
+    packed = bytes(raw)
+    return IPv4Address(packed[:4]) if version == 4 else IPv6Address(packed[:16])
+
+
+def listener_to_key(listener: Listener) -> bytes:
+    """Return the key of the listener map of its family."""
+    number = _ICMP[listener.version] if listener.protocol == "icmp" else _NUMBER[listener.protocol]
+    if listener.version == 4:
+        key4 = abi.Listener4(proto=number)
+        key4.addr[:] = listener.address.to_bytes(4, "big")
+        key4.port[:] = _port_bytes(listener.port)
+        return bytes(key4)
+    key6 = abi.Listener6(proto=number)
+    key6.addr[:] = listener.address.to_bytes(16, "big")
+    key6.port[:] = _port_bytes(listener.port)
+    return bytes(key6)
+
+
+def listener_from_key(key: bytes, version: int) -> Listener:
+    """Inverse of :func:`listener_to_key`."""
+    raw = (abi.Listener4 if version == 4 else abi.Listener6).from_buffer_copy(key)
+    return Listener(
+        version=version,
+        address=int.from_bytes(bytes(raw.addr), "big"),
+        protocol=_NAME[raw.proto],
+        port=_port(raw.port),
+    )
+
+
+def rule_to_value(entry: RuleEntry, clock: JiffyClock) -> bytes:
+    """Return the element of the rule array."""
+    return bytes(
+        abi.Rule(
+            ring_base=entry.ring_base,
+            ring_length=entry.ring_length,
+            timeout=clock.ticks(entry.timeout),
+            mode=entry.mode,
+            select=entry.selection,
+            live=1,
+        )
+    )
+
+
+def rule_from_value(value: bytes, clock: JiffyClock) -> RuleEntry:
+    """Inverse of :func:`rule_to_value`."""
+    raw = abi.Rule.from_buffer_copy(value)
+    return RuleEntry(
+        mode=Mode(raw.mode),
+        selection=Selection(raw.select),
+        timeout=round(raw.timeout / clock.rate),
+        ring_base=raw.ring_base,
+        ring_length=raw.ring_length,
+    )
+
+
+def endpoint_to_value(entry: EndpointEntry) -> bytes:
+    """Return the element of the endpoint array."""
+    raw = abi.Endpoint(
+        rule=entry.rule, live=int(EndpointFlags.LIVE in entry.flags), family=entry.address.version
+    )
+    raw.addr[:] = _packed(entry.address)
+    raw.port[:] = _port_bytes(entry.port)
+    if entry.source is not None:
+        raw.source[:] = _packed(entry.source)
+    return bytes(raw)
+
+
+def endpoint_from_value(value: bytes) -> EndpointEntry:
+    """Inverse of :func:`endpoint_to_value`."""
+    raw = abi.Endpoint.from_buffer_copy(value)
+    source = bytes(raw.source)
+    return EndpointEntry(
+        rule=RuleId(raw.rule),
+        address=_address(raw.addr, raw.family),
+        port=_port(raw.port),
+        source=_address(source, raw.family) if any(source) else None,
+        flags=EndpointFlags(raw.live),
+    )
+
+
+def flow_from_slot(
+    raw: abi.Flow4 | abi.Flow6, cold: abi.Cold, mode: Mode, clock: JiffyClock, now: int
+) -> Flow:
+    """Return one direction of a flow; ``now`` is in jiffies."""
+    version = 4 if isinstance(raw, abi.Flow4) else 6
+    head = raw.head
+    return Flow(
+        protocol=head.proto,
+        source=_address(raw.saddr, version),
+        destination=_address(raw.daddr, version),
+        source_port=_port(head.sport),
+        destination_port=_port(head.dport),
+        new_source=_address(raw.new_saddr, version),
+        new_destination=_address(raw.new_daddr, version),
+        new_source_port=_port(head.new_sport),
+        new_destination_port=_port(head.new_dport),
+        reply=bool(head.flags & abi.FLOW_REPLY),
+        mode=mode,
+        state=FlowState(head.state),
+        rule=cold.rule,
+        endpoint=cold.endpoint,
+        idle=clock.seconds_since(head.last, now),
+        age=clock.seconds_since(cold.created, now),
+        counter=Counter(packets=head.packets, bytes=head.bytes),
+    )

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane in the kernel, behind ``loxilb.ports.DataPlane``."""
+
+import contextlib
+import ctypes
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Self
+
+from loxilb.errors import KernelError
+from loxilb.kernel import abi
+from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins
+from loxilb.kernel.bpf.clock import JiffyClock
+from loxilb.kernel.bpf.maps import ArrayView
+from loxilb.kernel.bpf.run import run_syscall
+from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
+from loxilb.kernel.bpf.tables import FlowTables
+from loxilb.model import Counter, Flow, LinkKind, Mode, Port
+from loxilb.model.image import (
+    DropEndpoint,
+    DropListener,
+    DropRule,
+    EndpointId,
+    Image,
+    Listener,
+    Op,
+    PutEndpoint,
+    PutListener,
+    PutRing,
+    PutRule,
+    RuleId,
+)
+from loxilb.model.port import IfIndex
+
+_Undo = Callable[[], None]
+_PURGE_SECONDS = 3.0
+_XDP_BY_DEFAULT = (LinkKind.PHYSICAL, LinkKind.BOND)
+
+
+class BpfDataPlane:
+    """Maps, programs and links of one network namespace.
+
+    Writes are serialised by a lock; every method may be called from any thread of the namespace.
+    """
+
+    def __init__(
+        self, loaded: loading.Loaded, directory: pins.PinDirectory, settings: DataPlaneSettings
+    ) -> None:
+        """Take over what is loaded; use :meth:`open`."""
+        self._loaded = loaded
+        self._directory = directory
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._maps = loaded.maps
+        gc = loaded.objects["gc"].programs
+        self._fold = gc["lox_fold_counters"]
+        self._clock = JiffyClock.measure(gc["lox_read_clock"])
+        self._tables = FlowTables(loaded.maps, loaded.sizes)
+        self._views = {name: self._view(name, layout) for name, layout in _ARRAYS.items()}
+        self._runtime = ArrayView(
+            loaded.maps["runtime"], entries=1, value_size=ctypes.sizeof(abi.Runtime), writable=True
+        )
+        self._write_timeouts()
+        run_syscall(gc["lox_age_start"])
+
+    @classmethod
+    def open(cls, settings: DataPlaneSettings) -> Self:
+        """Load or adopt the data plane of the calling thread's namespace; raises KernelError."""
+        directory = pins.PinDirectory(pins.find_bpffs(settings.bpffs))
+        return cls(loading.load(directory, settings), directory, settings)
+
+    def _view(self, name: str, layout: type[ctypes.Structure] | type[ctypes.c_uint32]) -> ArrayView:
+        return ArrayView(self._maps[name], entries=self._loaded.sizes[name], value_size=ctypes.sizeof(layout))
+
+    def _write_timeouts(self) -> None:
+        ticks = [0] * abi.STATES
+        for state, seconds in self._settings.timeouts.items():
+            ticks[state] = self._clock.ticks(seconds)
+        self._runtime.write(abi.Runtime.timeout.offset, struct.pack(f"={abi.STATES}I", *ticks))
+        if self._word(abi.Runtime.generation.offset) == 0:
+            self.resolve_again()
+
+    def _word(self, offset: int) -> int:
+        value: int = struct.unpack_from("=I", self._runtime.element(0), offset)[0]
+        return value
+
+    # Programs of other tools.
+
+    @property
+    def programs(self) -> Mapping[str, int]:
+        """Descriptors of the entry programs, to run them on made packets."""
+        return {name: self._loaded.objects[name].programs[f"lox_{name}"] for name in ("xdp", "tc")}
+
+    @property
+    def descriptors(self) -> Mapping[str, int]:
+        """Descriptors of the maps."""
+        return self._maps
+
+    # Interfaces.
+
+    def attach(self, port: Port) -> tuple[str, ...]:
+        """Take an interface; returns the hooks taken, in packet order; raises KernelError.
+
+        With policy auto a device that refuses XDP is served by TC alone.
+        """
+        with self._lock:
+            self._describe_link(port)
+            hooks = ("xdp",) if self._attach_xdp(port) else ()
+            return (*hooks, attach.attach_tc(self._directory, port.index, self.programs["tc"]))
+
+    def _attach_xdp(self, port: Port) -> bool:
+        policy = self._settings.xdp
+        if policy is XdpPolicy.OFF or (policy is XdpPolicy.AUTO and port.kind not in _XDP_BY_DEFAULT):
+            self._directory.link_path("xdp", port.index).unlink(missing_ok=True)
+            return False
+        try:
+            attach.attach_xdp(self._directory, port.index, self.programs["xdp"])
+        except KernelError:
+            if policy is XdpPolicy.ON:
+                raise
+            return False
+        return True
+
+    def _describe_link(self, port: Port) -> None:
+        at = port.index & self._loaded.config.link_mask
+        value = bytes(abi.Link(ifindex=port.index, peer=int(port.peer_elsewhere)))
+        maps.update(self._maps["links"], maps.index_key(at), value, f"describe interface {port.name}")
+
+    def detach(self, index: IfIndex) -> None:
+        """Give an interface up; it may be gone; raises KernelError."""
+        with self._lock:
+            attach.detach(self._directory, index)
+
+    def resolve_again(self) -> None:
+        """Routes or neighbours changed: every flow asks the FIB again with its next packet."""
+        with self._lock:
+            offset = abi.Runtime.generation.offset
+            # The programs compare 16 bits; 0 is what a new slot holds.
+            following = (self._word(offset) + 1) & 0xFFFF or 1
+            self._runtime.write(offset, struct.pack("=I", following))
+
+    # Configuration.
+
+    def observe(self) -> Image:
+        """Read back everything programmed."""
+        with self._lock:
+            rules = {
+                RuleId(at): convert.rule_from_value(bytes(self._views["rules"].element(at)), self._clock)
+                for at in self._views["rules"].indexes(abi.Rule.live.offset, 1)
+            }
+            return Image(
+                listeners=dict(self._listeners()),
+                rules=rules,
+                endpoints={
+                    EndpointId(at): convert.endpoint_from_value(bytes(self._views["endpoints"].element(at)))
+                    for at in self._views["endpoints"].indexes(abi.Endpoint.live.offset, 1)
+                },
+                rings={rule: self._ring(entry.ring_base, entry.ring_length) for rule, entry in rules.items()},
+            )
+
+    def _listeners(self) -> Iterator[tuple[Listener, RuleId]]:
+        for version, layout in ((4, abi.Listener4), (6, abi.Listener6)):
+            for key, value in maps.dump(self._maps[f"listeners{version}"], ctypes.sizeof(layout), 4):
+                yield convert.listener_from_key(key, version), RuleId(int.from_bytes(value, "little"))
+
+    def _ring(self, base: int, length: int) -> tuple[EndpointId, ...]:
+        view = self._views["ring"]
+        return tuple(
+            EndpointId(struct.unpack_from("=I", view.element(at))[0]) for at in range(base, base + length)
+        )
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        """Carry out ``ops`` in order, all or none; raises KernelError."""
+        undo: list[_Undo] = []
+        with self._lock:
+            try:
+                for op in ops:
+                    self._execute(op, undo)
+            except KernelError:
+                for step in reversed(undo):
+                    with contextlib.suppress(KernelError):
+                        step()
+                raise
+
+    def _execute(self, op: Op, undo: list[_Undo]) -> None:
+        match op:
+            case PutEndpoint():
+                if op.fresh:
+                    self._put("traffic", op.endpoint, bytes(ctypes.sizeof(abi.Traffic)), undo)
+                self._put("endpoints", op.endpoint, convert.endpoint_to_value(op.entry), undo)
+            case DropEndpoint():
+                self._purge()
+                self._put("endpoints", op.endpoint, bytes(ctypes.sizeof(abi.Endpoint)), undo)
+            case PutRing():
+                values = struct.pack(f"={len(op.endpoints)}I", *op.endpoints)
+                if values:
+                    maps.write_run(self._maps["ring"], op.base, values, 4, "write a selection slice")
+            case PutRule():
+                if op.fresh:
+                    self._put("rule_states", op.rule, bytes(ctypes.sizeof(abi.RuleState)), undo)
+                self._put("rules", op.rule, convert.rule_to_value(op.entry, self._clock), undo)
+            case DropRule():
+                self._put("rules", op.rule, bytes(ctypes.sizeof(abi.Rule)), undo)
+            case PutListener():
+                self._put_listener(op.listener, struct.pack("=I", op.rule), undo)
+            case DropListener():
+                self._put_listener(op.listener, None, undo)
+
+    def _put(self, name: str, index: int, value: bytes, undo: list[_Undo]) -> None:
+        """Write an array element, remembering how to take it back."""
+        key = maps.index_key(index)
+        before = maps.lookup(self._maps[name], key, len(value)) if index < self._loaded.sizes[name] else None
+        maps.update(self._maps[name], key, value, f"write {name}[{index}]")
+        if before is not None:
+            undo.append(lambda: maps.update(self._maps[name], key, before, f"restore {name}[{index}]"))
+
+    def _put_listener(self, listener: Listener, value: bytes | None, undo: list[_Undo]) -> None:
+        descriptor = self._maps[f"listeners{listener.version}"]
+        key = convert.listener_to_key(listener)
+        before = maps.lookup(descriptor, key, 4)
+        self._set_listener(descriptor, key, value)
+        undo.append(lambda: self._set_listener(descriptor, key, before))
+
+    def _set_listener(self, descriptor: int, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            maps.delete(descriptor, key, "remove a listener")
+        else:
+            maps.update(descriptor, key, value, "write a listener")
+
+    def _purge(self) -> None:
+        """Let the ager end the flows of dropped endpoints within its next passes."""
+        until = (self._clock.now() + self._clock.ticks(_PURGE_SECONDS)) & 0xFFFFFFFF
+        self._runtime.write(abi.Runtime.purge_until.offset, struct.pack("=I", until))
+
+    # Reports.
+
+    def counters(self) -> Mapping[EndpointId, Counter]:
+        """Return the traffic of every endpoint, live flows included."""
+        with self._lock:
+            run_syscall(self._fold)
+            ended, live = self._views["traffic"], self._views["live_traffic"]
+            return {
+                EndpointId(at): _counter(ended, at) + _counter(live, at)
+                for at in self._views["endpoints"].indexes(abi.Endpoint.live.offset, 1)
+            }
+
+    def flows(self) -> Iterator[Flow]:
+        """Return both directions of every live flow."""
+        now = self._clock.now()
+        rules = self._views["rules"]
+        for hot, cold in self._tables.live():
+            mode = Mode(rules.element(cold.rule)[abi.Rule.mode.offset])
+            yield convert.flow_from_slot(hot, cold, mode, self._clock, now)
+
+    def reasons(self) -> Mapping[str, int]:
+        """Return packets by the reason they left the programs with, in words."""
+        size = 8 * libbpf.possible_cpus()
+        found = {}
+        for reason in abi.Reason:
+            value = maps.lookup(self._maps["reasons"], maps.index_key(reason), size) or bytes(size)
+            found[reason.name.lower()] = sum(struct.unpack(f"={size // 8}Q", value))
+        return found
+
+    # The end.
+
+    def close(self) -> None:
+        """Let go of everything and leave it in place: packets are forwarded as before."""
+        self._tables.close()
+        for view in (*self._views.values(), self._runtime):
+            view.close()
+        self._loaded.close()
+
+    def destroy(self) -> None:
+        """Remove programs, links and maps from the kernel."""
+        for _, index, path in tuple(self._directory.links()):
+            path.unlink()
+            attach.detach_clsact(index)
+        self.close()
+        self._directory.remove()
+
+
+_ARRAYS: Mapping[str, type[ctypes.Structure] | type[ctypes.c_uint32]] = {
+    "rules": abi.Rule,
+    "endpoints": abi.Endpoint,
+    "traffic": abi.Traffic,
+    "live_traffic": abi.Traffic,
+    "ring": ctypes.c_uint32,
+}
+
+
+def _counter(view: ArrayView, index: int) -> Counter:
+    packets, size = struct.unpack_from("=QQ", view.element(index))
+    return Counter(packets=packets, bytes=size)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bringing maps and programs into the kernel, adopting what is pinned already."""
+
+import ctypes
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loxilb.errors import KernelError
+from loxilb.kernel import abi
+from loxilb.kernel.bpf import maps, pins
+from loxilb.kernel.bpf.object import BpfObject
+from loxilb.kernel.bpf.settings import DataPlaneSettings
+
+_OBJECTS = Path(__file__).parent / "objects"
+_LOAD = 2  # slots per direction: half of a table stays free, so windows rarely fill
+_DIRECTIONS = 2
+# Maps that hold a program's own state: never shared, never pinned.
+_PRIVATE = (".rodata", ".bss", ".data")
+
+
+def _slots(flows: int, load: int) -> int:
+    """Slots for so many flows, a power of two."""
+    return 1 << max(6, (flows * _DIRECTIONS * load - 1).bit_length())
+
+
+def make_config(settings: DataPlaneSettings) -> abi.Config:
+    """Return the load-time configuration of a new data plane, with a secret of its own."""
+    config = abi.Config(
+        flow4_mask=_slots(settings.flows4, _LOAD) - 1,
+        flow6_mask=_slots(settings.flows6, _LOAD) - 1,
+        half4_mask=_slots(settings.half_open4, 1) - 1,
+        half6_mask=_slots(settings.half_open6, 1) - 1,
+        link_mask=_slots(settings.links, 1) - 1,
+        next_hop_mask=(1 << (settings.next_hops - 1).bit_length()) - 1,
+        rules=settings.rules,
+        endpoints=settings.endpoints,
+        ring=settings.ring,
+        redirect_peer=int(settings.redirect_peer),
+        ipv6_csum_flag=int(_has_ipv6_csum_flag()),
+    )
+    config.secret[:] = (secrets.randbits(64), secrets.randbits(64))
+    return config
+
+
+def _has_ipv6_csum_flag() -> bool:
+    """Tell whether bpf_l4_csum_replace knows BPF_F_IPV6: a type the kernel's BTF got with it (6.16)."""
+    try:
+        return b"BPF_F_IPV6" in Path("/sys/kernel/btf/vmlinux").read_bytes()
+    except OSError:
+        return False
+
+
+def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
+    """Return the number of entries of every map whose size is configured."""
+    flow4 = config.flow4_mask + 1
+    return {
+        "flow4": flow4,
+        "flow4_cold": flow4,
+        "flow6": config.flow6_mask + 1,
+        "half4": config.half4_mask + 1,
+        "half6": config.half6_mask + 1,
+        "links": config.link_mask + 1,
+        "next_hops": config.next_hop_mask + 1,
+        "rules": config.rules,
+        "rule_states": config.rules,
+        "endpoints": config.endpoints,
+        "traffic": config.endpoints,
+        "live_traffic": config.endpoints,
+        "ring": config.ring,
+        "listeners4": settings.listeners,
+        "listeners6": settings.listeners,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What is in the kernel now. ``adopted`` tells whether the maps were there before."""
+
+    config: abi.Config
+    sizes: Mapping[str, int]
+    maps: Mapping[str, int]
+    objects: Mapping[str, BpfObject]
+    adopted: bool
+
+    def close(self) -> None:
+        """Close all descriptors; pins keep what is pinned."""
+        for loaded in self.objects.values():
+            loaded.close()
+        for descriptor in self.maps.values():
+            os.close(descriptor)
+
+
+def _pinned(directory: pins.PinDirectory) -> dict[str, int]:
+    found = {}
+    folder = directory.root / "maps"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        descriptor = pins.get(path)
+        if descriptor is not None:
+            found[path.name] = descriptor
+    return found
+
+
+def _adopt_config(found: dict[str, int]) -> abi.Config | None:
+    """Return the configuration the pinned maps were made with."""
+    descriptor = found.get("config")
+    if descriptor is None:
+        return None
+    value = maps.lookup(descriptor, maps.index_key(0), ctypes.sizeof(abi.Config))
+    return abi.Config.from_buffer_copy(value) if value else None
+
+
+def _keep_config(directory: pins.PinDirectory, config: abi.Config) -> int:
+    descriptor = maps.create_array("lox_config", ctypes.sizeof(abi.Config))
+    maps.update(descriptor, maps.index_key(0), bytes(config), "write the load-time configuration")
+    pins.pin(descriptor, directory.map_path("config"))
+    return descriptor
+
+
+def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
+    """Load the programs on the pinned maps, or on new ones which are pinned then; raises KernelError.
+
+    The configuration is pinned last: a directory without it is left over from a start that was cut short, so its maps
+    are not adopted.
+    """
+    directory.create()
+    found = _pinned(directory)
+    config = _adopt_config(found)
+    adopted = config is not None
+    if config is None:
+        for descriptor in found.values():
+            os.close(descriptor)
+        directory.remove()
+        directory.create()
+        found, config = {}, make_config(settings)
+    sizes = sizes_of(config, settings)
+    objects: dict[str, BpfObject] = {}
+    try:
+        for name in ("tc", "xdp", "gc"):
+            objects[name] = BpfObject(_object_path(name), rodata=bytes(config), sizes=sizes, reuse=found)
+            _collect(directory, objects[name], found)
+        if not adopted:
+            found["config"] = _keep_config(directory, config)
+    except BaseException:
+        for loaded in objects.values():
+            loaded.close()
+        raise
+    return Loaded(config=config, sizes=sizes, maps=found, objects=objects, adopted=adopted)
+
+
+def _object_path(name: str) -> Path:
+    path = _OBJECTS / f"{name}.bpf.o"
+    if not path.exists():
+        raise KernelError(f"open {path.name}", 2, detail="the BPF objects are not built", remedy="make bpf")
+    return path
+
+
+def _collect(directory: pins.PinDirectory, loaded: BpfObject, found: dict[str, int]) -> None:
+    """Pin the object's new maps and keep descriptors of our own, for the next object to share."""
+    for name, descriptor in loaded.maps.items():
+        if name not in found and not name.endswith(_PRIVATE):
+            pins.pin(descriptor, directory.map_path(name))
+            found[name] = os.dup(descriptor)

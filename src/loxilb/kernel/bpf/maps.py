@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Access to BPF maps: single elements, whole dumps, and arrays mapped into memory."""
+
+import ctypes
+import errno
+import mmap
+import struct
+from collections.abc import Iterator
+
+from loxilb.errors import KernelError
+from loxilb.kernel.bpf import libbpf
+from loxilb.kernel.bpf.libbpf import check
+
+_ANY = 0
+_BATCH = 4096
+_ARRAY = 2
+
+
+def index_key(index: int) -> bytes:
+    """Return the key of an array element."""
+    return struct.pack("=I", index)
+
+
+def update(descriptor: int, key: bytes, value: bytes, operation: str) -> None:
+    """Write one element; raises KernelError."""
+    check(libbpf.map_update(descriptor, key, value, _ANY), operation)
+
+
+def delete(descriptor: int, key: bytes, operation: str) -> None:
+    """Remove one element; a missing one is no error; raises KernelError."""
+    result = libbpf.map_delete(descriptor, key)
+    if result != -errno.ENOENT:
+        check(result, operation)
+
+
+def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
+    """Read one element of ``size`` bytes; None when it is missing; raises KernelError."""
+    value = ctypes.create_string_buffer(size)
+    result = libbpf.map_lookup(descriptor, key, value)
+    if result == -errno.ENOENT:
+        return None
+    check(result, "look up a map element")
+    return value.raw
+
+
+def write_run(descriptor: int, first: int, values: bytes, size: int, operation: str) -> None:
+    """Write consecutive array elements of ``size`` bytes from index ``first`` on in one call; raises KernelError."""
+    count = len(values) // size
+    keys = struct.pack(f"={count}I", *range(first, first + count))
+    done = ctypes.c_uint32(count)
+    options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions))
+    check(
+        libbpf.map_update_batch(descriptor, keys, values, ctypes.byref(done), ctypes.byref(options)),
+        operation,
+    )
+
+
+def dump(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Return every element of a hash map, read in batches; raises KernelError."""
+    options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions))
+    position = ctypes.create_string_buffer(max(key_size, 8))
+    size, started = _BATCH, False
+    while True:
+        keys = ctypes.create_string_buffer(size * key_size)
+        values = ctypes.create_string_buffer(size * value_size)
+        count = ctypes.c_uint32(size)
+        result = libbpf.map_lookup_batch(
+            descriptor,
+            position if started else None,
+            position,
+            keys,
+            values,
+            ctypes.byref(count),
+            ctypes.byref(options),
+        )
+        if result == -errno.ENOSPC:  # a bucket's chain is longer than the batch
+            size *= 2
+            continue
+        if result != -errno.ENOENT:
+            check(result, "dump a map")
+        for i in range(count.value):
+            yield (
+                keys.raw[i * key_size : (i + 1) * key_size],
+                values.raw[i * value_size : (i + 1) * value_size],
+            )
+        if result == -errno.ENOENT:
+            return
+        started = True
+
+
+def create_array(name: str, value_size: int) -> int:
+    """Create an array map of one element and return its descriptor; raises KernelError."""
+    return check(libbpf.map_create(_ARRAY, name.encode(), 4, value_size, 1, None), f"create map {name}")
+
+
+class ArrayView:
+    """An MMAPABLE array in memory: no system call per element.
+
+    ``stride`` is the size of an element in the kernel (rounded up to 8 bytes).
+    """
+
+    def __init__(self, descriptor: int, *, entries: int, value_size: int, writable: bool = False) -> None:
+        """Map the whole array; raises KernelError."""
+        self.entries = entries
+        self.stride = (value_size + 7) & ~7
+        length = -(-entries * self.stride // mmap.PAGESIZE) * mmap.PAGESIZE
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        try:
+            self._memory = mmap.mmap(descriptor, length, flags=mmap.MAP_SHARED, prot=access)
+        except OSError as error:
+            raise KernelError("map an array into memory", error.errno or errno.EINVAL) from error
+
+    def element(self, index: int) -> memoryview:
+        """Return the element's bytes (live, not a copy)."""
+        return memoryview(self._memory)[index * self.stride : (index + 1) * self.stride]
+
+    def column(self, offset: int) -> bytes:
+        """Return the byte at ``offset`` of every element."""
+        return self._memory[offset : self.entries * self.stride : self.stride]
+
+    def indexes(self, offset: int, value: int) -> Iterator[int]:
+        """Return the index of every element whose byte at ``offset`` is ``value``."""
+        column = self.column(offset)
+        wanted = bytes((value,))
+        at = column.find(wanted)
+        while at >= 0:
+            yield at
+            at = column.find(wanted, at + 1)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write at a byte offset of a writable view; aligned words of up to 8 bytes change at once."""
+        self._memory[offset : offset + len(data)] = data
+
+    def close(self) -> None:
+        """Unmap."""
+        self._memory.close()

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A BPF object file: open, configure, load, and the maps and programs in it."""
+
+import ctypes
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from loxilb.kernel.bpf import libbpf
+from loxilb.kernel.bpf.libbpf import check, check_pointer
+
+
+class BpfObject:
+    """One loaded object. Map and program descriptors live as long as the object.
+
+    ``rodata`` is written over the start of the read-only data, ``sizes`` overrides ``max_entries``, ``reuse`` takes
+    maps that exist already instead of creating new ones. Internal maps (``.rodata``) are never shared.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rodata: bytes = b"",
+        sizes: Mapping[str, int] | None = None,
+        reuse: Mapping[str, int] | None = None,
+    ) -> None:
+        """Open and load; raises KernelError with the verifier's last lines."""
+        self.path = path
+        self._handle = check_pointer(libbpf.object_open(os.fsencode(path), None), f"open {path}")
+        try:
+            self._maps = dict(self._walk(libbpf.next_map, libbpf.map_name))
+            self._programs = dict(self._walk(libbpf.next_program, libbpf.program_name))
+            self._configure(rodata, sizes or {}, reuse or {})
+            check(libbpf.object_load(self._handle), f"load {path.name}")
+        except BaseException:
+            self.close()
+            raise
+
+    def _walk(self, step: Any, name: Any) -> Iterator[tuple[str, int]]:
+        item = step(self._handle, None)
+        while item:
+            yield name(item).decode(), item
+            item = step(self._handle, item)
+
+    def _configure(self, rodata: bytes, sizes: Mapping[str, int], reuse: Mapping[str, int]) -> None:
+        for name, item in self._maps.items():
+            if name in reuse:
+                check(libbpf.map_reuse_fd(item, reuse[name]), f"reuse map {name}")
+            elif name in sizes:
+                check(libbpf.map_set_max_entries(item, sizes[name]), f"size map {name}")
+            elif name.endswith(".rodata") and rodata:
+                length = ctypes.c_size_t()
+                address = libbpf.map_initial_value(item, ctypes.byref(length))
+                ctypes.memmove(address, rodata, min(len(rodata), length.value))
+
+    @property
+    def maps(self) -> dict[str, int]:
+        """Descriptor of every map that is not internal to the object."""
+        return {
+            name: libbpf.map_fd(item) for name, item in self._maps.items() if not libbpf.map_is_internal(item)
+        }
+
+    @property
+    def programs(self) -> dict[str, int]:
+        """Descriptor of every program."""
+        return {name: libbpf.program_fd(item) for name, item in self._programs.items()}
+
+    def close(self) -> None:
+        """Close the object's descriptors; what is pinned or attached stays."""
+        if self._handle:
+            libbpf.object_close(self._handle)
+            self._handle = 0
+
+    def __enter__(self) -> Self:
+        """Return the object."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the object."""
+        self.close()

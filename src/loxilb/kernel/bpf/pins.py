@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory that keeps maps and links alive while no daemon runs.
+
+``<bpffs>/loxilb/<namespace>/v<ABI>/``: one directory a network namespace, so several daemons do not meet, and one an
+ABI version, so a daemon never reads maps it does not understand.
+"""
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from loxilb.errors import KernelError
+from loxilb.kernel import abi, netns
+from loxilb.kernel.bpf import libbpf
+from loxilb.kernel.bpf.libbpf import check
+
+_STANDARD = Path("/sys/fs/bpf")
+_OWN = Path("/run/loxilb/bpf")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _mounted() -> set[Path]:
+    """Return where BPF file systems are mounted (proc_pid_mountinfo(5))."""
+    found = set()
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, source = line.partition(" - ")
+        if source.startswith("bpf "):
+            found.add(Path(fields.split()[4]))
+    return found
+
+
+def _mount(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelError(f"create {directory}", error.errno or errno.EIO) from error
+    if _libc.mount(b"bpf", os.fsencode(directory), b"bpf", 0, None) != 0:
+        raise KernelError(f"mount a BPF file system on {directory}", ctypes.get_errno(), remedy="run as root")
+
+
+def find_bpffs(wanted: Path | None) -> Path:
+    """Return the directory of a BPF file system, mounting one where there is none; raises KernelError.
+
+    ``ip netns exec`` hides what is mounted below /sys, so a place outside is the second choice.
+    """
+    mounted = _mounted()
+    if wanted is not None:
+        if not any(wanted == point or point in wanted.parents for point in mounted):
+            _mount(wanted)
+        return wanted
+    for directory in (_STANDARD, _OWN):
+        if directory in mounted:
+            return directory
+    try:
+        _mount(_STANDARD)
+    except KernelError:
+        _mount(_OWN)
+        return _OWN
+    return _STANDARD
+
+
+class PinDirectory:
+    """Pins of one network namespace."""
+
+    def __init__(self, bpffs: Path) -> None:
+        """Name the directory of the calling thread's namespace; nothing is created."""
+        self.root = bpffs / "loxilb" / netns.identity() / f"v{abi.ABI_VERSION}"
+
+    def create(self) -> None:
+        """Make the directories; raises KernelError."""
+        for directory in (self.root / "maps", self.root / "links"):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise KernelError(f"create {directory}", error.errno or errno.EIO) from error
+
+    def map_path(self, name: str) -> Path:
+        """Path of a map's pin."""
+        return self.root / "maps" / name
+
+    def link_path(self, hook: str, index: int) -> Path:
+        """Path of the pin of a link of one interface."""
+        return self.root / "links" / f"{hook}-{index}"
+
+    def links(self) -> Iterator[tuple[str, int, Path]]:
+        """Return hook, interface index and path of every pinned link."""
+        directory = self.root / "links"
+        for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+            hook, _, index = path.name.rpartition("-")
+            yield hook, int(index), path
+
+    def remove(self) -> None:
+        """Remove every pin and the namespace's directory; links without another holder detach."""
+        for kind in ("links", "maps"):
+            directory = self.root / kind
+            for path in directory.iterdir() if directory.is_dir() else ():
+                path.unlink()
+            if directory.is_dir():
+                directory.rmdir()
+        for directory in (self.root, self.root.parent, self.root.parent.parent):
+            try:
+                directory.rmdir()
+            except OSError:  # not there, or another namespace's pins are in it
+                return
+
+
+def pin(descriptor: int, path: Path) -> None:
+    """Pin a map or link; raises KernelError."""
+    check(libbpf.object_pin(descriptor, os.fsencode(path)), f"pin {path.name}")
+
+
+def get(path: Path) -> int | None:
+    """Return a descriptor of what is pinned at ``path``; None when nothing is; raises KernelError."""
+    result = libbpf.object_get(os.fsencode(path))
+    if result == -errno.ENOENT:
+        return None
+    return check(result, f"open pin {path.name}")

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the data plane is opened with: sizes, policies and timeouts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from loxilb.model import FlowState
+
+
+class XdpPolicy(Enum):
+    """Where the XDP program is attached in front of the TC program.
+
+    ``AUTO``: on devices that frames arrive on from outside; on veth, bridge and tun devices TC alone is faster.
+    """
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+DEFAULT_TIMEOUTS: Mapping[FlowState, float] = {
+    FlowState.SYN_SENT: 10.0,
+    FlowState.SYN_RECEIVED: 10.0,
+    FlowState.CLOSING: 60.0,
+    FlowState.TIME_WAIT: 10.0,
+    FlowState.RESET: 1.0,
+    FlowState.ONE_WAY: 10.0,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPlaneSettings:
+    """Sizes are numbers of flows (both directions count as one), rules, endpoints and ring slots.
+
+    ``timeouts`` are seconds without a packet by state; a state without one uses the rule's timeout.
+    ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
+    """
+
+    bpffs: Path | None = None
+    xdp: XdpPolicy = XdpPolicy.AUTO
+    flows4: int = 262_144
+    flows6: int = 65_536
+    half_open4: int = 32_768
+    half_open6: int = 8_192
+    rules: int = 32_768
+    endpoints: int = 65_536
+    ring: int = 262_144
+    listeners: int = 1_048_576
+    next_hops: int = 8_192
+    links: int = 1_024
+    redirect_peer: bool = True
+    timeouts: Mapping[FlowState, float] = field(default_factory=lambda: dict(DEFAULT_TIMEOUTS))

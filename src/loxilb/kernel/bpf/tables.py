@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the flow tables through memory: no system call per flow."""
+
+import ctypes
+from collections.abc import Iterator, Mapping
+
+from loxilb.kernel import abi
+from loxilb.kernel.bpf import maps
+from loxilb.kernel.bpf.maps import ArrayView
+
+_HOT = abi.Flow4 | abi.Flow6
+
+
+class FlowTables:
+    """The four tables and the two overflow maps, read only."""
+
+    def __init__(self, descriptors: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+        """Map the arrays; ``sizes`` are their numbers of slots."""
+        self._descriptors = descriptors
+        self._views = {
+            name: ArrayView(descriptors[name], entries=sizes[name], value_size=ctypes.sizeof(layout))
+            for name, layout in (
+                ("flow4", abi.Flow4),
+                ("flow4_cold", abi.Cold),
+                ("flow6", abi.Flow6),
+                ("half4", abi.Whole4),
+                ("half6", abi.Flow6),
+            )
+        }
+
+    def close(self) -> None:
+        """Unmap."""
+        for view in self._views.values():
+            view.close()
+
+    def live(self) -> Iterator[tuple[_HOT, abi.Cold]]:
+        """Return both halves of every live slot. A flow that ends meanwhile may or may not be among them."""
+        yield from self._established4()
+        for name in ("flow6", "half6"):
+            view = self._views[name]
+            for at in view.indexes(0, abi.SLOT_LIVE):
+                six = abi.Flow6.from_buffer_copy(view.element(at))
+                yield six, six.cold
+        view = self._views["half4"]
+        for at in view.indexes(0, abi.SLOT_LIVE):
+            whole = abi.Whole4.from_buffer_copy(view.element(at))
+            yield whole.flow, whole.cold
+        yield from self._overflowing()
+
+    def _established4(self) -> Iterator[tuple[abi.Flow4, abi.Cold]]:
+        hot, cold = self._views["flow4"], self._views["flow4_cold"]
+        for at in hot.indexes(0, abi.SLOT_LIVE):
+            yield abi.Flow4.from_buffer_copy(hot.element(at)), abi.Cold.from_buffer_copy(cold.element(at))
+
+    def _overflowing(self) -> Iterator[tuple[_HOT, abi.Cold]]:
+        whole_size, six_size = ctypes.sizeof(abi.Whole4), ctypes.sizeof(abi.Flow6)
+        for _, value in maps.dump(self._descriptors["overflow4"], ctypes.sizeof(abi.Key4), whole_size):
+            whole = abi.Whole4.from_buffer_copy(value)
+            yield whole.flow, whole.cold
+        for _, value in maps.dump(self._descriptors["overflow6"], ctypes.sizeof(abi.Key6), six_size):
+            six = abi.Flow6.from_buffer_copy(value)
+            yield six, six.cold

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data plane in memory that carries operations out and answers which endpoint a new flow would get.
+
+It is stricter than the kernel: what would send a packet astray for a moment (a rule pointing to slots that
+are not written, a slice rewritten while a rule points to it, an endpoint dropped while a slice names it) is
+an error here.
+"""
+
+import errno
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
+from typing import TypeVar
+
+from loxilb.errors import KernelError
+from loxilb.model import Counter, Flow, FlowState, IPAddress, Mode, Port, Selection
+from loxilb.model.image import (
+    DropEndpoint,
+    DropListener,
+    DropRule,
+    EndpointEntry,
+    EndpointId,
+    Image,
+    Listener,
+    Op,
+    PutEndpoint,
+    PutListener,
+    PutRing,
+    PutRule,
+    RuleEntry,
+    RuleId,
+)
+from loxilb.model.port import IfIndex
+from loxilb.plan import Limits
+
+_PROTOCOLS = {
+    (4, "tcp"): IPPROTO_TCP,
+    (4, "udp"): IPPROTO_UDP,
+    (4, "icmp"): IPPROTO_ICMP,
+    (6, "tcp"): IPPROTO_TCP,
+    (6, "udp"): IPPROTO_UDP,
+    (6, "icmp"): IPPROTO_ICMPV6,
+}
+
+_Undo = Callable[[], None]
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class FakeDataPlane:
+    """``loxilb.ports.DataPlane`` in memory; ``applied`` and ``attached`` show what was done."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        """Start empty, with ``limits`` as the size of the tables."""
+        self.limits = limits or Limits()
+        self.applied: list[tuple[Op, ...]] = []
+        self.attached: dict[IfIndex, str] = {}
+        self.refused: set[str] = set()
+        self.resolved = 0
+        self._listeners: dict[Listener, RuleId] = {}
+        self._rules: dict[RuleId, RuleEntry] = {}
+        self._endpoints: dict[EndpointId, EndpointEntry] = {}
+        self._ring: dict[int, EndpointId] = {}
+        self._positions: dict[RuleId, int] = {}
+        self._counters: dict[EndpointId, Counter] = {}
+        self._reasons: defaultdict[str, int] = defaultdict(int)
+        self._flows: list[Flow] = []
+        self._fail_in: int | None = None
+
+    # What the core asks
+
+    def observe(self) -> Image:
+        """Return what is programmed now."""
+        return Image(
+            listeners=dict(self._listeners),
+            rules=dict(self._rules),
+            endpoints=dict(self._endpoints),
+            rings={rule: self._slice(entry) for rule, entry in self._rules.items()},
+        )
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        """Carry out ``ops`` in order, all or none; raises KernelError."""
+        undo: list[_Undo] = []
+        try:
+            for op in ops:
+                undo.append(self._apply_one(op))
+        except KernelError:
+            for step in reversed(undo):
+                step()
+            raise
+        self.applied.append(tuple(ops))
+
+    def counters(self) -> Mapping[EndpointId, Counter]:
+        """Return the traffic of every endpoint since it was programmed."""
+        return {slot: self._counters.get(slot, Counter()) for slot in self._endpoints}
+
+    def flows(self) -> Iterable[Flow]:
+        """Return both directions of every flow that ``connect`` opened."""
+        return list(self._flows)
+
+    def reasons(self) -> Mapping[str, int]:
+        """Return how often ``choose`` found what."""
+        return dict(self._reasons)
+
+    # What the daemon asks
+
+    def attach(self, port: Port) -> tuple[str, ...]:
+        """Take the hook ``tcx`` of ``port``; raises KernelError for an interface in ``refused``."""
+        if port.name in self.refused:
+            raise KernelError(f"attach to {port.name}", errno.EBUSY, remedy="free the hook")
+        self.attached[port.index] = port.name
+        return ("tcx",)
+
+    def detach(self, index: IfIndex) -> None:
+        """Leave an interface."""
+        self.attached.pop(index, None)
+
+    def resolve_again(self) -> None:
+        """Count the times that routes had to be looked up again."""
+        self.resolved += 1
+
+    # What a test asks
+
+    def fail_in(self, operations: int) -> None:
+        """Let the operation after so many more be refused with EIO, once."""
+        self._fail_in = operations
+
+    def choose(self, listener: Listener, hashed: int = 0) -> EndpointId | None:
+        """Return the endpoint that a new flow to ``listener`` gets, None where nothing listens or none can.
+
+        ``hashed`` stands for the 32-bit hash of the flow.
+        """
+        rule = self._listeners.get(listener)
+        if rule is None:
+            self._reasons["pass_not_service"] += 1
+            return None
+        entry = self._rules[rule]
+        if not entry.ring_length:
+            self._reasons["drop_no_endpoint"] += 1
+            return None
+        self._reasons["forward_new"] += 1
+        return self._ring[entry.ring_base + self._place(rule, entry, hashed) % entry.ring_length]
+
+    def connect(self, listener: Listener, client: IPAddress, port: int, hashed: int = 0) -> EndpointId | None:
+        """Open a flow from ``client``: choose, count a packet of 40 bytes, list both directions."""
+        slot = self.choose(listener, hashed)
+        if slot is not None:
+            self._counters[slot] = self._counters.get(slot, Counter()) + Counter(packets=1, bytes=40)
+            self._flows += _both_directions(
+                listener, client, port, slot, self._endpoints[slot], self._mode(listener)
+            )
+        return slot
+
+    def _mode(self, listener: Listener) -> Mode:
+        return self._rules[self._listeners[listener]].mode
+
+    def _place(self, rule: RuleId, entry: RuleEntry, hashed: int) -> int:
+        if entry.selection is Selection.HASH:
+            return hashed
+        position = self._positions[rule]
+        self._positions[rule] = position + 1
+        return position
+
+    def _slice(self, entry: RuleEntry) -> tuple[EndpointId, ...]:
+        return tuple(self._ring[entry.ring_base + place] for place in range(entry.ring_length))
+
+    # One operation each; every handler checks first, then writes, and returns how to undo it
+
+    def _apply_one(self, op: Op) -> _Undo:
+        if self._fail_in is not None:
+            if self._fail_in == 0:
+                self._fail_in = None
+                raise KernelError(type(op).__name__, errno.EIO, detail="asked to fail")
+            self._fail_in -= 1
+        match op:
+            case PutEndpoint():
+                return self._put_endpoint(op)
+            case DropEndpoint():
+                return self._drop_endpoint(op)
+            case PutRing():
+                return self._put_ring(op)
+            case PutRule():
+                return self._put_rule(op)
+            case DropRule():
+                return self._drop_rule(op)
+            case PutListener():
+                return self._put_listener(op)
+            case DropListener():
+                return self._drop_listener(op)
+
+    def _put_endpoint(self, op: PutEndpoint) -> _Undo:
+        _check(1 <= op.endpoint <= self.limits.endpoints, op, errno.E2BIG)
+        _check(1 <= op.entry.rule <= self.limits.rules, op, errno.E2BIG)
+        old_counter = self._counters.get(op.endpoint)
+        undo = _write(self._endpoints, op.endpoint, op.entry)
+        if op.fresh:
+            self._counters[op.endpoint] = Counter()
+        return _both(undo, _restorer(self._counters, op.endpoint, old_counter))
+
+    def _drop_endpoint(self, op: DropEndpoint) -> _Undo:
+        _check(op.endpoint in self._endpoints, op, errno.ENOENT)
+        rule = self._rules.get(self._endpoints[op.endpoint].rule)
+        _check(rule is None or op.endpoint not in self._slice(rule), op, errno.EBUSY)
+        return _remove(self._endpoints, op.endpoint)
+
+    def _put_ring(self, op: PutRing) -> _Undo:
+        end = op.base + len(op.endpoints)
+        _check(0 <= op.base < end <= self.limits.ring, op, errno.E2BIG)
+        _check(all(slot in self._endpoints for slot in op.endpoints), op, errno.ENOENT)
+        overlaps = (
+            entry.ring_length and entry.ring_base < end and op.base < entry.ring_base + entry.ring_length
+            for entry in self._rules.values()
+        )
+        _check(not any(overlaps), op, errno.EBUSY)
+        old = {place: self._ring[place] for place in range(op.base, end) if place in self._ring}
+        self._ring.update(zip(range(op.base, end), op.endpoints, strict=True))
+
+        def undo() -> None:
+            for place in range(op.base, end):
+                _restorer(self._ring, place, old.get(place))()
+
+        return undo
+
+    def _put_rule(self, op: PutRule) -> _Undo:
+        _check(1 <= op.rule <= self.limits.rules, op, errno.E2BIG)
+        end = op.entry.ring_base + op.entry.ring_length
+        slots = [self._ring.get(place) for place in range(op.entry.ring_base, end)]
+        rules = {self._endpoints[slot].rule if slot in self._endpoints else None for slot in slots if slot}
+        _check(None not in slots and rules <= {op.rule}, op, errno.EINVAL)
+        old_position = self._positions.get(op.rule)
+        if op.fresh or old_position is None:
+            self._positions[op.rule] = 0
+        return _both(
+            _write(self._rules, op.rule, op.entry), _restorer(self._positions, op.rule, old_position)
+        )
+
+    def _drop_rule(self, op: DropRule) -> _Undo:
+        _check(op.rule in self._rules, op, errno.ENOENT)
+        _check(op.rule not in self._listeners.values(), op, errno.EBUSY)
+        return _remove(self._rules, op.rule)
+
+    def _put_listener(self, op: PutListener) -> _Undo:
+        _check(op.rule in self._rules, op, errno.ENOENT)
+        return _write(self._listeners, op.listener, op.rule)
+
+    def _drop_listener(self, op: DropListener) -> _Undo:
+        _check(op.listener in self._listeners, op, errno.ENOENT)
+        return _remove(self._listeners, op.listener)
+
+
+def _check(right: bool, op: Op, number: int) -> None:
+    if not right:
+        raise KernelError(type(op).__name__, number, detail=str(op))
+
+
+def _restorer(table: dict[_Key, _Value], key: _Key, old: _Value | None) -> _Undo:
+    def undo() -> None:
+        if old is None:
+            table.pop(key, None)
+        else:
+            table[key] = old
+
+    return undo
+
+
+def _both(first: _Undo, second: _Undo) -> _Undo:
+    def undo() -> None:
+        first()
+        second()
+
+    return undo
+
+
+def _write(table: dict[_Key, _Value], key: _Key, value: _Value) -> _Undo:
+    undo = _restorer(table, key, table.get(key))
+    table[key] = value
+    return undo
+
+
+def _remove(table: dict[_Key, _Value], key: _Key) -> _Undo:
+    return _restorer(table, key, table.pop(key))
+
+
+def _both_directions(
+    listener: Listener, client: IPAddress, port: int, slot: EndpointId, entry: EndpointEntry, mode: Mode
+) -> list[Flow]:
+    address = IPv4Address(listener.address) if listener.version == 4 else IPv6Address(listener.address)
+    request = Flow(
+        protocol=_PROTOCOLS[listener.version, listener.protocol],
+        source=client,
+        destination=address,
+        source_port=port,
+        destination_port=listener.port,
+        new_source=entry.source or client,
+        new_destination=entry.address,
+        new_source_port=port,
+        new_destination_port=entry.port,
+        reply=False,
+        mode=mode,
+        state=FlowState.ESTABLISHED,
+        rule=entry.rule,
+        endpoint=slot,
+        idle=0.0,
+        age=0.0,
+        counter=Counter(packets=1, bytes=40),
+    )
+    return [request, _reply_of(request)]
+
+
+def _reply_of(request: Flow) -> Flow:
+    return replace(
+        request,
+        source=request.new_destination,
+        destination=request.new_source,
+        source_port=request.new_destination_port,
+        destination_port=request.new_source_port,
+        new_source=request.destination,
+        new_destination=request.source,
+        new_source_port=request.destination_port,
+        new_destination_port=request.source_port,
+        reply=True,
+        counter=Counter(),
+    )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces: enter one, and tell two of them apart.
+
+Python 3.11 has no ``os.setns``, so this goes to the C library. A namespace is entered for the calling thread
+and every thread it starts afterwards; the daemon does it once, before it has any other thread.
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from pathlib import Path
+
+from loxilb.errors import KernelError
+
+_CLONE_NEWNET = 0x4000_0000
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
+_NAMED = Path("/run/netns")
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.setns.restype = ctypes.c_int
+
+
+def path_of(namespace: str) -> Path:
+    """Return the file of a namespace given by name (as ``ip netns`` keeps them) or by path."""
+    return Path(namespace) if "/" in namespace else _NAMED / namespace
+
+
+def enter(namespace: str) -> None:
+    """Move the calling thread into a namespace (setns(2)); raises KernelError.
+
+    Only the network changes: mounts, and with them bpffs and cgroups, stay as they are.
+    """
+    try:
+        descriptor = os.open(path_of(namespace), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelError(
+            f"open network namespace {namespace}", error.errno or errno.EIO, remedy="see: ip netns list"
+        ) from error
+    try:
+        if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+            raise KernelError(
+                f"enter network namespace {namespace}", ctypes.get_errno(), remedy="run as root"
+            )
+    finally:
+        os.close(descriptor)
+
+
+def identity() -> str:
+    """Return a word for the calling thread's namespace that no other namespace of this boot has.
+
+    It is the namespace cookie of the kernel (``c7``); before Linux 5.14, which has none, the inode
+    (``i4026531840``).
+    """
+    cookie = _cookie()
+    if cookie is not None:
+        return f"c{cookie}"
+    return f"i{os.stat('/proc/thread-self/ns/net').st_ino}"  # noqa: PTH116 the link's target, not a file of ours
+
+
+def _cookie() -> int | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError as error:
+            if error.errno == errno.ENOPROTOOPT:
+                return None
+            raise
+    return int(struct.unpack("=Q", raw)[0])

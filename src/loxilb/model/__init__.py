@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen values that validate themselves.
+
+Belongs here: what an operator configures and what the data plane reports, as immutable values. Does not belong here:
+I/O, clocks, wire formats, anything that changes. Nobody can build an invalid value, whatever door it came through.
+"""
+
+from loxilb.model.flow import Counter, Flow, FlowState
+from loxilb.model.port import LinkKind, Port
+from loxilb.model.service import (
+    Endpoint,
+    IPAddress,
+    L4Protocol,
+    Mode,
+    Probe,
+    Selection,
+    Service,
+    ServiceKey,
+)
+
+__all__ = [
+    "Counter",
+    "Endpoint",
+    "Flow",
+    "FlowState",
+    "IPAddress",
+    "L4Protocol",
+    "LinkKind",
+    "Mode",
+    "Port",
+    "Probe",
+    "Selection",
+    "Service",
+    "ServiceKey",
+]

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows and counters: what the data plane reports."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from loxilb.model.service import IPAddress, Mode
+
+
+class FlowState(IntEnum):
+    """State of a flow; the values are shared with the data plane (``enum lox_flow_state`` in ``bpf/abi.h``)."""
+
+    NONE = 0
+    SYN_SENT = 1
+    SYN_RECEIVED = 2
+    ESTABLISHED = 3
+    CLOSING = 4
+    TIME_WAIT = 5
+    RESET = 6
+    ONE_WAY = 7
+    TWO_WAY = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """Packets and bytes (from the IP header on) seen."""
+
+    packets: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Counter") -> "Counter":
+        """Add both members."""
+        return Counter(packets=self.packets + other.packets, bytes=self.bytes + other.bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """One direction of one flow as it arrives, and what it is rewritten to.
+
+    Ports are host order; for ICMP echo ``source_port`` or ``destination_port`` holds the identifier. ``idle`` and
+    ``age`` are in seconds. ``reply`` is true for the direction from the endpoint to the client. ``protocol`` is the
+    IANA number.
+    """
+
+    protocol: int
+    source: IPAddress
+    destination: IPAddress
+    source_port: int
+    destination_port: int
+    new_source: IPAddress
+    new_destination: IPAddress
+    new_source_port: int
+    new_destination_port: int
+    reply: bool
+    mode: Mode
+    state: FlowState
+    rule: int
+    endpoint: int
+    idle: float
+    age: float
+    counter: Counter

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane's configuration as values: what the planner writes and the kernel reads back.
+
+The image mirrors the maps of ``bpf/abi.h`` one to one, in host order and with addresses as objects. Selection slices
+live in one flat array (the *ring*); a rule points to its slice with (base, length), which the kernel swaps in one
+write. Mutable state of the packet path (round-robin position, counters) is not part of the image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import NewType
+
+from loxilb.model.service import IPAddress, L4Protocol, Mode, Selection
+
+RuleId = NewType("RuleId", int)
+EndpointId = NewType("EndpointId", int)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Listener:
+    """Key of the service maps: one address, port and protocol that the packet path looks up."""
+
+    version: int
+    address: int
+    protocol: str
+    port: int
+
+    @classmethod
+    def of(cls, address: IPAddress, protocol: L4Protocol, port: int) -> "Listener":
+        """Build the key for one port of a service."""
+        return cls(version=address.version, address=int(address), protocol=protocol.value, port=port)
+
+
+class EndpointFlags(IntFlag):
+    """State of an endpoint slot."""
+
+    NONE = 0
+    LIVE = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointEntry:
+    """One endpoint of one rule.
+
+    ``source`` is what the endpoint sees as the source in the modes that rewrite it, None in the others.
+    """
+
+    rule: RuleId
+    address: IPAddress
+    port: int
+    source: IPAddress | None = None
+    flags: EndpointFlags = EndpointFlags.LIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleEntry:
+    """One rule; its slice of the ring is ``ring_length`` endpoint ids from ``ring_base``.
+
+    ``timeout`` is in seconds. An empty slice means that no endpoint can take a flow.
+    """
+
+    mode: Mode
+    selection: Selection
+    timeout: int
+    ring_base: int
+    ring_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """Everything programmed: listeners, rules, endpoints, and the slice of every rule."""
+
+    listeners: Mapping[Listener, RuleId] = field(default_factory=dict)
+    rules: Mapping[RuleId, RuleEntry] = field(default_factory=dict)
+    endpoints: Mapping[EndpointId, EndpointEntry] = field(default_factory=dict)
+    rings: Mapping[RuleId, tuple[EndpointId, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutEndpoint:
+    """Write an endpoint slot; ``fresh`` says that its counters start at zero."""
+
+    endpoint: EndpointId
+    entry: EndpointEntry
+    fresh: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropEndpoint:
+    """Mark an endpoint slot unused; flows that still point to it end at the next ageing pass."""
+
+    endpoint: EndpointId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutRing:
+    """Write a slice of the ring, before any rule points to it."""
+
+    base: int
+    endpoints: tuple[EndpointId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutRule:
+    """Write a rule (one write: a packet sees the old or the new one); ``fresh`` restarts its round robin."""
+
+    rule: RuleId
+    entry: RuleEntry
+    fresh: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropRule:
+    """Mark a rule unused."""
+
+    rule: RuleId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutListener:
+    """Send the packets of a listener to a rule."""
+
+    listener: Listener
+    rule: RuleId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropListener:
+    """Stop looking at packets of a listener."""
+
+    listener: Listener
+
+
+Op = PutEndpoint | DropEndpoint | PutRing | PutRule | DropRule | PutListener | DropListener

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load balancing services: what an operator asks for."""
+
+from dataclasses import dataclass, field, replace
+from enum import Enum, IntEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import NewType
+
+from loxilb.errors import InvalidRequest
+
+IPAddress = IPv4Address | IPv6Address
+L4Port = NewType("L4Port", int)
+
+MAX_TIMEOUT_S = 86_400
+MAX_WEIGHT = 65_535
+_DEFAULT_STREAM_TIMEOUT_S = 240
+_DEFAULT_DATAGRAM_TIMEOUT_S = 20
+
+
+class L4Protocol(Enum):
+    """Transport of a service; the value is its word in the REST API."""
+
+    TCP = "tcp"
+    UDP = "udp"
+    SCTP = "sctp"
+    ICMP = "icmp"
+
+    @property
+    def default_timeout(self) -> int:
+        """Seconds without a packet after which a flow ends, where the rule does not say."""
+        stream = self in (L4Protocol.TCP, L4Protocol.SCTP)
+        return _DEFAULT_STREAM_TIMEOUT_S if stream else _DEFAULT_DATAGRAM_TIMEOUT_S
+
+
+class Mode(IntEnum):
+    """Which addresses the endpoint sees; values are those of the REST API."""
+
+    DEFAULT = 0
+    ONEARM = 1
+    FULLNAT = 2
+    DSR = 3
+    FULLPROXY = 4
+    HOSTONEARM = 5
+
+
+class Selection(IntEnum):
+    """How an endpoint is chosen for a new flow; values are those of the REST API."""
+
+    RR = 0
+    HASH = 1
+    PRIORITY = 2
+    PERSIST = 3
+    LC = 4
+    N2 = 5
+    N3 = 6
+
+
+def _check_port(value: int, name: str, code: str) -> None:
+    if not 0 <= value <= 0xFFFF:
+        raise InvalidRequest(code, field=name, cause=f"{value} is not a port (0 to 65535)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One place a service sends flows to.
+
+    ``weight`` is a share: of two endpoints with weights 3 and 1 the first takes three flows of four. Weight 0 takes
+    no new flow.
+    """
+
+    address: IPAddress
+    port: int
+    weight: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the ranges; raises InvalidRequest."""
+        _check_port(self.port, "targetPort", "serv-port-args range error")
+        if not 0 <= self.weight <= MAX_WEIGHT:
+            raise InvalidRequest(
+                "malformed-lbep error", field="weight", cause=f"{self.weight} is not within 0 to {MAX_WEIGHT}"
+            )
+        if self.address.is_unspecified or self.address.is_multicast:
+            raise InvalidRequest(
+                "malformed-lbep error", field="endpointIP", cause=f"{self.address} cannot receive a flow"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """How the health of a service's endpoints is found out; ``kind`` "" or "none" means not at all."""
+
+    kind: str = ""
+    port: int = 0
+    request: str = ""
+    response: str = ""
+    period: int = 0
+    retries: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that kind and port agree; raises InvalidRequest."""
+        _check_port(self.port, "probeport", "malformed-service-pport error")
+        needs_port = self.kind in ("tcp", "udp", "sctp")
+        if needs_port and self.port == 0:
+            raise InvalidRequest(
+                "malformed-service-pport error",
+                field="probeport",
+                cause=f"probe type {self.kind} needs a port",
+            )
+        if self.kind in ("", "none", "ping") and self.port != 0:
+            raise InvalidRequest(
+                "malformed-service-pport error",
+                field="probeport",
+                cause=f"probe type {self.kind or 'none'} takes no port",
+            )
+        for name, value in (("probeTimeout", self.period), ("probeRetries", self.retries)):
+            if not 0 <= value <= MAX_TIMEOUT_S:
+                raise InvalidRequest(
+                    "service-args error", field=name, cause=f"{value} is not within 0 to {MAX_TIMEOUT_S}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceKey:
+    """What tells two services apart.
+
+    ``port_max`` equals ``port`` unless the service is a port range. ``block`` (fwmark) and ``host`` (L7) separate
+    services that otherwise share address, protocol and port.
+    """
+
+    address: IPAddress
+    protocol: L4Protocol
+    port: int
+    port_max: int = -1
+    block: int = 0
+    host: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill ``port_max`` and check the ranges; raises InvalidRequest."""
+        _check_port(self.port, "port", "serv-port-args range error")
+        if self.port_max == -1:
+            object.__setattr__(self, "port_max", self.port)
+        _check_port(self.port_max, "portMax", "serv-port-args range error")
+        if self.port_max < self.port:
+            raise InvalidRequest(
+                "serv-port-args range error",
+                field="portMax",
+                cause=f"{self.port_max} is below port {self.port}",
+            )
+        if self.protocol is L4Protocol.ICMP and (self.port or self.port_max):
+            raise InvalidRequest("malformed-service error", field="port", cause="icmp services have no port")
+        if not 0 <= self.block <= 0xFFFFFFFF:
+            raise InvalidRequest("rule-mark error", field="block", cause=f"{self.block} is not a 32-bit mark")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One load balancing rule as configured.
+
+    ``inactive_timeout`` is in seconds (0: the protocol's default). ``private_address`` stands in for the service
+    address in the data plane where a cloud translates the public one.
+    """
+
+    key: ServiceKey
+    endpoints: tuple[Endpoint, ...]
+    mode: Mode = Mode.DEFAULT
+    selection: Selection = Selection.RR
+    inactive_timeout: int = 0
+    name: str = ""
+    private_address: IPAddress | None = None
+    monitor: bool = False
+    bgp: bool = False
+    managed: bool = False
+    security: int = 0
+    proxy_protocol_v2: bool = False
+    egress: bool = False
+    probe: Probe = field(default_factory=Probe)
+    secondary_addresses: tuple[IPAddress, ...] = ()
+    allowed_sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the fields against each other; raises InvalidRequest."""
+        _check_timeout(self)
+        if not self.endpoints:
+            raise InvalidRequest(
+                "endpoints-range error", field="endpoints", cause="a service needs one or more"
+            )
+        for endpoint in self.endpoints:
+            _check_endpoint(self, endpoint)
+        _check_modes(self)
+
+    @property
+    def timeout(self) -> int:
+        """Seconds without a packet after which a flow of this service ends."""
+        return self.inactive_timeout or self.key.protocol.default_timeout
+
+    @property
+    def data_address(self) -> IPAddress:
+        """The address packets carry when they reach this host."""
+        return self.private_address or self.key.address
+
+    def with_endpoints(self, endpoints: tuple[Endpoint, ...]) -> "Service":
+        """Return the same service with other endpoints."""
+        return replace(self, endpoints=endpoints)
+
+
+def _check_timeout(service: Service) -> None:
+    if not 0 <= service.inactive_timeout <= MAX_TIMEOUT_S:
+        raise InvalidRequest(
+            "service-args error",
+            field="inactiveTimeOut",
+            cause=f"{service.inactive_timeout} is not within 0 to {MAX_TIMEOUT_S}",
+        )
+
+
+def _check_endpoint(service: Service, endpoint: Endpoint) -> None:
+    key = service.key
+    if key.address.version == 4 and endpoint.address.version == 6:
+        raise InvalidRequest(
+            "malformed-service nat46 error",
+            field="endpointIP",
+            cause=f"{endpoint.address} behind an IPv4 service",
+        )
+    if key.protocol is L4Protocol.ICMP and endpoint.port:
+        raise InvalidRequest(
+            "malformed-service error", field="targetPort", cause="icmp endpoints have no port"
+        )
+    if service.mode is Mode.DSR and endpoint.port != key.port:
+        raise InvalidRequest(
+            "malformed-service dsr-port error",
+            field="targetPort",
+            cause=f"dsr keeps the port: use {key.port}",
+        )
+
+
+def _check_modes(service: Service) -> None:
+    key = service.key
+    private = service.private_address
+    if private is not None and private.version != key.address.version:
+        raise InvalidRequest(
+            "malformed-service privateIP error",
+            field="privateIP",
+            cause=f"{private} is of another IP version",
+        )
+    if service.mode is Mode.DSR and service.selection is not Selection.HASH:
+        raise InvalidRequest("Error: Only Hash Selection criteria allowed for DSR mode", field="sel")
+    if service.mode is Mode.HOSTONEARM and not key.address.is_unspecified:
+        raise InvalidRequest(
+            "hostarm-args error", field="externalIP", cause="hostonearm serves 0.0.0.0 or ::"
+        )
+    if service.selection is Selection.N3 and key.protocol is not L4Protocol.UDP:
+        raise InvalidRequest("non-udp-n3-args error", field="sel", cause="n3 balances GTP-U, so udp only")
+    if service.proxy_protocol_v2 and key.protocol is not L4Protocol.TCP:
+        raise InvalidRequest("proxy-proto-v2 not tcp service error", field="proxyprotocolv2")

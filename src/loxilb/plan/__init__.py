@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides, and does nothing: desired services and what is programmed become operations.
+
+Belongs here: planning, selection tables, free ids and slots. Does not belong here: I/O, clocks, threads;
+carrying the operations out is the kernel's side.
+"""
+
+from loxilb.plan.ledger import Ledger, Programmed
+from loxilb.plan.planner import Plan, listeners_of, plan
+from loxilb.plan.pools import Limits
+from loxilb.plan.recover import adopt, recover
+from loxilb.plan.selection import in_rule_order
+from loxilb.plan.support import check_supported
+
+__all__ = [
+    "Ledger",
+    "Limits",
+    "Plan",
+    "Programmed",
+    "adopt",
+    "check_supported",
+    "in_rule_order",
+    "listeners_of",
+    "plan",
+    "recover",
+]

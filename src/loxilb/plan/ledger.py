@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the data plane holds, by service, and what is free in it.
+
+A ledger is made from an observed image and follows the plans that the kernel has carried out; it is the only
+thing here that changes, and its owner calls from one thread at a time.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from loxilb.model import ServiceKey
+from loxilb.model.image import EndpointEntry, EndpointId, Listener, RuleEntry, RuleId
+from loxilb.plan.pools import IdPool, Limits, Slice, SlicePool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programmed:
+    """One service as programmed; ``ids`` names the slot of each of its endpoints in rule order."""
+
+    rule: RuleId
+    entry: RuleEntry
+    ring: tuple[EndpointId, ...]
+    ids: tuple[EndpointId, ...]
+    endpoints: Mapping[EndpointId, EndpointEntry]
+    listeners: frozenset[Listener]
+
+    @property
+    def slice(self) -> Slice:
+        """The slots of the ring that the rule points to."""
+        return Slice(self.entry.ring_base, self.entry.ring_length)
+
+
+@dataclass(slots=True, kw_only=True)
+class Holdings:
+    """Ids and slices that a plan took, or leaves behind."""
+
+    rules: list[RuleId] = field(default_factory=list)
+    endpoints: list[EndpointId] = field(default_factory=list)
+    slices: list[Slice] = field(default_factory=list)
+
+
+class Ledger:
+    """Every programmed service, the owner of every listener, and the free ids and slots."""
+
+    def __init__(self, limits: Limits, programmed: Mapping[ServiceKey, Programmed] | None = None) -> None:
+        """Start with ``programmed`` and everything else free."""
+        self.limits = limits
+        self.services: dict[ServiceKey, Programmed] = dict(programmed or {})
+        present = self.services.values()
+        self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
+        self._rules = IdPool("rules", limits.rules, {one.rule for one in present})
+        self._endpoints = IdPool(
+            "endpoints", limits.endpoints, {slot for one in present for slot in one.endpoints}
+        )
+        self._ring = SlicePool(limits.ring, (one.slice for one in present))
+
+    @property
+    def free(self) -> tuple[int, int, int]:
+        """Free rule ids, endpoint ids and ring slots."""
+        return self._rules.free, self._endpoints.free, self._ring.free
+
+    def take_rule(self, taken: Holdings) -> RuleId:
+        """Take a rule id and note it in ``taken``; raises InvalidRequest when none is left."""
+        taken.rules.append(RuleId(self._rules.take()))
+        return taken.rules[-1]
+
+    def take_endpoint(self, taken: Holdings) -> EndpointId:
+        """Take an endpoint id and note it in ``taken``; raises InvalidRequest when none is left."""
+        taken.endpoints.append(EndpointId(self._endpoints.take()))
+        return taken.endpoints[-1]
+
+    def take_slice(self, taken: Holdings, length: int) -> Slice:
+        """Take ring slots and note them in ``taken``; raises InvalidRequest when too few are in a row."""
+        taken.slices.append(self._ring.take(length))
+        return taken.slices[-1]
+
+    def give(self, holdings: Holdings) -> None:
+        """Make ``holdings`` free again."""
+        self._rules.give(holdings.rules)
+        self._endpoints.give(holdings.endpoints)
+        self._ring.give(holdings.slices)
+
+    def record(self, after: Iterable[tuple[ServiceKey, Programmed | None]]) -> None:
+        """Note what the services are programmed as now (None: not any more)."""
+        changes = list(after)
+        for key, _ in changes:
+            before = self.services.pop(key, None)
+            for listener in before.listeners if before else ():
+                self.owners.pop(listener, None)
+        for key, one in changes:
+            if one is not None:
+                self.services[key] = one
+                self.owners.update((listener, key) for listener in one.listeners)

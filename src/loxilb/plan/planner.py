@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Desired services and what is programmed, to operations.
+
+The order of the operations keeps every moment right for packets on their way: endpoints and the new slice of
+the ring are written before the rule points to them, the rule before a listener leads to it; what nobody names
+any more is dropped last. A plan costs in proportion to the change, however many services there are.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from loxilb.errors import Conflict, InvalidRequest
+from loxilb.model import Endpoint, IPAddress, Mode, Service, ServiceKey
+from loxilb.model.image import (
+    DropEndpoint,
+    DropListener,
+    DropRule,
+    EndpointEntry,
+    EndpointId,
+    Listener,
+    Op,
+    PutEndpoint,
+    PutListener,
+    PutRing,
+    PutRule,
+    RuleEntry,
+    RuleId,
+)
+from loxilb.plan.ledger import Holdings, Ledger, Programmed
+from loxilb.plan.pools import exhausted
+from loxilb.plan.selection import in_rule_order, ring_of
+from loxilb.plan.support import check_supported
+
+Sources = Mapping[IPAddress, IPAddress]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Operations and what they mean for the ledger.
+
+    The ids and slices in ``taken`` are set aside when the plan is made. ``commit`` once the operations are
+    carried out, ``abandon`` when they are not; never plan again in between.
+    """
+
+    ops: tuple[Op, ...]
+    after: Mapping[ServiceKey, Programmed | None]
+    taken: Holdings
+    freed: Holdings
+
+    def commit(self, ledger: Ledger) -> None:
+        """Note in ``ledger`` that the operations are done; only now what they left behind is free."""
+        ledger.record(self.after.items())
+        ledger.give(self.freed)
+
+    def abandon(self, ledger: Ledger) -> None:
+        """Give back what the plan had set aside."""
+        ledger.give(self.taken)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Draft:
+    """A plan in the making; the three lists of operations follow each other."""
+
+    ledger: Ledger
+    sources: Sources
+    first: list[Op] = field(default_factory=list)
+    listeners: dict[Listener, RuleId] = field(default_factory=dict)
+    gone: list[Listener] = field(default_factory=list)
+    last: list[Op] = field(default_factory=list)
+    after: dict[ServiceKey, Programmed | None] = field(default_factory=dict)
+    taken: Holdings = field(default_factory=Holdings)
+    freed: Holdings = field(default_factory=Holdings)
+
+    def finish(self) -> Plan:
+        """Put the operations in order; a listener that moves to another rule is overwritten, not dropped."""
+        puts = [PutListener(listener=listener, rule=rule) for listener, rule in self.listeners.items()]
+        drops = [DropListener(listener=listener) for listener in self.gone if listener not in self.listeners]
+        ops = (*self.first, *puts, *drops, *self.last)
+        return Plan(ops=ops, after=self.after, taken=self.taken, freed=self.freed)
+
+
+def plan(changes: Mapping[ServiceKey, Service | None], ledger: Ledger, sources: Sources) -> Plan:
+    """Plan how to get from what ``ledger`` says to ``changes`` (None: delete); the rest stays as it is.
+
+    ``sources`` has this host's address towards each endpoint of a onearm service. An endpoint without one is
+    programmed without a source, so that a service may come before its route; plan again when routes change.
+
+    Raises NotBuilt (a field that the data plane cannot honour), Conflict (a port that another service listens
+    on) and InvalidRequest (a limit is reached); the ledger is then as before.
+    """
+    for service in changes.values():
+        _check(service, ledger)
+    draft = _Draft(ledger=ledger, sources=sources)
+    try:
+        for key, service in changes.items():
+            _plan_one(draft, key, service)
+        _check_listeners(draft)
+    except InvalidRequest:
+        ledger.give(draft.taken)
+        raise
+    return draft.finish()
+
+
+def _check(service: Service | None, ledger: Ledger) -> None:
+    if service is None:
+        return
+    check_supported(service)
+    limit = ledger.limits.service_endpoints
+    if len(service.endpoints) > limit:
+        raise InvalidRequest(
+            "endpoints-range error", field="endpoints", cause=f"{len(service.endpoints)} of at most {limit}"
+        )
+
+
+def _plan_one(draft: _Draft, key: ServiceKey, service: Service | None) -> None:
+    before = draft.ledger.services.get(key)
+    if service is not None:
+        after = _program(draft, service, before)
+        _put(draft, before, after)
+        draft.after[key] = after
+    elif before is not None:
+        _drop(draft, before)
+        draft.after[key] = None
+
+
+def listeners_of(service: Service) -> frozenset[Listener]:
+    """Return the listeners of a service: one for each of its ports."""
+    ports = range(service.key.port, service.key.port_max + 1)
+    return frozenset(Listener.of(service.data_address, service.key.protocol, port) for port in ports)
+
+
+def _program(draft: _Draft, service: Service, before: Programmed | None) -> Programmed:
+    """Say how ``service`` is to be programmed, with the ids and the slice of ``before`` where they fit."""
+    ordered = in_rule_order(service.endpoints)
+    rule = before.rule if before else draft.ledger.take_rule(draft.taken)
+    ids = _endpoint_ids(draft, ordered, before)
+    ring = ring_of(service.selection, ordered, ids)
+    same_ring = before is not None and before.ring == ring
+    place = before.slice if before and same_ring else draft.ledger.take_slice(draft.taken, len(ring))
+    return Programmed(
+        rule=rule,
+        entry=RuleEntry(
+            mode=service.mode,
+            selection=service.selection,
+            timeout=service.timeout,
+            ring_base=place.base,
+            ring_length=place.length,
+        ),
+        ring=ring,
+        ids=ids,
+        endpoints={
+            slot: EndpointEntry(
+                rule=rule,
+                address=endpoint.address,
+                port=endpoint.port,
+                source=_source(service, endpoint, draft.sources),
+            )
+            for slot, endpoint in zip(ids, ordered, strict=True)
+        },
+        listeners=listeners_of(service),
+    )
+
+
+def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress | None:
+    if service.mode is Mode.FULLNAT:
+        return service.data_address
+    return sources.get(endpoint.address) if service.mode is Mode.ONEARM else None
+
+
+def _endpoint_ids(
+    draft: _Draft, ordered: Sequence[Endpoint], before: Programmed | None
+) -> tuple[EndpointId, ...]:
+    """Give each endpoint the slot it has, or a new one.
+
+    Equal endpoints hold their slots in ascending order, so that a ledger read back from the kernel agrees.
+    """
+    present: defaultdict[tuple[IPAddress, int], list[EndpointId]] = defaultdict(list)
+    for slot, entry in sorted(before.endpoints.items()) if before else ():
+        present[entry.address, entry.port].append(slot)
+    wanted: defaultdict[tuple[IPAddress, int], list[EndpointId]] = defaultdict(list)
+    for endpoint in ordered:
+        old = present[endpoint.address, endpoint.port]
+        slot = old.pop(0) if old else draft.ledger.take_endpoint(draft.taken)
+        wanted[endpoint.address, endpoint.port].append(slot)
+    queues = {place: deque(sorted(slots)) for place, slots in wanted.items()}
+    return tuple(queues[endpoint.address, endpoint.port].popleft() for endpoint in ordered)
+
+
+def _put(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+    _put_endpoints(draft, before, after)
+    if before is None or before.ring != after.ring:
+        if after.ring:
+            draft.first.append(PutRing(base=after.entry.ring_base, endpoints=after.ring))
+        if before:
+            draft.freed.slices.append(before.slice)
+    if before is None or before.entry != after.entry:
+        draft.first.append(PutRule(rule=after.rule, entry=after.entry, fresh=before is None))
+    _put_sources_away(draft, before, after)
+    old = before.listeners if before else frozenset()
+    draft.listeners.update((listener, after.rule) for listener in sorted(after.listeners - old))
+    draft.gone.extend(sorted(old - after.listeners))
+    for slot in before.endpoints if before else ():
+        if slot not in after.endpoints:
+            draft.last.append(DropEndpoint(endpoint=slot))
+            draft.freed.endpoints.append(slot)
+
+
+def _put_endpoints(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+    for slot, entry in after.endpoints.items():
+        old = before.endpoints.get(slot) if before else None
+        if old is None or (old != entry and entry.source is not None):
+            draft.first.append(PutEndpoint(endpoint=slot, entry=entry, fresh=old is None))
+
+
+def _put_sources_away(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+    """Endpoints lose their source only after the rule has left the mode that needs it."""
+    for slot, entry in after.endpoints.items():
+        old = before.endpoints.get(slot) if before else None
+        if old is not None and old != entry and entry.source is None:
+            draft.first.append(PutEndpoint(endpoint=slot, entry=entry, fresh=False))
+
+
+def _drop(draft: _Draft, before: Programmed) -> None:
+    draft.gone.extend(sorted(before.listeners))
+    draft.last.append(DropRule(rule=before.rule))
+    draft.last.extend(DropEndpoint(endpoint=slot) for slot in before.endpoints)
+    draft.freed.rules.append(before.rule)
+    draft.freed.endpoints.extend(before.endpoints)
+    draft.freed.slices.append(before.slice)
+
+
+def _check_listeners(draft: _Draft) -> None:
+    """Refuse a listener of two services (those that leave it now do not count), and too many."""
+    claimed: dict[Listener, ServiceKey] = {}
+    for key, after in draft.after.items():
+        for listener in after.listeners if after else ():
+            owner = claimed.setdefault(listener, key)
+            if owner == key:
+                owner = draft.ledger.owners.get(listener, key)
+                owner = key if owner in draft.after else owner
+            if owner != key:
+                raise _taken(listener, owner)
+    ledger, gone = draft.ledger, sum(listener not in draft.listeners for listener in draft.gone)
+    added = sum(listener not in ledger.owners for listener in draft.listeners)
+    if len(ledger.owners) + added - gone > ledger.limits.listeners:
+        raise exhausted("listeners (one a port)", ledger.limits.listeners)
+
+
+def _taken(listener: Listener, owner: ServiceKey) -> Conflict:
+    return Conflict(
+        "lbrule-exists error",
+        field="port",
+        cause=f"port {listener.port}/{listener.protocol} belongs to the service "
+        f"{owner.address} {owner.port}-{owner.port_max}",
+    )

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an observed image back to services, and to a ledger.
+
+A daemon that starts finds what its predecessor programmed. What the image does not hold (name, monitor, the
+public address in front of a private one) comes back with its default; the weights of priority come back from
+the ring.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from itertools import pairwise
+
+from loxilb.errors import InvalidRequest
+from loxilb.model import Endpoint, L4Protocol, Selection, Service, ServiceKey
+from loxilb.model.image import (
+    DropEndpoint,
+    DropListener,
+    DropRule,
+    EndpointEntry,
+    EndpointId,
+    Image,
+    Listener,
+    Op,
+    RuleId,
+)
+from loxilb.plan.ledger import Ledger, Programmed
+from loxilb.plan.planner import listeners_of
+from loxilb.plan.pools import Limits
+from loxilb.plan.selection import in_rule_order
+
+_Slots = Mapping[RuleId, Mapping[EndpointId, EndpointEntry]]
+
+
+def recover(image: Image) -> list[Service]:
+    """Return the services that ``image`` carries out; what makes no whole service is left out."""
+    listeners: defaultdict[RuleId, list[Listener]] = defaultdict(list)
+    for listener, rule in sorted(image.listeners.items()):
+        listeners[rule].append(listener)
+    slots = _slots(image)
+    services = (_service(image, rule, ports, slots) for rule, ports in listeners.items())
+    return [service for service in services if service is not None]
+
+
+def adopt(image: Image, limits: Limits, services: Iterable[Service]) -> tuple[Ledger, list[Op]]:
+    """Return the ledger of ``image`` for ``services``, and operations that drop what belongs to none.
+
+    Carry the operations out before the ledger is used.
+    """
+    slots = _slots(image)
+    programmed: dict[ServiceKey, Programmed] = {}
+    for service in services:
+        one = _programmed(image, service, slots)
+        if one is not None:
+            programmed[service.key] = one
+    return Ledger(limits, programmed), _strays(image, programmed.values())
+
+
+def _slots(image: Image) -> _Slots:
+    slots: defaultdict[RuleId, dict[EndpointId, EndpointEntry]] = defaultdict(dict)
+    for slot, entry in sorted(image.endpoints.items()):
+        slots[entry.rule][slot] = entry
+    return slots
+
+
+def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slots) -> Service | None:
+    entry = image.rules.get(rule)
+    first = listeners[0]
+    if entry is None:
+        return None
+    shares = Counter(image.rings.get(rule, ()))
+    weighted = entry.selection is Selection.PRIORITY
+    endpoints = [
+        Endpoint(address=one.address, port=one.port, weight=shares[slot] if weighted else 1)
+        for slot, one in _in_ring_order(image, rule, slots)
+    ]
+    try:
+        return Service(
+            key=ServiceKey(
+                address=IPv4Address(first.address) if first.version == 4 else IPv6Address(first.address),
+                protocol=L4Protocol(first.protocol),
+                port=first.port,
+                port_max=_last_port(listeners),
+            ),
+            endpoints=in_rule_order(endpoints),
+            mode=entry.mode,
+            selection=entry.selection,
+            inactive_timeout=entry.timeout,
+        )
+    except InvalidRequest:
+        return None
+
+
+def _in_ring_order(image: Image, rule: RuleId, slots: _Slots) -> list[tuple[EndpointId, EndpointEntry]]:
+    """Return the endpoints in the order in which they first take a flow; those that take none come last."""
+    present = slots.get(rule, {})
+    ring = [slot for slot in dict.fromkeys(image.rings.get(rule, ())) if slot in present]
+    return [(slot, present[slot]) for slot in (*ring, *sorted(present.keys() - set(ring)))]
+
+
+def _last_port(listeners: list[Listener]) -> int:
+    """Return the last port of the run that starts with the first listener."""
+    last = listeners[0]
+    for one, following in pairwise(listeners):
+        if (one.version, one.address, one.protocol, one.port + 1) != (
+            following.version,
+            following.address,
+            following.protocol,
+            following.port,
+        ):
+            break
+        last = following
+    return last.port
+
+
+def _programmed(image: Image, service: Service, slots: _Slots) -> Programmed | None:
+    listeners = listeners_of(service)
+    rules = {image.listeners[listener] for listener in listeners if listener in image.listeners}
+    known = [rule for rule in sorted(rules) if rule in image.rules]
+    if not known:
+        return None
+    rule = known[0]
+    queues: defaultdict[tuple[object, int], list[EndpointId]] = defaultdict(list)
+    for slot, entry in slots.get(rule, {}).items():
+        queues[entry.address, entry.port].append(slot)
+    wanted = in_rule_order(service.endpoints)
+    places = [queues[endpoint.address, endpoint.port] for endpoint in wanted]
+    return Programmed(
+        rule=rule,
+        entry=image.rules[rule],
+        ring=image.rings.get(rule, ()),
+        ids=tuple(place.pop(0) for place in places if place),
+        endpoints=slots.get(rule, {}),
+        listeners=frozenset(one for one in listeners if image.listeners.get(one) == rule),
+    )
+
+
+def _strays(image: Image, programmed: Iterable[Programmed]) -> list[Op]:
+    kept = {one.rule: one for one in programmed}
+    listeners = {listener for one in kept.values() for listener in one.listeners}
+    return [
+        *(DropListener(listener=one) for one in sorted(image.listeners) if one not in listeners),
+        *(DropRule(rule=one) for one in sorted(image.rules) if one not in kept),
+        *(
+            DropEndpoint(endpoint=one)
+            for one, entry in sorted(image.endpoints.items())
+            if entry.rule not in kept
+        ),
+    ]

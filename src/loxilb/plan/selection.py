@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the endpoints of a service to its slice of the ring."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from loxilb.model import Endpoint, Selection
+from loxilb.model.image import EndpointId
+from loxilb.plan.maglev import maglev_table
+from loxilb.plan.smooth import slot_counts, smooth_sequence
+
+
+def in_rule_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    """Return the endpoints in the order in which a rule keeps them and round robin takes them.
+
+    IPv4 endpoints are sorted by the address read as a little-endian integer, then by port; among equals, and
+    for IPv6, the given order stays.
+    """
+    if any(endpoint.address.version == 6 for endpoint in endpoints):
+        return tuple(endpoints)
+    return tuple(sorted(endpoints, key=_ipv4_order))
+
+
+def _ipv4_order(endpoint: Endpoint) -> tuple[int, int]:
+    return int.from_bytes(endpoint.address.packed, "little"), endpoint.port
+
+
+def identities(endpoints: Sequence[Endpoint]) -> list[bytes]:
+    """Return what tells the endpoints apart: address, port, and how many equal ones came before."""
+    seen: Counter[bytes] = Counter()
+    result = []
+    for endpoint in endpoints:
+        place = endpoint.address.packed + endpoint.port.to_bytes(2, "big")
+        result.append(place + seen[place].to_bytes(2, "big"))
+        seen[place] += 1
+    return result
+
+
+def _round_robin(endpoints: Sequence[Endpoint]) -> list[int]:
+    return list(range(len(endpoints)))
+
+
+def _hash(endpoints: Sequence[Endpoint]) -> list[int]:
+    return maglev_table(identities(endpoints))
+
+
+def _priority(endpoints: Sequence[Endpoint]) -> list[int]:
+    members = [position for position, endpoint in enumerate(endpoints) if endpoint.weight]
+    if not members:
+        return []
+    counts = slot_counts([endpoints[member].weight for member in members])
+    return [members[position] for position in smooth_sequence(counts)]
+
+
+_SELECTIONS: Mapping[Selection, Callable[[Sequence[Endpoint]], list[int]]] = {
+    Selection.RR: _round_robin,
+    Selection.HASH: _hash,
+    Selection.PRIORITY: _priority,
+}
+
+
+def ring_of(
+    selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[EndpointId]
+) -> tuple[EndpointId, ...]:
+    """Return the slice for ``endpoints`` (in rule order) whose ids are ``ids``.
+
+    Round robin and hash ignore the weights, zero included: clients send any weight with them and expect equal
+    shares. Priority gives each endpoint its weight's share and weight 0 no new flow.
+    """
+    return tuple(ids[position] for position in _SELECTIONS[selection](endpoints))

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the data plane does not do, in one table: such services are refused by field and value."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from loxilb.errors import NotBuilt
+from loxilb.model import L4Protocol, Mode, Selection, Service
+
+_MODES = (Mode.DEFAULT, Mode.ONEARM, Mode.FULLNAT)
+_SELECTIONS = (Selection.RR, Selection.HASH, Selection.PRIORITY)
+
+
+class _Gap(NamedTuple):
+    field: str
+    value: Callable[[Service], object]
+    missing: Callable[[Service], bool]
+
+
+def _families_differ(service: Service) -> bool:
+    return any(endpoint.address.version != service.key.address.version for endpoint in service.endpoints)
+
+
+def _nat64(_service: Service) -> str:
+    return "IPv4 behind an IPv6 service"
+
+
+def _true(_service: Service) -> str:
+    return "true"
+
+
+_GAPS = (
+    _Gap("protocol", lambda s: s.key.protocol.value, lambda s: s.key.protocol is L4Protocol.SCTP),
+    _Gap("mode", lambda s: s.mode.name.lower(), lambda s: s.mode not in _MODES),
+    _Gap("sel", lambda s: s.selection.name.lower(), lambda s: s.selection not in _SELECTIONS),
+    _Gap("endpointIP", _nat64, _families_differ),
+    _Gap("security", lambda s: s.security, lambda s: s.security != 0),
+    _Gap("host", lambda s: s.key.host, lambda s: s.key.host != ""),
+    _Gap("block", lambda s: s.key.block, lambda s: s.key.block != 0),
+    _Gap("proxyprotocolv2", _true, lambda s: s.proxy_protocol_v2),
+    _Gap("egress", _true, lambda s: s.egress),
+    _Gap("probetype", lambda s: s.probe.kind, lambda s: s.probe.kind not in ("", "none")),
+    _Gap("monitor", _true, lambda s: s.monitor),
+    _Gap("secondaryIPs", lambda s: len(s.secondary_addresses), lambda s: bool(s.secondary_addresses)),
+    _Gap("allowedSources", lambda s: len(s.allowed_sources), lambda s: bool(s.allowed_sources)),
+)
+
+
+def check_supported(service: Service) -> None:
+    """Raise NotBuilt for the first field of ``service`` that the data plane cannot honour."""
+    for gap in _GAPS:
+        if gap.missing(service):
+            raise NotBuilt("not-built error", field=gap.field, cause=f"{gap.value(service)} is not built yet")

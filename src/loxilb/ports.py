@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports of the core: what it needs from the outside, each a Protocol of two to six methods.
+
+Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``VipHost`` and ``Links``;
+``loxilb.services.config`` for ``Configuration``. Nothing here does I/O.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from loxilb.model import Counter, Flow, IPAddress, Port, Service, ServiceKey
+from loxilb.model.image import EndpointId, Image, Op
+
+
+class DataPlane(Protocol):
+    """The packet path's configuration and what it reports.
+
+    ``apply`` carries out the operations in order; when one is refused, those done before it are undone and
+    KernelError is raised. ``observe`` reads back what is programmed, it never answers from memory.
+    """
+
+    def observe(self) -> Image:
+        """Read what is programmed now."""
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        """Carry out ``ops`` in order, all or none; raises KernelError."""
+
+    def counters(self) -> Mapping[EndpointId, Counter]:
+        """Return the traffic of every endpoint since it was programmed, live flows included."""
+
+    def flows(self) -> Iterable[Flow]:
+        """Return both directions of every live flow."""
+
+    def reasons(self) -> Mapping[str, int]:
+        """Return packets by the reason they left the programs with."""
+
+
+class VipHost(Protocol):
+    """The host's duty towards service addresses: own them and announce them.
+
+    An address that was there before is never removed.
+    """
+
+    def hold(self, address: IPAddress) -> None:
+        """Own and announce ``address``; idempotent; raises KernelError."""
+
+    def release(self, address: IPAddress) -> None:
+        """Give ``address`` up if ``hold`` added it; idempotent; raises KernelError."""
+
+
+class Links(Protocol):
+    """Interfaces and routes of the daemon's network namespace."""
+
+    def ports(self) -> Sequence[Port]:
+        """Return every interface, ordered by index."""
+
+    def source_for(self, destination: IPAddress) -> IPAddress | None:
+        """Return the address this host would send from towards ``destination``; None without a route."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStatus:
+    """A configured service with the live state of its endpoints (same order as ``service.endpoints``)."""
+
+    service: Service
+    active: tuple[bool, ...]
+    counters: tuple[Counter, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowStatus:
+    """A flow with the name of the service it belongs to ("" where the service has none)."""
+
+    flow: Flow
+    service_name: str
+
+
+class Configuration(Protocol):
+    """What an API can ask of the load balancer.
+
+    Each write is validated whole before anything changes, and done (in the kernel) when it returns. Errors
+    are those of ``loxilb.errors``, with the compatible texts of the REST contract as ``code``.
+    """
+
+    async def services(self) -> Sequence[ServiceStatus]:
+        """Return every service in the order of its key."""
+
+    async def put(self, service: Service) -> None:
+        """Create the service or replace it; Conflict when it is there and identical."""
+
+    async def attach(self, service: Service) -> None:
+        """Add the endpoints of ``service`` to the one with its key; create it when there is none."""
+
+    async def detach(self, service: Service) -> None:
+        """Take the endpoints of ``service`` from the one with its key; the last one takes the service with it."""
+
+    async def delete(self, key: ServiceKey) -> None:
+        """Delete one service; NotFound when there is none."""
+
+    async def delete_named(self, name: str) -> int:
+        """Delete every service with this name; return how many."""
+
+    async def delete_all(self) -> int:
+        """Delete every service; return how many."""
+
+    async def flows(self) -> Sequence[FlowStatus]:
+        """Return both directions of every live flow, ordered by destination, source and ports."""
+
+    async def ports(self) -> Sequence[Port]:
+        """Return every interface, ordered by index."""

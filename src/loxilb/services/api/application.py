@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ASGI application: routes made from ``loxiapi.operations``, and what holds for every request.
+
+Paths are matched as sent, so that a percent-encoded slash stays inside its segment; parameters are decoded
+after.
+"""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qs, unquote
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from loxiapi import wire
+from loxiapi.decode import decode_body
+from loxiapi.negotiate import check_accept, check_content_type
+from loxiapi.operations import JSON_TYPE, OPERATIONS, Operation, Place
+from loxiapi.refusal import RefusedError, required, unknown_path, wrong_method
+from loxilb.errors import LoxilbError
+from loxilb.services.api.failures import explanation_of, failure_of, fault_of
+from loxilb.services.api.handlers import Call, Handler, Handlers
+
+_log = structlog.get_logger(__name__)
+
+CAUSE_HEADER = "x-loxilb-cause"
+_SHARING_HEADERS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
+    (b"access-control-allow-headers", b"Content-Type, Authorization, X-Requested-With"),
+    (b"access-control-allow-credentials", b"true"),
+    (b"access-control-max-age", b"86400"),
+)
+
+
+def create_application(handlers: Handlers) -> ASGIApp:
+    """Return the application; a missing handler is a KeyError here, not at the first request."""
+    by_operation = handlers.by_operation()
+    paths: dict[str, dict[str, _Method]] = {}
+    for operation in OPERATIONS:
+        method = _Method(operation=operation, handler=by_operation[operation.name])
+        paths.setdefault(operation.path, {})[operation.method] = method
+    routes = [Route(path, endpoint=_Path(methods)) for path, methods in paths.items()]
+    starlette = Starlette(routes=routes, exception_handlers={404: _not_found})
+    starlette.router.redirect_slashes = False
+    return _Door(starlette)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Method:
+    operation: Operation
+    handler: Handler
+
+
+class _Path:
+    """One path: finds the method, and puts every outcome into an answer."""
+
+    def __init__(self, methods: Mapping[str, _Method]) -> None:
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        try:
+            method = self._methods.get(request.method)
+            if method is None:
+                raise wrong_method(request.method, sorted(self._methods))
+            answer = await method.handler(await _call_of(request, method.operation))
+        except RefusedError as refused:
+            return _refuse(refused, self._methods)
+        except LoxilbError as error:
+            _log.warning("request failed", method=request.method, path=request.url.path, error=str(error))
+            return _fail(failure_of(error), explanation_of(error))
+        except ClientDisconnect:
+            raise
+        except Exception as fault:  # noqa: BLE001 a fault in one request must not end the connection of others
+            _log.exception("request hit a fault", method=request.method, path=request.url.path)
+            return _fail(fault_of(fault), "")
+        return _json(200, wire.encode(answer) + b"\n")
+
+
+class _Door:
+    """What holds for every request, whatever its path: clean paths, cross-origin headers, OPTIONS."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_shared(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_SHARING_HEADERS]
+            await send(message)
+
+        if scope["type"] != "http":
+            return
+        if scope["method"] == "OPTIONS":
+            await Response()(scope, receive, send_shared)
+            return
+        await self._inner({**scope, "path": _clean(scope["raw_path"])}, receive, send_shared)
+
+
+def _clean(raw_path: bytes) -> str:
+    """Drop doubled and trailing slashes and dot segments; escapes stay as they are."""
+    return posixpath.normpath("/" + raw_path.decode("latin-1").lstrip("/"))
+
+
+async def _call_of(request: Request, operation: Operation) -> Call:
+    """Check the request against ``operation``; raises RefusedError."""
+    content = await request.body() if operation.body else b""
+    if content:
+        check_content_type(request.headers.get("content-type", ""))
+    check_accept(request.headers.get("accept", ""))
+    parameters = _parameters_of(request, operation)
+    if operation.body is None:
+        return Call(parameters=parameters)
+    if not content:
+        raise required("attr")
+    return Call(parameters=parameters, body=decode_body(content, operation.body))
+
+
+def _parameters_of(request: Request, operation: Operation) -> dict[str, object]:
+    query = parse_qs(request.url.query, keep_blank_values=True)
+    found: dict[str, object] = {}
+    for parameter in operation.parameters:
+        if parameter.place is Place.PATH:
+            text = unquote(request.path_params[parameter.name])
+        else:
+            text = query.get(parameter.name, [""])[-1]
+            if not text:
+                continue
+        found[parameter.name] = parameter.parse(text)
+    return found
+
+
+async def _not_found(request: Request, _: Exception) -> Response:
+    refused = unknown_path(request.scope["raw_path"].decode("latin-1"))
+    return _json(refused.status, refused.body)
+
+
+def _refuse(refused: RefusedError, methods: Mapping[str, _Method]) -> Response:
+    response = _json(refused.status, refused.body)
+    if refused.status == 405:
+        response.headers["allow"] = ",".join(sorted(methods))
+    return response
+
+
+def _fail(failure: wire.Failure, cause: str) -> Response:
+    response = _json(failure.code, wire.encode(failure) + b"\n")
+    if cause:
+        response.headers[CAUSE_HEADER] = cause.encode("ascii", "backslashreplace").decode().replace("\n", " ")
+    return response
+
+
+def _json(status: int, content: bytes) -> Response:
+    return Response(content, status_code=status, media_type=JSON_TYPE)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operations: one method each, from parsed parameters and a decoded body to a wire answer."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from loxiapi import wire
+from loxiapi.openapi import document
+from loxilb.errors import InvalidRequest, NotFound
+from loxilb.model import L4Protocol, ServiceKey
+from loxilb.ports import Configuration
+from loxilb.services.api.observed import conntrack_of, ports_of
+from loxilb.services.api.rules import address_of, entry_of, protocol_of, service_of
+
+_ANY_HOST = "any"
+_NO_PROTOCOL = "none"
+
+
+class LogLevel(Protocol):
+    """The log level of the running daemon, one of ``loxiapi.wire.LOG_LEVELS``."""
+
+    def get(self) -> str:
+        """Return the level in force."""
+
+    def set(self, level: str) -> None:
+        """Put ``level`` into force."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildInfo:
+    """What ``GET /version`` answers; ``build`` is the build time and branch."""
+
+    version: str
+    build: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request that keeps to the contract; query parameters not given are absent."""
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+
+
+Answer = Struct | dict[str, Any]
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Handlers:
+    """Carries operations out on a configuration; errors are those of ``loxilb.errors``."""
+
+    def __init__(self, *, configuration: Configuration, log_level: LogLevel, build: BuildInfo) -> None:
+        """Keep what the operations work on."""
+        self._configuration = configuration
+        self._log_level = log_level
+        self._build = build
+
+    def by_operation(self) -> Mapping[str, Handler]:
+        """Return the method for every operation of ``loxiapi.operations``."""
+        return {
+            "write_rule": self._write_rule,
+            "list_rules": self._list_rules,
+            "delete_all_rules": self._delete_all_rules,
+            "delete_named_rules": self._delete_named_rules,
+            "delete_rule": self._delete_rule,
+            "delete_rule_range": self._delete_rule,
+            "delete_host_rule": self._delete_host_rule,
+            "delete_host_rule_range": self._delete_host_rule,
+            "list_flows": self._list_flows,
+            "list_ports": self._list_ports,
+            "get_params": self._get_params,
+            "set_params": self._set_params,
+            "get_version": self._get_version,
+            "get_document": self._get_document,
+            "get_document_below_base": self._get_document,
+        }
+
+    async def _write_rule(self, call: Call) -> Answer:
+        entry: wire.LoadBalancerEntry = call.body
+        service = service_of(entry)
+        match entry.service_arguments.oper:
+            case wire.OPER_ATTACH:
+                await self._configuration.attach(service)
+            case wire.OPER_DETACH:
+                await self._configuration.detach(service)
+            case _:
+                await self._configuration.put(service)
+        return wire.SUCCESS
+
+    async def _list_rules(self, _: Call) -> Answer:
+        return wire.LoadBalancerList(
+            entries=[entry_of(status) for status in await self._configuration.services()]
+        )
+
+    async def _delete_all_rules(self, _: Call) -> Answer:
+        await self._configuration.delete_all()
+        return wire.SUCCESS
+
+    async def _delete_named_rules(self, call: Call) -> Answer:
+        await self._configuration.delete_named(call.parameters["lb_name"])
+        return wire.SUCCESS
+
+    async def _delete_rule(self, call: Call) -> Answer:
+        await self._configuration.delete(_key_of(call.parameters, host=""))
+        return wire.SUCCESS
+
+    async def _delete_host_rule(self, call: Call) -> Answer:
+        host = call.parameters["hosturl"]
+        await self._configuration.delete(_key_of(call.parameters, host="" if host == _ANY_HOST else host))
+        return wire.SUCCESS
+
+    async def _list_flows(self, _: Call) -> Answer:
+        return wire.ConntrackList(
+            entries=[conntrack_of(status) for status in await self._configuration.flows()]
+        )
+
+    async def _list_ports(self, _: Call) -> Answer:
+        return wire.PortList(entries=ports_of(await self._configuration.ports()))
+
+    async def _get_params(self, _: Call) -> Answer:
+        return wire.Params(log_level=self._log_level.get())
+
+    async def _set_params(self, call: Call) -> Answer:
+        params: wire.Params = call.body
+        if not params.log_level:
+            raise InvalidRequest("malformed-args error", field="logLevel", cause="a level is needed")
+        self._log_level.set(params.log_level)
+        return wire.SUCCESS
+
+    async def _get_version(self, _: Call) -> Answer:
+        return wire.Version(version=self._build.version, build_info=self._build.build)
+
+    async def _get_document(self, _: Call) -> Answer:
+        return document(version=self._build.version)
+
+
+def _key_of(parameters: Mapping[str, Any], *, host: str) -> ServiceKey:
+    """Read the key of the rule that a path names; raises InvalidRequest."""
+    if parameters["proto"] == _NO_PROTOCOL:
+        raise NotFound("no-rule error", cause="no rule has protocol none")
+    protocol: L4Protocol = protocol_of(parameters["proto"], "proto")
+    return ServiceKey(
+        address=address_of(parameters["ip_address"], "malformed-service error", "ip_address"),
+        protocol=protocol,
+        port=parameters["port"],
+        port_max=parameters.get("portmax") or parameters["port"],
+        block=parameters.get("block", 0),
+        host=host,
+    )

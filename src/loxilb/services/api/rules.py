@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load balancer rules between the wire and the model: one function per direction."""
+
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from loxiapi import wire
+from loxilb.errors import InvalidRequest, NotBuilt
+from loxilb.model import Endpoint, IPAddress, L4Protocol, Mode, Probe, Selection, Service, ServiceKey
+from loxilb.ports import ServiceStatus
+
+_SEL_N3 = 6
+_SEL_N3_KUBERNETES = 7  # kube-loxilb numbers n2det 6 and n3 7
+_NO_PROBES = ("", "none")
+
+
+def service_of(entry: wire.LoadBalancerEntry) -> Service:
+    """Convert a request; raises InvalidRequest with the code of the contract."""
+    arguments = entry.service_arguments
+    return Service(
+        key=_key_of(arguments),
+        endpoints=tuple(_endpoint_of(endpoint) for endpoint in entry.endpoints),
+        mode=Mode(arguments.mode),
+        selection=_selection_of(arguments),
+        inactive_timeout=arguments.inactive_timeout,
+        name=arguments.name,
+        private_address=_private_of(arguments),
+        monitor=arguments.monitor or arguments.probe_type not in _NO_PROBES,
+        bgp=arguments.bgp,
+        managed=arguments.managed,
+        security=arguments.security,
+        proxy_protocol_v2=arguments.proxy_protocol_v2,
+        egress=arguments.egress,
+        probe=_probe_of(arguments),
+        secondary_addresses=_secondary_of(entry),
+        allowed_sources=_sources_of(entry),
+    )
+
+
+def entry_of(status: ServiceStatus) -> wire.LoadBalancerEntry:
+    """Convert a service and the state of its endpoints to an answer."""
+    service = status.service
+    secondary = [wire.SecondaryAddress(secondary_ip=str(address)) for address in service.secondary_addresses]
+    sources = [wire.AllowedSource(prefix=prefix) for prefix in service.allowed_sources]
+    return wire.LoadBalancerEntry(
+        service_arguments=_arguments_of(service),
+        secondary_ips=secondary or None,
+        allowed_sources=sources or None,
+        endpoints=[
+            wire.EndpointEntry(
+                endpoint_ip=str(endpoint.address),
+                target_port=endpoint.port,
+                weight=endpoint.weight,
+                state="active" if active else "inactive",
+                counter=f"{counter.packets}:{counter.bytes}",
+            )
+            for endpoint, active, counter in zip(
+                service.endpoints, status.active, status.counters, strict=True
+            )
+        ],
+    )
+
+
+def address_of(text: str, code: str, field: str) -> IPAddress:
+    """Read an address; an IPv4-mapped IPv6 address is the IPv4 one. Raises InvalidRequest."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise InvalidRequest(code, field=field, cause=f"{text!r} is not an IP address") from None
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise InvalidRequest(code, field=field, cause=f"{text!r} has a zone")
+        return address.ipv4_mapped or address
+    return address
+
+
+def protocol_of(text: str, field: str) -> L4Protocol:
+    """Read the word for a transport; raises InvalidRequest."""
+    try:
+        return L4Protocol(text)
+    except ValueError:
+        raise InvalidRequest("malformed-proto error", field=field, cause=f"{text!r} is no protocol") from None
+
+
+def _key_of(arguments: wire.ServiceArguments) -> ServiceKey:
+    return ServiceKey(
+        address=address_of(arguments.external_ip, "malformed-service error", "externalIP"),
+        protocol=protocol_of(arguments.protocol, "protocol"),
+        port=arguments.port,
+        port_max=arguments.port_max or arguments.port,
+        block=arguments.block,
+        host=arguments.host,
+    )
+
+
+def _endpoint_of(entry: wire.EndpointEntry) -> Endpoint:
+    address = address_of(entry.endpoint_ip, "malformed-lbep error", "endpointIP")
+    return Endpoint(address=address, port=entry.target_port, weight=entry.weight)
+
+
+def _selection_of(arguments: wire.ServiceArguments) -> Selection:
+    if arguments.sel == _SEL_N3_KUBERNETES:
+        return Selection.N3
+    if arguments.sel == _SEL_N3 and arguments.protocol == L4Protocol.SCTP.value:
+        raise NotBuilt("not-built error", field="sel", cause="6 for sctp means n2det")
+    return Selection(arguments.sel)
+
+
+def _private_of(arguments: wire.ServiceArguments) -> IPAddress | None:
+    if not arguments.private_ip:
+        return None
+    return address_of(arguments.private_ip, "malformed-service privateIP error", "privateIP")
+
+
+def _probe_of(arguments: wire.ServiceArguments) -> Probe:
+    return Probe(
+        kind=arguments.probe_type,
+        port=arguments.probe_port,
+        request=arguments.probe_request,
+        response=arguments.probe_response,
+        period=arguments.probe_timeout,
+        retries=arguments.probe_retries,
+    )
+
+
+def _secondary_of(entry: wire.LoadBalancerEntry) -> tuple[IPAddress, ...]:
+    return tuple(
+        address_of(item.secondary_ip, "malformed-secIP error", "secondaryIP")
+        for item in entry.secondary_ips or ()
+    )
+
+
+def _sources_of(entry: wire.LoadBalancerEntry) -> tuple[str, ...]:
+    return tuple(_prefix_of(item.prefix) for item in entry.allowed_sources or ())
+
+
+def _prefix_of(text: str) -> str:
+    try:
+        return str(ip_network(text, strict=False))
+    except ValueError:
+        raise InvalidRequest(
+            "rule-allowed-src error", field="prefix", cause=f"{text!r} is no prefix"
+        ) from None
+
+
+def _arguments_of(service: Service) -> wire.ServiceArguments:
+    key, probe = service.key, service.probe
+    return wire.ServiceArguments(
+        external_ip=str(key.address),
+        private_ip=str(service.private_address or ""),
+        port=key.port,
+        port_max=key.port_max if key.port_max != key.port else 0,
+        protocol=key.protocol.value,
+        sel=service.selection.value,
+        mode=service.mode.value,
+        bgp=service.bgp,
+        monitor=service.monitor,
+        inactive_timeout=service.timeout,
+        block=key.block,
+        managed=service.managed,
+        name=service.name,
+        security=service.security,
+        host=key.host,
+        probe_type=probe.kind,
+        probe_port=probe.port,
+        probe_request=probe.request,
+        probe_response=probe.response,
+        probe_timeout=probe.period,
+        probe_retries=probe.retries,
+        proxy_protocol_v2=service.proxy_protocol_v2,
+        egress=service.egress,
+    )

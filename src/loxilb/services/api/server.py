@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serving the API inside the daemon's event loop."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from loxilb.errors import KernelError
+from loxilb.ports import Configuration
+from loxilb.services.api.application import create_application
+from loxilb.services.api.handlers import BuildInfo, Handlers, LogLevel
+from loxilb.services.api.joining import JoiningProtocol
+
+_BACKLOG = 1024
+_IDLE_S = 10
+_GRACE_S = 5
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the daemon and says when it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serving = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.serving.set()
+
+
+class ApiServer:
+    """The REST API on one address, inside the event loop that is running."""
+
+    def __init__(
+        self, *, configuration: Configuration, log_level: LogLevel, build: BuildInfo, host: str, port: int
+    ) -> None:
+        """Keep what to serve and where; ``port`` 0 takes a free one. Nothing listens before ``start``."""
+        handlers = Handlers(configuration=configuration, log_level=log_level, build=build)
+        self._application = create_application(handlers)
+        self._host = host.strip("[]")
+        self._port = port
+        self._address: tuple[str, int] | None = None
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Address and port that are listened on; only after ``start``."""
+        if self._address is None:
+            raise RuntimeError("the API server is not started")
+        return self._address
+
+    async def start(self) -> None:
+        """Listen and serve; returns when requests are answered. Raises KernelError where it cannot listen."""
+        listener = _listen(self._host, self._port)
+        config = uvicorn.Config(
+            self._application,
+            http=JoiningProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_IDLE_S,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        self._server = _Server(config)
+        self._address = listener.getsockname()[:2]
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="api")
+        await self._server.serving.wait()
+
+    async def stop(self) -> None:
+        """Stop listening, let running requests end, and close; does nothing when not started."""
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        await self._task
+        self._server = self._task = self._address = None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise KernelError(
+            f"listen on {host} port {port}",
+            error.errno or 0,
+            detail=error.strerror or str(error),
+            remedy="choose a free address with --host and --port, or stop what listens there",
+        ) from error

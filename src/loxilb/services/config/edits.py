@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a write makes of the services that are there: pure functions from before and request to after."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from loxilb.errors import Conflict, NotFound
+from loxilb.model import Endpoint, IPAddress, Mode, Service, ServiceKey
+from loxilb.plan import in_rule_order
+
+_Place = tuple[IPAddress, int]
+
+_FIXED: tuple[tuple[str, str, Callable[[Service], object]], ...] = (
+    ("secondaryIPs", "secIP modify error", lambda s: s.secondary_addresses),
+    ("security", "lbrule-exist error: cant modify rule security mode", lambda s: s.security),
+    ("egress", "lbrule-exist error: cant modify rule egress mode", lambda s: s.egress),
+    ("mode", "lbrule-exist error: cant modify fullproxy rule mode", lambda s: s.mode is Mode.FULLPROXY),
+)
+"""Fields that stay as they were created: wire name, error code, value."""
+
+
+def normal(service: Service) -> Service:
+    """Return ``service`` as it is kept: endpoints in rule order, the timeout spelt out."""
+    return replace(service, endpoints=in_rule_order(service.endpoints), inactive_timeout=service.timeout)
+
+
+def replaced(before: Service | None, wanted: Service) -> Service:
+    """Return what is kept after ``wanted`` was put.
+
+    Endpoints that were there keep their order, new ones follow; ``managed`` stays as created. Raises Conflict
+    when nothing changes or a fixed field would.
+    """
+    if before is None:
+        return normal(wanted)
+    for field, code, value in _FIXED:
+        if value(before) != value(wanted):
+            raise Conflict(code, field=field, cause=f"cannot change from {value(before)} to {value(wanted)}")
+    merged = _merged(before.endpoints, wanted.endpoints)
+    return _changed(before, replace(wanted, endpoints=merged, managed=before.managed))
+
+
+def attached(before: Service | None, wanted: Service) -> Service:
+    """Return what is kept after the endpoints of ``wanted`` were attached to ``before``.
+
+    An endpoint that is there already only takes the new weight. Raises Conflict when nothing changes.
+    """
+    if before is None:
+        return normal(wanted)
+    new = {_place(endpoint): endpoint for endpoint in wanted.endpoints}
+    kept = [new.get(_place(endpoint), endpoint) for endpoint in before.endpoints]
+    present = {_place(endpoint) for endpoint in before.endpoints}
+    added = [endpoint for place, endpoint in new.items() if place not in present]
+    return _changed(before, before.with_endpoints((*kept, *added)))
+
+
+def detached(before: Service | None, wanted: Service) -> Service | None:
+    """Return what is kept after the endpoints of ``wanted`` were detached; None when none is left.
+
+    Raises NotFound without a service, Conflict when it has none of the endpoints.
+    """
+    if before is None:
+        raise NotFound(
+            "lbrule not-exists error", cause=f"no service {wanted.key.address} port {wanted.key.port}"
+        )
+    gone = {_place(endpoint) for endpoint in wanted.endpoints}
+    kept = tuple(endpoint for endpoint in before.endpoints if _place(endpoint) not in gone)
+    return _changed(before, before.with_endpoints(kept)) if kept else None
+
+
+def matching_key(keys: Iterable[ServiceKey], wanted: ServiceKey) -> ServiceKey | None:
+    """Return the only one of ``keys`` that differs from ``wanted`` by the host at most, else None.
+
+    Clients that know no hosts delete by address, port and protocol.
+    """
+    found = [key for key in keys if replace(key, host="") == wanted]
+    return found[0] if len(found) == 1 else None
+
+
+def _place(endpoint: Endpoint) -> _Place:
+    return endpoint.address, endpoint.port
+
+
+def _merged(before: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    """Return ``wanted`` with those first that were there before, in their order."""
+    left: defaultdict[_Place, deque[Endpoint]] = defaultdict(deque)
+    for endpoint in wanted:
+        left[_place(endpoint)].append(endpoint)
+    kept = [left[_place(endpoint)].popleft() for endpoint in before if left[_place(endpoint)]]
+    added = [left[_place(endpoint)].popleft() for endpoint in wanted if left[_place(endpoint)]]
+    return (*kept, *added)
+
+
+def _changed(before: Service, after: Service) -> Service:
+    after = normal(after)
+    if after == before:
+        raise Conflict("lbrule-exists error", cause="the service is there and already as asked for")
+    return after

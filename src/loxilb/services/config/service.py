@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration service: desired services, brought into the kernel one write at a time."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import structlog
+
+from loxilb.errors import KernelError, LoxilbError, NotFound
+from loxilb.model import Counter, Flow, IPAddress, Mode, Port, Service, ServiceKey
+from loxilb.model.image import EndpointFlags, EndpointId
+from loxilb.model.port import IfIndex
+from loxilb.plan import Ledger, Limits, Plan, adopt, plan, recover
+from loxilb.ports import DataPlane, FlowStatus, Links, ServiceStatus, VipHost
+from loxilb.services.config.edits import attached, detached, matching_key, normal, replaced
+from loxilb.services.config.vips import VipBook
+
+_Result = TypeVar("_Result")
+_Changes = Mapping[ServiceKey, Service | None]
+_Edit = Callable[[Service | None, Service], Service | None]
+
+_log = structlog.get_logger(__name__)
+
+
+class ConfigurationService:
+    """``loxilb.ports.Configuration`` over a data plane, a host for the addresses, and the links.
+
+    All state belongs to one worker thread, which carries writes out in the order in which they came: the
+    event loop never waits for the kernel, and a caller that goes away in the middle cannot leave a write half
+    done.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_plane: DataPlane,
+        vip_host: VipHost,
+        links: Links,
+        limits: Limits | None = None,
+        hooks: Mapping[IfIndex, tuple[str, ...]] | None = None,
+    ) -> None:
+        """Take over the ports; ``hooks`` says where the data plane is attached, and may change later."""
+        self._data_plane = data_plane
+        self._links = links
+        self._limits = limits or Limits()
+        self._hooks = {} if hooks is None else hooks
+        self._vips = VipBook(vip_host)
+        self._ledger = Ledger(self._limits)
+        self._desired: dict[ServiceKey, Service] = {}
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="configuration")
+
+    async def start(self) -> int:
+        """Take over what the data plane holds, drop what belongs to no service; return how many services.
+
+        Raises KernelError.
+        """
+        return await self._run(self._adopt)
+
+    def close(self) -> None:
+        """Finish the writes under way; everything stays in the kernel."""
+        self._worker.shutdown()
+
+    # Writes
+
+    async def put(self, service: Service) -> None:
+        """Create the service or replace it; Conflict when it is there and identical."""
+        await self._run(self._edit, replaced, service)
+
+    async def attach(self, service: Service) -> None:
+        """Add the endpoints of ``service`` to the one with its key; create it when there is none."""
+        await self._run(self._edit, attached, service)
+
+    async def detach(self, service: Service) -> None:
+        """Take the endpoints of ``service`` from the one with its key; the last takes the service with it."""
+        await self._run(self._edit, detached, service)
+
+    async def delete(self, key: ServiceKey) -> None:
+        """Delete one service; NotFound when there is none.
+
+        A key without a host also finds the service with one, where that is the only one.
+        """
+        await self._run(self._delete, key)
+
+    async def delete_named(self, name: str) -> int:
+        """Delete every service with this name; return how many."""
+        return await self._run(self._delete_where, lambda service: service.name == name)
+
+    async def delete_all(self) -> int:
+        """Delete every service; return how many."""
+        return await self._run(self._delete_where, lambda _service: True)
+
+    async def on_network_change(self) -> None:
+        """Bring the sources of onearm services in line with the routes of now; raises KernelError."""
+        await self._run(self._refresh_sources)
+
+    # Reads
+
+    async def services(self) -> Sequence[ServiceStatus]:
+        """Return every service in the order of its key."""
+        counters = await asyncio.to_thread(self._data_plane.counters)
+        return await self._run(self._statuses, counters)
+
+    async def flows(self) -> Sequence[FlowStatus]:
+        """Return both directions of every live flow, ordered by destination, source and ports."""
+        names = await self._run(self._names)
+        return await asyncio.to_thread(self._read_flows, names)
+
+    async def ports(self) -> Sequence[Port]:
+        """Return every interface, ordered by index."""
+        ports = await asyncio.to_thread(self._links.ports)
+        return [replace(port, hooks=self._hooks.get(port.index, ())) for port in ports]
+
+    async def _run(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+
+    # In the worker thread from here on
+
+    def _adopt(self) -> int:
+        image = self._data_plane.observe()
+        services = [normal(service) for service in recover(image)]
+        ledger, strays = adopt(image, self._limits, services)
+        if strays:
+            self._data_plane.apply(strays)
+            _log.warning("dropped what belonged to no service", operations=len(strays))
+        self._ledger = ledger
+        self._desired = {service.key: service for service in services}
+        self._vips.follow((), services)
+        self._program(self._desired)
+        return len(services)
+
+    def _edit(self, edit: _Edit, wanted: Service) -> None:
+        self._change({wanted.key: edit(self._desired.get(wanted.key), wanted)})
+
+    def _delete(self, key: ServiceKey) -> None:
+        found = key if key in self._desired else matching_key(self._desired, key)
+        if found is None:
+            raise NotFound(
+                "no-rule error", cause=f"no service {key.address} port {key.port}/{key.protocol.value}"
+            )
+        self._change({found: None})
+
+    def _delete_where(self, wanted: Callable[[Service], bool]) -> int:
+        changes = {key: None for key, service in self._desired.items() if wanted(service)}
+        if changes:
+            self._change(changes)
+        return len(changes)
+
+    def _change(self, changes: _Changes) -> None:
+        """Carry out ``changes``: data plane, then addresses; on failure everything is as before."""
+        before = {key: self._desired.get(key) for key in changes}
+        self._program(changes)
+        try:
+            self._vips.follow(_present(before), _present(changes))
+        except KernelError:
+            self._restore(before)
+            raise
+        for key, service in changes.items():
+            if service is None:
+                self._desired.pop(key, None)
+            else:
+                self._desired[key] = service
+        _log.info("services changed", changed=len(changes), services=len(self._desired))
+
+    def _program(self, changes: _Changes) -> None:
+        """Plan ``changes`` and apply them; the ledger follows only what the kernel has accepted."""
+        self._apply(plan(changes, self._ledger, self._sources(changes)))
+
+    def _apply(self, planned: Plan) -> None:
+        accepted = False
+        try:
+            if planned.ops:
+                self._data_plane.apply(planned.ops)
+            accepted = True
+        finally:
+            if accepted:
+                planned.commit(self._ledger)
+            else:
+                planned.abandon(self._ledger)
+
+    def _restore(self, before: _Changes) -> None:
+        try:
+            self._program(before)
+        except LoxilbError as error:
+            _log.error("services not restored in the data plane", services=len(before), cause=error.cause)
+
+    def _sources(self, changes: _Changes) -> dict[IPAddress, IPAddress]:
+        onearm = (service for service in changes.values() if service and service.mode is Mode.ONEARM)
+        wanted = {endpoint.address for service in onearm for endpoint in service.endpoints}
+        found = {address: self._links.source_for(address) for address in wanted}
+        return {address: source for address, source in found.items() if source is not None}
+
+    def _refresh_sources(self) -> None:
+        onearm = {key: one for key, one in self._desired.items() if one.mode is Mode.ONEARM}
+        sources = self._sources(onearm)
+        stale = {
+            key: service
+            for key, service in onearm.items()
+            for entry in self._ledger.services[key].endpoints.values()
+            if entry.source != sources.get(entry.address)
+        }
+        if stale:
+            self._apply(plan(stale, self._ledger, sources))
+            _log.info("sources changed with the routes", services=len(stale))
+
+    def _statuses(self, counters: Mapping[EndpointId, Counter]) -> list[ServiceStatus]:
+        return [self._status(self._desired[key], counters) for key in sorted(self._desired, key=_key_order)]
+
+    def _status(self, service: Service, counters: Mapping[EndpointId, Counter]) -> ServiceStatus:
+        programmed = self._ledger.services[service.key]
+        flags = (programmed.endpoints[slot].flags for slot in programmed.ids)
+        return ServiceStatus(
+            service=service,
+            active=tuple(EndpointFlags.LIVE in one for one in flags),
+            counters=tuple(counters.get(slot, Counter()) for slot in programmed.ids),
+        )
+
+    def _names(self) -> dict[int, str]:
+        return {one.rule: self._desired[key].name for key, one in self._ledger.services.items()}
+
+    # In a thread of its own
+
+    def _read_flows(self, names: Mapping[int, str]) -> list[FlowStatus]:
+        flows = sorted(self._data_plane.flows(), key=_flow_order)
+        return [FlowStatus(flow=flow, service_name=names.get(flow.rule, "")) for flow in flows]
+
+
+def _present(services: _Changes) -> list[Service]:
+    return [service for service in services.values() if service is not None]
+
+
+def _address_order(address: IPAddress) -> tuple[int, int]:
+    return address.version, int(address)
+
+
+def _key_order(key: ServiceKey) -> tuple[object, ...]:
+    return (*_address_order(key.address), key.protocol.value, key.port, key.port_max, key.block, key.host)
+
+
+def _flow_order(flow: Flow) -> tuple[int, ...]:
+    return (
+        *_address_order(flow.destination),
+        *_address_order(flow.source),
+        flow.destination_port,
+        flow.source_port,
+        flow.protocol,
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching the data plane to interfaces, at the start and while they come, change and go."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import structlog
+
+from loxilb.errors import KernelError
+from loxilb.model import Port
+from loxilb.model.port import IfIndex
+from loxilb.ports import Links
+from loxilb.services.interfaces.filter import InterfaceFilter
+
+_log = structlog.get_logger(__name__)
+
+
+class Attachable(Protocol):
+    """A data plane as far as its interfaces go."""
+
+    def attach(self, port: Port) -> tuple[str, ...]:
+        """Work on ``port``, idempotent; return the hooks taken, as ``("tcx",)``; raises KernelError."""
+
+    def detach(self, index: IfIndex) -> None:
+        """Leave an interface, idempotent; raises KernelError."""
+
+
+class Interfaces:
+    """The interfaces the data plane is attached to; called from one thread at a time."""
+
+    def __init__(self, data_plane: Attachable, links: Links, chosen: InterfaceFilter) -> None:
+        """Start attached to none."""
+        self._data_plane = data_plane
+        self._links = links
+        self._chosen = chosen
+        self._hooks: dict[IfIndex, tuple[str, ...]] = {}
+        self._names: dict[IfIndex, str] = {}
+
+    @property
+    def hooks(self) -> Mapping[IfIndex, tuple[str, ...]]:
+        """The hooks taken on each interface; a view that follows."""
+        return MappingProxyType(self._hooks)
+
+    def attach_all(self) -> None:
+        """Attach to every interface that the filter takes; raises KernelError when they cannot be listed.
+
+        An interface that refuses is logged and left out.
+        """
+        for port in self._links.ports():
+            self._follow(port)
+
+    def changed(self, index: IfIndex) -> None:
+        """Attach or detach an interface that is new or different; raises KernelError."""
+        for port in self._links.ports():
+            if port.index == index:
+                self._follow(port)
+                return
+        self.removed(index)
+
+    def removed(self, index: IfIndex) -> None:
+        """Forget an interface that is gone; raises KernelError."""
+        if self._hooks.pop(index, None) is not None:
+            self._data_plane.detach(index)
+            _log.info("interface left", interface=self._names.pop(index), index=index)
+
+    def summary(self) -> str:
+        """Return what was taken, for people: ``2 interfaces (tcx eth0 eth1; xdp none)``."""
+        by_hook = (f"{hook} {' '.join(self._with(hook)) or 'none'}" for hook in self._hook_names())
+        count = len(self._hooks)
+        return f"{count} interface{'' if count == 1 else 's'} ({'; '.join(by_hook)})"
+
+    def _hook_names(self) -> list[str]:
+        tc = sorted({hook for hooks in self._hooks.values() for hook in hooks} - {"xdp"})
+        return [*(tc or ["tcx"]), "xdp"]
+
+    def _with(self, hook: str) -> list[str]:
+        return [self._names[index] for index, hooks in sorted(self._hooks.items()) if hook in hooks]
+
+    def _follow(self, port: Port) -> None:
+        if not self._chosen.takes(port):
+            self.removed(port.index)
+            return
+        try:
+            hooks = self._data_plane.attach(port)
+        except KernelError as error:
+            _log.error("interface not taken", interface=port.name, cause=error.cause, remedy=error.remedy)
+            return
+        if self._hooks.get(port.index) != hooks:
+            _log.info("interface taken", interface=port.name, index=port.index, hooks=" ".join(hooks))
+        self._hooks[port.index] = hooks
+        self._names[port.index] = port.name

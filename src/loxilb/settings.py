@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line says, as values."""
+
+from dataclasses import dataclass, field
+
+from loxilb.kernel.bpf import DataPlaneSettings
+from loxilb.logs import LogFormat
+from loxilb.plan import Limits
+from loxilb.services.interfaces import InterfaceFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a daemon is started with; ``netns`` is a name or path, None the caller's namespace."""
+
+    netns: str | None = None
+    data_plane: DataPlaneSettings = field(default_factory=DataPlaneSettings)
+    interfaces: InterfaceFilter = field(default_factory=InterfaceFilter)
+    follow_network: bool = True
+    api: bool = True
+    host: str = "0.0.0.0"
+    port: int = 11111
+    log_level: str = "debug"
+    log_format: LogFormat = LogFormat.TEXT
+
+    @property
+    def limits(self) -> Limits:
+        """What the planner may use of the tables: element 0 of rules and endpoints means none."""
+        tables = self.data_plane
+        return Limits(
+            rules=tables.rules - 1,
+            endpoints=tables.endpoints - 1,
+            ring=tables.ring,
+            listeners=tables.listeners,
+        )

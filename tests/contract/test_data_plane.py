@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every data plane does with operations: the one in memory, and the kernel's."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from loxilb.errors import KernelError
+from loxilb.model import Counter, Mode, Selection, Service
+from loxilb.model.image import EndpointEntry, EndpointId, Image, PutEndpoint, RuleId
+from loxilb.plan import Ledger, Limits, plan
+from loxilb.ports import DataPlane
+from tests.support.services import key, service
+
+SERVICES = (
+    service(),
+    service(of=key("20.20.20.2", 100, port_max=120), mode=Mode.FULLNAT, inactive_timeout=30),
+    service(("31.31.31.1,80,3", "32.32.32.1,80,0"), of=key("20.20.20.3"), selection=Selection.PRIORITY),
+    service(("31.31.31.1,80,0",), of=key("20.20.20.4"), selection=Selection.PRIORITY),
+    service(("4ffe::1,80", "5ffe::1,80"), of=key("2001::1"), selection=Selection.HASH, mode=Mode.FULLNAT),
+)
+
+
+class Driver:
+    """Plans services, applies the plans, and says what must be observed then."""
+
+    def __init__(self, data_plane: DataPlane) -> None:
+        self.data_plane = data_plane
+        self.ledger = Ledger(Limits())
+
+    def apply(self, *services: Service) -> None:
+        planned = plan({one.key: one for one in services}, self.ledger, {})
+        self.data_plane.apply(planned.ops)
+        planned.commit(self.ledger)
+
+    def drop(self, *services: Service) -> None:
+        planned = plan(dict.fromkeys(one.key for one in services), self.ledger, {})
+        self.data_plane.apply(planned.ops)
+        planned.commit(self.ledger)
+
+    def expected(self) -> Image:
+        present = self.ledger.services.values()
+        return Image(
+            listeners={listener: one.rule for one in present for listener in one.listeners},
+            rules={one.rule: one.entry for one in present},
+            endpoints={slot: entry for one in present for slot, entry in one.endpoints.items()},
+            rings={one.rule: one.ring for one in present},
+        )
+
+
+@pytest.fixture
+def driver(data_plane: DataPlane) -> Driver:
+    return Driver(data_plane)
+
+
+def test_it_starts_empty(driver):
+    assert driver.data_plane.observe() == Image()
+
+
+def test_what_is_applied_is_observed(driver):
+    driver.apply(*SERVICES)
+
+    assert driver.data_plane.observe() == driver.expected()
+
+
+def test_changes_are_observed(driver):
+    driver.apply(*SERVICES)
+    driver.apply(service(("31.31.31.1,8080", "34.34.34.1,8080"), mode=Mode.FULLNAT, selection=Selection.HASH))
+
+    assert driver.data_plane.observe() == driver.expected()
+
+
+def test_what_is_dropped_is_gone(driver):
+    driver.apply(*SERVICES)
+    driver.drop(*SERVICES[1:])
+
+    assert driver.data_plane.observe() == driver.expected()
+    driver.drop(SERVICES[0])
+    assert driver.data_plane.observe() == Image()
+
+
+def test_a_refused_operation_undoes_those_before_it(driver):
+    driver.apply(*SERVICES)
+    before = driver.data_plane.observe()
+    planned = plan(
+        {key(): service(("31.31.31.1,9",)), key("20.20.20.9"): None, SERVICES[1].key: None}, driver.ledger, {}
+    )
+    beyond = EndpointEntry(rule=RuleId(1), address=ip_address("31.31.31.1"), port=80)
+
+    with pytest.raises(KernelError):
+        driver.data_plane.apply([*planned.ops, PutEndpoint(endpoint=EndpointId(1 << 31), entry=beyond)])
+    assert driver.data_plane.observe() == before
+
+
+def test_a_refused_creation_leaves_nothing(driver):
+    planned = plan({one.key: one for one in SERVICES}, driver.ledger, {})
+    beyond = EndpointEntry(rule=RuleId(1), address=ip_address("31.31.31.1"), port=80)
+
+    with pytest.raises(KernelError):
+        driver.data_plane.apply([*planned.ops, PutEndpoint(endpoint=EndpointId(1 << 31), entry=beyond)])
+    assert driver.data_plane.observe() == Image()
+
+
+def test_an_endpoint_starts_without_traffic(driver):
+    driver.apply(service(("31.31.31.1,8080", "32.32.32.1,8080")))
+    (programmed,) = driver.ledger.services.values()
+
+    counters = driver.data_plane.counters()
+
+    assert [counters.get(slot, Counter()) for slot in programmed.ids] == [Counter(), Counter()]
+    assert list(driver.data_plane.flows()) == []
+
+
+def test_a_service_of_many_endpoints_is_observed(driver):
+    many = [f"10.{number >> 8}.{number & 255}.1,80" for number in range(4_096)]
+    driver.apply(service(many))
+
+    assert driver.data_plane.observe() == driver.expected()

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A load balancer in the usual topology, once with TC alone and once with XDP in front of it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lab import Lab
+from tests.support.lab_star import Star, build, take_frames
+
+
+@pytest.fixture(scope="module", params=["off", "on"], ids=["tc", "xdp"])
+def running_star(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Star]:
+    """Return a topology with a running daemon that the tests of a module share."""
+    with Lab(folder=tmp_path_factory.mktemp("logs")) as lab:
+        star = build(lab)
+        if request.param == "on":
+            take_frames(star.client, *star.servers)
+        star.lb.start("--xdp", request.param)
+        yield star
+
+
+@pytest.fixture
+def star(running_star: Star) -> Iterator[Star]:
+    """Return the topology with no service in it; what the test created is deleted."""
+    yield running_star
+    running_star.lb.clear()

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real API server on a loopback socket, in a thread with a uvloop event loop of its own."""
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvloop
+
+from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
+from loxilb.model import Port
+from loxilb.ports import Configuration, FlowStatus, ServiceStatus
+from loxilb.services.api import ApiServer, BuildInfo
+from loxilb.services.config import ConfigurationService
+
+_DEADLINE_S = 20
+BUILD = BuildInfo(version="0.9.8-dev", build="2026_11_22_03h:40m:25-local")
+
+
+class MemoryLogLevel:
+    """A log level that only remembers."""
+
+    def __init__(self) -> None:
+        """Start as the daemon does."""
+        self.level = "debug"
+
+    def get(self) -> str:
+        """Return the level."""
+        return self.level
+
+    def set(self, level: str) -> None:
+        """Remember the level."""
+        self.level = level
+
+
+class ShownConfiguration(ConfigurationService):
+    """The configuration service over an empty fake kernel, with reads that show what the test wants shown.
+
+    For answers about things that this kernel cannot be brought to hold, such as modes that are not built.
+    """
+
+    def __init__(
+        self,
+        *,
+        services: Sequence[ServiceStatus] = (),
+        flows: Sequence[FlowStatus] = (),
+        ports: Sequence[Port] = (),
+    ) -> None:
+        """Keep what to show."""
+        super().__init__(data_plane=FakeDataPlane(), vip_host=FakeVipHost(), links=FakeLinks())
+        self.shown_services = services
+        self.shown_flows = flows
+        self.shown_ports = ports
+
+    async def services(self) -> Sequence[ServiceStatus]:
+        """Return the services of the test."""
+        return self.shown_services
+
+    async def flows(self) -> Sequence[FlowStatus]:
+        """Return the flows of the test."""
+        return self.shown_flows
+
+    async def ports(self) -> Sequence[Port]:
+        """Return the ports of the test."""
+        return self.shown_ports
+
+
+@contextmanager
+def fake_kernel_api() -> Iterator["LiveApi"]:
+    """Serve a configuration service over a fake kernel."""
+    data_plane = FakeDataPlane()
+    service = ConfigurationService(data_plane=data_plane, vip_host=FakeVipHost(), links=FakeLinks())
+    try:
+        with live_api(service) as api:
+            api.data_plane = data_plane
+            yield api
+    finally:
+        service.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer; header names are lower-case."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def json(self) -> Any:
+        """The decoded body."""
+        return json.loads(self.body)
+
+
+@dataclass(slots=True)
+class LiveApi:
+    """A running server and how to talk to it."""
+
+    address: tuple[str, int]
+    log_level: MemoryLogLevel
+    data_plane: FakeDataPlane = field(default_factory=FakeDataPlane)
+
+    def request(
+        self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
+    ) -> Reply:
+        """Send one request; a body is declared as JSON unless ``headers`` say otherwise."""
+        sent = {"Content-Type": "application/json"} if headers is None else headers
+        connection = http.client.HTTPConnection(*self.address, timeout=_DEADLINE_S)
+        try:
+            connection.request(method, path, body=body, headers=sent)
+            response = connection.getresponse()
+            return Reply(
+                response.status, response.read(), {name.lower(): text for name, text in response.getheaders()}
+            )
+        finally:
+            connection.close()
+
+
+@contextmanager
+def loop_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Run a uvloop event loop in a thread; yields a function that runs a coroutine there and waits for it."""
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="loxt-loop")
+    thread.start()
+
+    def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(_DEADLINE_S)
+
+    try:
+        yield run
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_DEADLINE_S)
+        loop.close()
+
+
+@contextmanager
+def live_api(configuration: Configuration, *, host: str = "127.0.0.1") -> Iterator[LiveApi]:
+    """Serve ``configuration`` on a free port."""
+    log_level = MemoryLogLevel()
+    server = ApiServer(configuration=configuration, log_level=log_level, build=BUILD, host=host, port=0)
+    with loop_thread() as run:
+        run(server.start())
+        try:
+            yield LiveApi(address=server.address, log_level=log_level)
+        finally:
+            run(server.stop())

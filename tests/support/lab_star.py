@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The usual topology: one client, one load balancer, servers on links of their own; IPv4 and IPv6.
+
+::
+
+    client 10.10.10.1  ──  .254 lb .254 ──  server1 31.31.31.1
+           3ffe::1         ::2      ::2  ├─ server2 32.32.32.1   4ffe::1, 5ffe::1, 6ffe::1
+                                         └─ server3 33.33.33.1
+
+All but the load balancer have it as their default gateway.
+"""
+
+import http.client
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from tests.support.lab import BIN, ROOT, CommandError, Lab, Namespace, Process, wait_for
+from tests.support.traffic import Answer, ask, ask_datagram
+
+PORT = 8080
+SERVERS4 = ("31.31.31.1", "32.32.32.1", "33.33.33.1")
+SERVERS6 = ("4ffe::1", "5ffe::1", "6ffe::1")
+_READY_S = 20.0
+
+
+class LoadBalancer:
+    """A namespace with a daemon in it, and the command line to talk to it."""
+
+    def __init__(self, lab: Lab, namespace: Namespace) -> None:
+        """Use a namespace; nothing runs yet."""
+        self.namespace = namespace
+        self.ready_line = ""
+        self._lab = lab
+        self._daemon: Process | None = None
+        lab.undo(self.down)
+
+    def start(self, *flags: str) -> None:
+        """Start the daemon and wait until it serves."""
+        self._daemon = self._lab.process(self.namespace, BIN / "loxilb", *flags)
+        self.ready_line = self._daemon.wait_line(r"ready in", deadline=_READY_S)
+
+    def stop(self) -> int:
+        """End the daemon, forwarding stays; returns its exit code."""
+        assert self._daemon is not None
+        return self._daemon.stop()
+
+    def down(self) -> None:
+        """End the daemon and take every trace of it away."""
+        if self._daemon is not None:
+            self._daemon.stop()
+            self.namespace.run(BIN / "loxilb", "down")
+
+    def log(self) -> str:
+        """Return what the daemon logged."""
+        assert self._daemon is not None
+        return self._daemon.log.read_text()
+
+    def loxicmd(self, line: str) -> str:
+        """Run the command line tool on one line of arguments; raises CommandError."""
+        return self.namespace.run(BIN / "loxicmd", *line.split())
+
+    def create(self, address: str, rule: str, endpoints: Sequence[str]) -> None:
+        """Create a service; an endpoint is ``address:weight``."""
+        self.loxicmd(f"create lb {address} {rule} --endpoints={','.join(endpoints)}")
+
+    def rows(self, what: str) -> list[list[str]]:
+        """Return the table that ``loxicmd`` prints, cells stripped, the header first."""
+        lines = [line for line in self.loxicmd(what).splitlines() if not line.startswith("|-")]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    def clear(self) -> None:
+        """Delete every service."""
+        self.namespace.call(self._delete_all)
+
+    @staticmethod
+    def _delete_all() -> None:
+        api = http.client.HTTPConnection("127.0.0.1", 11111, timeout=5)
+        try:
+            api.request("DELETE", "/netlox/v1/config/loadbalancer/all")
+            answer = api.getresponse()
+            if answer.status not in (200, 204):
+                raise AssertionError(f"delete all: {answer.status} {answer.read()!r}")
+        finally:
+            api.close()
+
+
+@dataclass(frozen=True)
+class Star:
+    """The namespaces, and requests from the client."""
+
+    lab: Lab
+    client: Namespace
+    lb: LoadBalancer
+    servers: tuple[Namespace, ...]
+
+    def ask(self, host: str, port: int, *, source_port: int = 0, timeout: float = 3) -> Answer:
+        """Send one HTTP request on a connection of its own."""
+        return self.client.call(partial(ask, host, port, source_port=source_port, timeout=timeout))
+
+    def ask_datagram(
+        self, host: str, port: int, payload: bytes = b"ping", *, source_port: int = 0, ttl: int = 0
+    ) -> Answer:
+        """Send one datagram and get it back."""
+        return self.client.call(partial(ask_datagram, host, port, payload, source_port=source_port, ttl=ttl))
+
+    def names(
+        self, host: str, port: int, count: int, *, udp: bool = False, source_port: int = 0
+    ) -> list[str]:
+        """Return which servers answered ``count`` requests made one after the other."""
+        one = ask_datagram if udp else ask
+        call = partial(one, host, port, source_port=source_port)
+        return self.client.call(lambda: [call().server for _ in range(count)])
+
+    def crowd(self, host: str, port: int, count: int, *, width: int = 16) -> list[str]:
+        """Return which servers answered ``count`` requests made ``width`` at a time."""
+
+        def all_at_once() -> list[str]:
+            with ThreadPoolExecutor(width) as pool:
+                return [answer.server for answer in pool.map(lambda _: ask(host, port), range(count))]
+
+        return self.client.call(all_at_once)
+
+
+def _join(lab: Lab, lb: Namespace, other: Namespace, role: str, v4: str, v6: str) -> None:
+    """Connect a namespace to the load balancer; ``v4`` and ``v6`` are its own addresses."""
+    device = f"e{role}"
+    lab.link(lb, device, other, "eth0")
+    gateway4, gateway6 = f"{v4.rpartition('.')[0]}.254", f"{v6.rpartition('::')[0]}::2"
+    lb.ip(f"addr add {gateway4}/24 dev {device}", f"addr add {gateway6}/64 dev {device} nodad")
+    other.ip(
+        f"addr add {v4}/24 dev eth0",
+        f"addr add {v6}/64 dev eth0 nodad",
+        f"route add default via {gateway4}",
+        f"route add default via {gateway6}",
+    )
+
+
+def server(lab: Lab, namespace: Namespace, name: str) -> Process:
+    """Start a server; wait for its ``wait_line("serves")``."""
+    return lab.process(namespace, ROOT / ".venv/bin/python", "-m", "tests.support.traffic", name, str(PORT))
+
+
+def take_frames(*namespaces: Namespace) -> None:
+    """Prepare peers of native XDP: veth takes redirected frames only where GRO (NAPI) is on."""
+    for namespace in namespaces:
+        namespace.run("ethtool", "-K", "eth0", "gro", "on")
+
+
+def build(lab: Lab, *, servers: int = 3, serve: bool = True) -> Star:
+    """Build the topology, servers running, the daemon not yet started."""
+    client, lb = lab.namespace("client"), lab.namespace("lb")
+    _join(lab, lb, client, "client", "10.10.10.1", "3ffe::1")
+    backends = tuple(lab.namespace(f"server{number + 1}") for number in range(servers))
+    for number, backend in enumerate(backends):
+        _join(lab, lb, backend, f"server{number + 1}", SERVERS4[number], SERVERS6[number])
+    if serve:
+        started = [server(lab, backend, f"server{number + 1}") for number, backend in enumerate(backends)]
+        for process in started:
+            process.wait_line("serves", deadline=20)
+    return Star(lab=lab, client=client, lb=LoadBalancer(lab, lb), servers=backends)
+
+
+def route_directly(star: Star) -> None:
+    """Wait until every server is reached through the load balancer as a plain router."""
+
+    def reached(address: str) -> bool:
+        try:
+            star.client.run("ping", "-c1", "-W1", address)
+        except CommandError:
+            return False
+        return True
+
+    count = len(star.servers)
+    for address in (*SERVERS4[:count], *SERVERS6[:count]):
+        wait_for(partial(reached, address), what=f"{address} routed")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server itself: segments on the wire, addresses, faults, start and stop."""
+
+import contextlib
+import http.client
+import socket
+from collections.abc import Sequence
+
+import pytest
+
+from loxilb.errors import KernelError
+from loxilb.ports import ServiceStatus
+from loxilb.services.api import ApiServer
+from tests.support.api import (
+    BUILD,
+    MemoryLogLevel,
+    ShownConfiguration,
+    fake_kernel_api,
+    live_api,
+    loop_thread,
+)
+
+_DATA_SEGMENTS_IN = 152  # offset of tcpi_data_segs_in in struct tcp_info (linux/tcp.h)
+_DEADLINE_S = 20
+
+
+class _FaultyConfiguration(ShownConfiguration):
+    async def services(self) -> Sequence[ServiceStatus]:
+        raise ZeroDivisionError("on purpose")
+
+
+@pytest.mark.parametrize("body", [None, b"{"])
+def test_header_and_body_arrive_in_one_segment(body: bytes | None):
+    """The original command line fails when they arrive apart; the kernel counts the segments."""
+    with fake_kernel_api() as api, socket.create_connection(api.address, timeout=_DEADLINE_S) as connection:
+        for answers in (1, 2, 3):
+            if body is None:
+                connection.sendall(b"GET /netlox/v1/version HTTP/1.1\r\nHost: x\r\n\r\n")
+            else:
+                head = (
+                    b"POST /netlox/v1/config/params HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                )
+                connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            content = _read_answer(connection)
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+
+            assert content.startswith(b"{")
+            assert int.from_bytes(info[_DATA_SEGMENTS_IN : _DATA_SEGMENTS_IN + 4], "little") == answers
+
+
+def _read_answer(connection: socket.socket) -> bytes:
+    response = http.client.HTTPResponse(connection)
+    with contextlib.closing(response):
+        response.begin()
+        return response.read()
+
+
+def test_fault_in_a_handler_is_an_answer():
+    """500 with a JSON body, and the next request is served on the same connection."""
+    configuration = _FaultyConfiguration()
+    try:
+        with live_api(configuration) as api:
+            connection = http.client.HTTPConnection(*api.address, timeout=_DEADLINE_S)
+            connection.request("GET", "/netlox/v1/config/loadbalancer/all")
+            failed = connection.getresponse()
+            body = failed.read()
+            connection.request("GET", "/netlox/v1/version")
+            status = connection.getresponse().status
+            connection.close()
+    finally:
+        configuration.close()
+
+    text = "internal error: ZeroDivisionError: on purpose"
+    assert failed.status == 500
+    assert body.decode() == f'{{"code":500,"fields":null,"message":"{text}","result":"{text}"}}\n'
+    assert status == 200
+
+
+def test_ipv6_address_is_served():
+    """An address in brackets is one without."""
+    configuration = ShownConfiguration()
+    try:
+        with live_api(configuration, host="[::1]") as api:
+            assert api.address[0] == "::1"
+            assert api.request("GET", "/netlox/v1/version").status == 200
+    finally:
+        configuration.close()
+
+
+def test_address_in_use_is_told_with_a_remedy():
+    """The error names address and port, and the server can be started again on another one."""
+    configuration = ShownConfiguration()
+    try:
+        with live_api(configuration) as api, loop_thread() as run:
+            second = ApiServer(
+                configuration=configuration,
+                log_level=MemoryLogLevel(),
+                build=BUILD,
+                host="127.0.0.1",
+                port=api.address[1],
+            )
+            with pytest.raises(KernelError, match=rf"listen on 127.0.0.1 port {api.address[1]}: EADDRINUSE"):
+                run(second.start())
+            with pytest.raises(RuntimeError):
+                assert second.address
+    finally:
+        configuration.close()
+
+
+def test_stopped_server_listens_no_more():
+    """The port is free again after ``stop``, and can be taken at once."""
+    configuration = ShownConfiguration()
+    try:
+        with live_api(configuration) as api:
+            address = api.address
+            assert api.request("GET", "/netlox/v1/version").status == 200
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=_DEADLINE_S)
+    finally:
+        configuration.close()

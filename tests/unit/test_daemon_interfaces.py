@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which interfaces are taken, and how they are followed."""
+
+import pytest
+
+from loxilb.errors import InvalidRequest
+from loxilb.kernel.fake import FakeDataPlane, FakeLinks
+from loxilb.model import LinkKind, Port
+from loxilb.model.port import IfIndex
+from loxilb.services.interfaces import InterfaceFilter, Interfaces
+
+
+def port(index: int, name: str, kind: LinkKind = LinkKind.VETH) -> Port:
+    return Port(index=IfIndex(index), name=name, kind=kind, mac=b"\2" * 6, mtu=1500, up=True, carrier=True)
+
+
+PORTS = [
+    port(1, "lo", LinkKind.LOOPBACK),
+    port(2, "eth0"),
+    port(3, "eth1"),
+    port(4, "docker0", LinkKind.BRIDGE),
+]
+
+
+@pytest.mark.parametrize(
+    ("whitelist", "blacklist", "taken"),
+    [
+        ("none", "none", "eth0 eth1 docker0"),
+        ("", "", "eth0 eth1 docker0"),
+        ("none", "docker.*|th1", "eth0"),
+        ("eth", "eth0", "eth0 eth1"),
+        ("lo|eth0", "none", "lo eth0"),
+    ],
+)
+def test_the_lists_choose(whitelist, blacklist, taken):
+    chosen = InterfaceFilter.of(whitelist=whitelist, blacklist=blacklist)
+
+    assert [one.name for one in PORTS if chosen.takes(one)] == taken.split()
+
+
+def test_a_broken_expression_is_refused():
+    with pytest.raises(InvalidRequest, match="whitelist"):
+        InterfaceFilter.of(whitelist="(", blacklist="none")
+
+
+class Scene:
+    def __init__(self, blacklist: str = "none") -> None:
+        self.fake, self.links = FakeDataPlane(), FakeLinks()
+        self.links.interfaces = list(PORTS)
+        chosen = InterfaceFilter.of(whitelist="none", blacklist=blacklist)
+        self.interfaces = Interfaces(self.fake, self.links, chosen)
+
+
+def test_all_are_attached_but_the_loopback():
+    scene = Scene()
+    scene.interfaces.attach_all()
+
+    assert scene.fake.attached == {2: "eth0", 3: "eth1", 4: "docker0"}
+    assert scene.interfaces.hooks == {2: ("tcx",), 3: ("tcx",), 4: ("tcx",)}
+    assert scene.interfaces.summary() == "3 interfaces (tcx eth0 eth1 docker0; xdp none)"
+
+
+def test_one_that_refuses_does_not_stop_the_others():
+    scene = Scene()
+    scene.fake.refused = {"eth0"}
+    scene.interfaces.attach_all()
+
+    assert scene.fake.attached == {3: "eth1", 4: "docker0"}
+    assert scene.interfaces.hooks.keys() == {3, 4}
+
+
+def test_interfaces_come_and_go():
+    scene = Scene()
+    scene.interfaces.attach_all()
+    scene.links.interfaces.append(port(5, "eth2"))
+    scene.interfaces.changed(IfIndex(5))
+    scene.interfaces.removed(IfIndex(2))
+    scene.interfaces.removed(IfIndex(99))
+
+    assert scene.fake.attached == {3: "eth1", 4: "docker0", 5: "eth2"}
+    assert scene.interfaces.hooks.keys() == {3, 4, 5}
+
+
+def test_one_that_is_renamed_out_of_the_choice_is_left():
+    scene = Scene(blacklist="^off")
+    scene.interfaces.attach_all()
+    scene.links.interfaces[1] = port(2, "off0")
+    scene.interfaces.changed(IfIndex(2))
+
+    assert scene.fake.attached == {3: "eth1", 4: "docker0"}
+
+
+def test_one_that_is_gone_when_its_change_is_read_is_left():
+    scene = Scene()
+    scene.interfaces.attach_all()
+    del scene.links.interfaces[1]
+    scene.interfaces.changed(IfIndex(2))
+
+    assert scene.fake.attached == {3: "eth1", 4: "docker0"}
+
+
+def test_none_at_all_is_said():
+    scene = Scene()
+    scene.links.interfaces = []
+    scene.interfaces.attach_all()
+
+    assert scene.interfaces.summary() == "0 interfaces (tcx none; xdp none)"

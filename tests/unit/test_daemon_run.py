@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon over a kernel in memory: start, follow the network, stop."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from loxilb.app import Daemon
+from loxilb.errors import KernelError
+from loxilb.kernel.fake import FakeDataPlane, FakeNetwork
+from loxilb.kernel.netlink import LinkChanged, LinkRemoved, RoutesChanged
+from loxilb.logs import LogLevel
+from loxilb.model import LinkKind, Mode, Port
+from loxilb.model.port import IfIndex
+from loxilb.settings import Settings
+from tests.support.services import service
+
+DEADLINE = 5.0
+
+
+def port(index: int, name: str) -> Port:
+    return Port(
+        index=IfIndex(index), name=name, kind=LinkKind.VETH, mac=b"\2" * 6, mtu=1500, up=True, carrier=True
+    )
+
+
+class Stage:
+    """A daemon that runs over fakes."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.fake, self.network = FakeDataPlane(), FakeNetwork()
+        self.network.interfaces = [port(2, "eth0")]
+        self.settings = Settings(**{"host": "127.0.0.1", "port": 0, **settings})
+        self.lines: list[str] = []
+        self.stop = asyncio.Event()
+
+    async def run(self, scene: Callable[["Stage"], Coroutine[Any, Any, None]]) -> None:
+        self.daemon = Daemon(
+            settings=self.settings, packet_path=self.fake, surroundings=self.network, level=LogLevel()
+        )
+        ready = asyncio.Event()
+
+        def note(line: str) -> None:
+            self.lines.append(line)
+            ready.set()
+
+        running = asyncio.create_task(self.daemon.run(self.stop, note))
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait((running, waiting), timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if ready.is_set():
+                await scene(self)
+        finally:
+            waiting.cancel()
+            self.stop.set()
+            await asyncio.wait_for(running, DEADLINE)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not condition():  # noqa: ASYNC110 polls with a deadline: what it waits for has no event
+                await asyncio.sleep(0.001)
+
+
+def play(scene: Callable[[Stage], Coroutine[Any, Any, None]], **settings: Any) -> Stage:
+    stage = Stage(**settings)
+    asyncio.run(stage.run(scene))
+    return stage
+
+
+async def nothing(_stage: Stage) -> None:
+    """Do nothing."""
+
+
+async def ask(where: tuple[str, int], path: str) -> str:
+    reader, writer = await asyncio.open_connection(*where)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer.decode()
+
+
+def test_it_says_what_it_took_and_serves_the_api():
+    async def scene(stage: Stage) -> None:
+        host, number = stage.daemon.api.address
+        assert stage.lines == [f"1 interface (tcx eth0; xdp none), API http://{host}:{number}/netlox/v1"]
+        await stage.daemon.configuration.put(service())
+        assert '"externalIP":"20.20.20.1"' in await ask((host, number), "/netlox/v1/config/loadbalancer/all")
+        assert '"portName":"eth0"' in await ask((host, number), "/netlox/v1/config/port/all")
+
+    play(scene)
+
+
+def test_stopping_leaves_forwarding_in_place():
+    async def scene(stage: Stage) -> None:
+        await stage.daemon.configuration.put(service())
+
+    stage = play(scene)
+
+    assert stage.fake.attached == {2: "eth0"}
+    assert len(stage.fake.observe().rules) == 1
+    assert stage.network.addresses == {ip_address("20.20.20.1")}
+
+
+def test_without_the_api_nothing_listens():
+    async def scene(stage: Stage) -> None:
+        assert stage.lines == ["1 interface (tcx eth0; xdp none), API off"]
+        with pytest.raises(RuntimeError):
+            _ = stage.daemon.api.address
+
+    play(scene, api=False)
+
+
+def test_links_are_followed():
+    async def scene(stage: Stage) -> None:
+        stage.network.interfaces.append(port(3, "eth1"))
+        stage.network.news.put_nowait(LinkChanged(IfIndex(3)))
+        await stage.until(lambda: stage.fake.attached == {2: "eth0", 3: "eth1"})
+
+        stage.network.news.put_nowait(LinkRemoved(IfIndex(2)))
+        await stage.until(lambda: stage.fake.attached == {3: "eth1"})
+
+    play(scene)
+
+
+def test_routes_are_followed():
+    async def scene(stage: Stage) -> None:
+        await stage.daemon.configuration.put(service(("31.31.31.1,80",), mode=Mode.ONEARM))
+        stage.network.routes[ip_address("31.31.31.1")] = ip_address("31.31.31.254")
+        stage.network.news.put_nowait(RoutesChanged())
+
+        await stage.until(lambda: stage.fake.observe().endpoints[1].source is not None)  # type: ignore[index]
+        assert stage.fake.resolved == 1
+
+    play(scene)
+
+
+def test_with_nonlp_nothing_is_followed():
+    async def scene(stage: Stage) -> None:
+        stage.network.news.put_nowait(RoutesChanged())
+        await ask(stage.daemon.api.address, "/netlox/v1/version")
+
+    stage = play(scene, follow_network=False)
+
+    assert stage.network.news.qsize() == 1
+
+
+def test_an_event_that_fails_is_not_the_last(monkeypatch):
+    def refuse() -> None:
+        monkeypatch.undo()
+        raise KernelError("bump generation", 5)
+
+    async def scene(stage: Stage) -> None:
+        monkeypatch.setattr(stage.fake, "resolve_again", refuse)
+        stage.network.news.put_nowait(RoutesChanged())
+        stage.network.news.put_nowait(RoutesChanged())
+        await stage.until(lambda: stage.fake.resolved == 1)
+
+    play(scene)
+
+
+def test_events_that_break_off_are_taken_up_again(monkeypatch):
+    monkeypatch.setattr("loxilb.app._RETRY_S", 0.0)
+
+    async def scene(stage: Stage) -> None:
+        stage.network.news.put_nowait(KernelError("read netlink", 105))
+        stage.network.news.put_nowait(OSError(105, "no buffer space"))
+        stage.network.news.put_nowait(RoutesChanged())
+        await stage.until(lambda: stage.fake.resolved == 1)
+
+    play(scene)
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_it():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        with pytest.raises(KernelError, match=f"port {number}"):
+            play(nothing, port=number)
+
+
+def test_a_second_daemon_serves_what_the_first_one_left():
+    async def first(stage: Stage) -> None:
+        await stage.daemon.configuration.put(service())
+
+    async def second(stage: Stage) -> None:
+        answer = await ask(stage.daemon.api.address, "/netlox/v1/config/loadbalancer/all")
+        assert '"externalIP":"20.20.20.1"' in answer
+
+    left = play(first)
+    again = Stage()
+    again.fake, again.network = left.fake, left.network
+    asyncio.run(again.run(second))

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon that starts takes over what its predecessor programmed."""
+
+from dataclasses import replace
+
+import pytest
+
+from loxilb.kernel.fake import FakeDataPlane
+from loxilb.model import L4Protocol, Mode, Selection, Service
+from loxilb.model.image import (
+    EndpointEntry,
+    EndpointId,
+    Image,
+    PutEndpoint,
+    PutListener,
+    PutRing,
+    PutRule,
+    RuleEntry,
+    RuleId,
+)
+from loxilb.plan import Ledger, Limits, adopt, listeners_of, plan, recover
+from tests.support.services import key, service
+
+SERVICES = {
+    "rr": service(inactive_timeout=240),
+    "duplicates": service(("31.31.31.1,8080", "31.31.31.1,8080"), inactive_timeout=240),
+    "hash": service(selection=Selection.HASH, inactive_timeout=100),
+    "priority": service(
+        ("31.31.31.1,8080,3", "32.32.32.1,8080,0", "33.33.33.1,8080,1"),
+        selection=Selection.PRIORITY,
+        inactive_timeout=240,
+    ),
+    "fullnat": service(mode=Mode.FULLNAT, inactive_timeout=240),
+    "range": service(of=key(port=100, port_max=110), inactive_timeout=240),
+    "ipv6": service(("6ffe::1,80", "4ffe::1,80", "5ffe::1,80"), of=key("2001::1"), inactive_timeout=240),
+    "icmp": service(("31.31.31.1,0",), of=key(port=0, protocol=L4Protocol.ICMP), inactive_timeout=20),
+}
+
+
+def programmed(*services: Service) -> FakeDataPlane:
+    fake, ledger = FakeDataPlane(), Ledger(Limits())
+    planned = plan({one.key: one for one in services}, ledger, {})
+    fake.apply(planned.ops)
+    return fake
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_comes_back_from_the_image(name):
+    image = programmed(SERVICES[name]).observe()
+
+    assert recover(image) == [SERVICES[name]]
+
+
+def test_a_ledger_read_back_has_nothing_left_to_plan():
+    services = [
+        replace(one, key=replace(one.key, port=number, port_max=number))
+        for number, (name, one) in enumerate(SERVICES.items(), start=1)
+        if name != "icmp"
+    ]
+    fake = programmed(*services)
+
+    ledger, strays = adopt(fake.observe(), Limits(), services)
+
+    assert strays == []
+    assert plan({one.key: one for one in services}, ledger, {}).ops == ()
+
+
+def test_what_belongs_to_no_service_is_dropped():
+    fake = programmed(service(), service(of=key("20.20.20.2")))
+
+    ledger, strays = adopt(fake.observe(), Limits(), [service()])
+    fake.apply(strays)
+
+    assert set(fake.observe().rules) == {1}
+    assert fake.observe() == programmed(service()).observe()
+    assert ledger.free == adopt(fake.observe(), Limits(), [service()])[0].free
+
+
+def test_half_a_service_is_left_out_and_dropped():
+    fake = FakeDataPlane()
+    slot, rule = EndpointId(1), RuleId(1)
+    whole = service(("31.31.31.1,8080",))
+    address = whole.endpoints[0].address
+    entry = RuleEntry(mode=Mode.DEFAULT, selection=Selection.RR, timeout=9, ring_base=0, ring_length=1)
+    fake.apply(
+        [
+            PutEndpoint(endpoint=slot, entry=EndpointEntry(rule=rule, address=address, port=80)),
+            PutRing(base=0, endpoints=(slot,)),
+            PutRule(rule=rule, entry=entry),
+        ]
+    )
+
+    services = recover(fake.observe())
+    fake.apply(adopt(fake.observe(), Limits(), services)[1])
+
+    assert services == []
+    assert fake.observe() == Image()
+
+
+def test_a_rule_without_endpoints_is_no_service():
+    fake = FakeDataPlane()
+    entry = RuleEntry(mode=Mode.DEFAULT, selection=Selection.RR, timeout=9, ring_base=0, ring_length=0)
+    (listener,) = listeners_of(service())
+    fake.apply([PutRule(rule=RuleId(1), entry=entry), PutListener(listener=listener, rule=RuleId(1))])
+
+    assert recover(fake.observe()) == []
