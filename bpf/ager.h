@@ -106,21 +106,46 @@ LOX_INLINE bool lox_age(const bool v6, const enum lox_table table, struct lox_re
 	return false;
 }
 
-/* A dead slot followed by a free one ends no chain any more: make it free, unless an insertion is passing over it. */
+/* Does a live flow's lookup pass over slot `at` on its way? Then that slot must not become free. */
+LOX_INLINE bool lox_passed_over(const bool v6, const enum lox_table table, __u32 at)
+{
+	__u32 mask = lox_mask(v6, table);
+	struct lox_tuple t = {};
+
+	for (__u32 i = 1; i < lox_window(table); i++) {
+		__u32 place = (at + i) & mask;
+		struct lox_flow *f = lox_slot(v6, table, place);
+		__u32 slot = f ? READ_ONCE(f->word) & LOX_SLOT_MASK : LOX_SLOT_FREE;
+
+		if (slot == LOX_SLOT_FREE)
+			return false;
+		if (slot == LOX_SLOT_CLAIMED)
+			return true;
+		if (slot == LOX_SLOT_DEAD || !f)
+			continue;
+		lox_tuple_of(v6, f, &t);
+		if (((place - lox_hash(v6, &t)) & mask) >= i)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Make a dead slot free if no lookup depends on it, under the locks of all insertions that could be passing over it:
+ * those at home in the window that ends here.
+ */
 LOX_INLINE void lox_sweep(const bool v6, const enum lox_table table, struct lox_flow *f, __u32 word, __u32 at)
 {
 	__u32 mask = lox_mask(v6, table), first = (at - (lox_window(table) - 1)) & mask;
 	bool two = first >> LOX_REGION_SHIFT != at >> LOX_REGION_SHIFT;
-	struct lox_flow *next = lox_slot(v6, table, (at + 1) & mask);
 	__u32 *lock = lox_lock_of(v6, table, at), *other = lox_lock_of(v6, table, first);
 
-	if (!next || !lock || !other || READ_ONCE(next->word) & LOX_SLOT_MASK)
-		return;
-	if (!lox_try_lock(lock))
+	if (!lock || !other || !lox_try_lock(lock))
 		return;
 	if (!two || lox_try_lock(other)) {
-		if (!(READ_ONCE(next->word) & LOX_SLOT_MASK))
-			__sync_val_compare_and_swap(&f->word, word, word & ~LOX_SLOT_MASK);
+		if (!lox_passed_over(v6, table, at) &&
+		    __sync_val_compare_and_swap(&f->word, word, word & ~LOX_SLOT_MASK) == word && table == LOX_MAIN)
+			lox_mark_free(v6, at);
 		if (two)
 			lox_unlock(other);
 	}

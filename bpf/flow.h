@@ -8,8 +8,8 @@
  *
  * Two rules make a lookup exact:
  *  - Insertions whose keys hash to one region exclude each other, so no key is in a table twice.
- *  - A lookup ends at the first free slot. So a dead slot becomes free only if its successor is free, and under the
- *    locks of every insertion that could be passing over it (see ager.h).
+ *  - A lookup ends at the first free slot. So a dead slot becomes free only if no live flow behind it depends on it, and
+ *    under the locks of every insertion that could be passing over it (see ager.h).
  *
  * There are two tables a family. Half-open flows live in a small one, where the oldest gives way, so they can never
  * displace established flows. The large one never evicts; what finds no slot in its window goes to a hash map that is
@@ -29,6 +29,13 @@ LOX_ARRAY(flow6, struct lox_flow6, BPF_F_MMAPABLE);
 LOX_ARRAY(half4, struct lox_whole4, BPF_F_MMAPABLE);
 LOX_ARRAY(half6, struct lox_flow6, BPF_F_MMAPABLE);
 LOX_ARRAY(flow4_cold, struct lox_cold, BPF_F_MMAPABLE);
+
+/*
+ * One bit a slot of the large tables: not free. Small enough for the caches, where a slot that was not used lately is a
+ * miss down to memory: whether a key has no flow is mostly known from its home's bit.
+ */
+LOX_ARRAY(used4, __u64, 0);
+LOX_ARRAY(used6, __u64, 0);
 
 /* Traffic of the ended flows of each endpoint; that of the live ones is in their slots. */
 LOX_ARRAY(traffic, struct lox_traffic, BPF_F_MMAPABLE);
@@ -105,6 +112,31 @@ LOX_INLINE struct lox_flow *lox_slot(const bool v6, const enum lox_table table, 
 	if (v6)
 		return table == LOX_MAIN ? bpf_map_lookup_elem(&flow6, &at) : bpf_map_lookup_elem(&half6, &at);
 	return table == LOX_MAIN ? bpf_map_lookup_elem(&flow4, &at) : bpf_map_lookup_elem(&half4, &at);
+}
+
+LOX_INLINE __u64 *lox_used(const bool v6, __u32 at)
+{
+	__u32 word = at >> 6;
+
+	return v6 ? bpf_map_lookup_elem(&used6, &word) : bpf_map_lookup_elem(&used4, &word);
+}
+
+/* Mark a slot of a large table before it is claimed. */
+LOX_INLINE void lox_mark_used(const bool v6, __u32 at)
+{
+	__u64 *used = lox_used(v6, at);
+
+	if (used)
+		__sync_fetch_and_or(used, 1ULL << (at & 63));
+}
+
+/* A slot of a large table has become free; under the locks that keep insertions off it. */
+LOX_INLINE void lox_mark_free(const bool v6, __u32 at)
+{
+	__u64 *used = lox_used(v6, at);
+
+	if (used)
+		__sync_fetch_and_and(used, ~(1ULL << (at & 63)));
 }
 
 LOX_INLINE __u32 lox_window(const enum lox_table table)
@@ -207,6 +239,15 @@ LOX_INLINE bool lox_overflowing(const bool v6)
 	return rt && READ_ONCE(*(v6 ? &rt->overflow6 : &rt->overflow4));
 }
 
+/* True when a key with this hash is not in the large table for certain. */
+LOX_INLINE bool lox_vacant(const bool v6, __u32 hash)
+{
+	__u32 home = hash & lox_mask(v6, LOX_MAIN);
+	__u64 *used = lox_used(v6, home);
+
+	return used && !(READ_ONCE(*used) >> (home & 63) & 1) && !lox_overflowing(v6);
+}
+
 /* Find the live flow with this key; ref->flow is NULL when there is none. */
 LOX_INLINE void lox_find(const bool v6, const enum lox_table table, const struct lox_tuple *t, __u32 hash,
 			 struct lox_ref *ref)
@@ -248,9 +289,12 @@ LOX_INLINE void lox_find(const bool v6, const enum lox_table table, const struct
  */
 LOX_INLINE __u64 lox_seek(const bool v6, const enum lox_table table, const struct lox_tuple *t)
 {
+	__u32 hash = lox_hash(v6, t);
 	struct lox_ref ref;
 
-	lox_find(v6, table, t, lox_hash(v6, t), &ref);
+	if (table == LOX_MAIN && lox_vacant(v6, hash))
+		return 0;
+	lox_find(v6, table, t, hash, &ref);
 	return ref.flow ? (__u64)ref.word << 32 | ref.at : 0;
 }
 
@@ -393,6 +437,8 @@ LOX_INLINE bool lox_take(const bool v6, const enum lox_table table, __u32 at, __
 	__u32 claimed = ((word & ~LOX_SLOT_MASK) + LOX_SLOT_CLAIM) | LOX_SLOT_CLAIMED;
 	struct lox_cold *cold;
 
+	if (table == LOX_MAIN)
+		lox_mark_used(v6, at);
 	if (!f || __sync_val_compare_and_swap(&f->word, word, claimed) != word)
 		return false;
 	cold = lox_cold_of(v6, table, f, at, false);
@@ -448,7 +494,10 @@ LOX_INLINE bool lox_reusable(__u32 word, const struct lox_flow *f, __u32 now)
 	return slot == LOX_SLOT_FREE || (slot == LOX_SLOT_DEAD && now - f->last >= LOX_QUARANTINE);
 }
 
-/* Under the region's lock: take the first slot of the window that is not live; half-open, else the oldest live one. */
+/*
+ * Under the region's lock: take the first slot of the window that may be used. Half-open, the oldest gives way if there
+ * is none; established, the flow goes to the overflow map.
+ */
 LOX_INLINE int lox_settle(const bool v6, const enum lox_table table, struct lox_insert *in, __u32 home, __u32 now)
 {
 	__u32 mask = lox_mask(v6, table), oldest_at = home & mask, oldest_word = 0, oldest_age = 0;
@@ -463,7 +512,7 @@ LOX_INLINE int lox_settle(const bool v6, const enum lox_table table, struct lox_
 		word = READ_ONCE(f->word);
 		if (lox_reusable(word, f, now) && lox_take(v6, table, at, word, in, now))
 			return LOX_PUT_DONE;
-		if (table == LOX_HALF && (word & LOX_SLOT_MASK) == LOX_SLOT_LIVE && now - f->last >= oldest_age) {
+		if (table == LOX_HALF && (word & LOX_SLOT_MASK) != LOX_SLOT_CLAIMED && now - f->last >= oldest_age) {
 			oldest_age = now - f->last;
 			oldest_at = at;
 			oldest_word = word;
@@ -473,7 +522,7 @@ LOX_INLINE int lox_settle(const bool v6, const enum lox_table table, struct lox_
 		return lox_put_overflow(v6, in, now);
 	if (oldest_word && lox_take(v6, table, oldest_at, oldest_word, in, now))
 		return LOX_PUT_DONE;
-	return LOX_PUT_FULL;
+	return LOX_PUT_BUSY;
 }
 
 /* Insert a flow unless its key is there. Its counters start at zero. */

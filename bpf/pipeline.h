@@ -68,23 +68,32 @@ LOX_INLINE int lox_established(lox_ctx *ctx, const bool v6, struct lox_packet *p
 
 #include "slow.h"
 
+/* Off the plain path. `rule` is that of the service when both tables have been searched in vain, else 0. */
+LOX_INLINE int lox_go_slow(lox_ctx *ctx, const bool v6, __u32 rule)
+{
+	return v6 ? lox_slow6(ctx, rule) : lox_slow4(ctx, rule);
+}
+
 LOX_INLINE int lox_ip(lox_ctx *ctx, const bool v6, struct lox_packet *p)
 {
-	__u32 hash = lox_hash(v6, &p->tuple);
-	struct lox_ref ref;
+	__u32 hash = lox_hash(v6, &p->tuple), rule = 0;
+	struct lox_ref ref = {};
 	int verdict;
 
-	lox_find(v6, LOX_MAIN, &p->tuple, hash, &ref);
+	/* A SYN rarely belongs to an established flow: a look at one bit first. */
+	if (p->tcp_flags != LOX_TCP_SYN || !lox_vacant(v6, hash))
+		lox_find(v6, LOX_MAIN, &p->tuple, hash, &ref);
 	if (ref.flow) {
 		verdict = lox_established(ctx, v6, p, &ref);
-		if (verdict != LOX_NOT_PLAIN)
-			return verdict;
-		return v6 ? lox_slow6(ctx, false) : lox_slow4(ctx, false);
+		return verdict == LOX_NOT_PLAIN ? lox_go_slow(ctx, v6, 0) : verdict;
 	}
 	lox_find(v6, LOX_HALF, &p->tuple, hash, &ref);
-	if (!ref.flow && !lox_listener(v6, p))
-		return lox_leave(LOX_PASS, LOX_PASS_NOT_SERVICE);
-	return v6 ? lox_slow6(ctx, !ref.flow) : lox_slow4(ctx, !ref.flow);
+	if (!ref.flow) {
+		rule = lox_listener(v6, p);
+		if (!rule)
+			return lox_leave(LOX_PASS, LOX_PASS_NOT_SERVICE);
+	}
+	return lox_go_slow(ctx, v6, rule);
 }
 
 LOX_INLINE int lox_frame(lox_ctx *ctx)

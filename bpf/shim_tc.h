@@ -36,11 +36,15 @@ LOX_INLINE bool lox_for_us(lox_ctx *ctx, const struct ethhdr *eth)
 	return ctx->pkt_type == LOX_PACKET_HOST;
 }
 
-/* Make the first `bytes` of the packet directly accessible if they are not. */
+/* Make the first `bytes` of the packet, or all of a shorter one, directly accessible if they are not. */
 LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
 {
-	if (lox_data(ctx) + bytes > lox_end(ctx))
-		bpf_skb_pull_data(ctx, bytes < ctx->len ? bytes : ctx->len);
+	__u32 length = ctx->len;
+
+	if (length > bytes)
+		length = bytes;
+	if (lox_data(ctx) + length > lox_end(ctx))
+		bpf_skb_pull_data(ctx, length);
 }
 
 /* The helper knows whether the checksum is complete, partial or verified by the device. */

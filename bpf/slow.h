@@ -113,14 +113,12 @@ LOX_INLINE int lox_progress(const bool v6, struct lox_work *w, struct lox_ref *r
 }
 
 /* Open a flow for this packet if it may. Returns 0 or the reason to drop. */
-LOX_INLINE int lox_open_for(const bool v6, struct lox_work *w, struct lox_ref *ref)
+LOX_INLINE int lox_open_for(const bool v6, struct lox_work *w, __u32 rule_id, struct lox_ref *ref)
 {
-	__u32 rule_id;
 	int reason;
 
 	if (!lox_opens(&w->p))
 		return LOX_DROP_NOT_SYN;
-	rule_id = lox_listener(v6, &w->p);
 	reason = v6 ? lox_open6(rule_id) : lox_open4(rule_id);
 	if (reason)
 		return reason;
@@ -131,14 +129,14 @@ LOX_INLINE int lox_open_for(const bool v6, struct lox_work *w, struct lox_ref *r
 }
 
 /*
- * Find the flow of this packet, opening one if it may. `missed`: both tables have been searched in vain just now.
- * Returns 0 or the reason to drop.
+ * Find the flow of this packet, opening one if it may. `rule_id`, if not 0, is that of the packet's service, and says that
+ * both tables have been searched in vain just now. Returns 0 or the reason to drop.
  */
-LOX_INLINE int lox_flow_of(const bool v6, struct lox_work *w, bool missed, struct lox_ref *ref,
+LOX_INLINE int lox_flow_of(const bool v6, struct lox_work *w, __u32 rule_id, struct lox_ref *ref,
 			   enum lox_reason *forward)
 {
 	ref->flow = NULL;
-	if (!missed)
+	if (!rule_id)
 		lox_find_any(v6, &w->p.tuple, ref);
 	if (ref->flow && lox_reopens(&w->p, ref->flow)) {
 		if (v6)
@@ -149,7 +147,7 @@ LOX_INLINE int lox_flow_of(const bool v6, struct lox_work *w, bool missed, struc
 	}
 	*forward = LOX_FORWARD_NEW;
 	if (!ref->flow)
-		return lox_open_for(v6, w, ref);
+		return lox_open_for(v6, w, rule_id ? rule_id : lox_listener(v6, &w->p), ref);
 	*forward = ref->table == LOX_HALF ? LOX_FORWARD_HALF_OPEN : LOX_FORWARD_ESTABLISHED;
 	return 0;
 }
@@ -170,7 +168,7 @@ LOX_INLINE int lox_finish(lox_ctx *ctx, const bool v6, struct lox_work *w, enum 
 }
 
 /* Find or open the flow and its way. 0, or the reason to drop. */
-LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, bool missed, struct lox_ref *ref,
+LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 rule_id, struct lox_ref *ref,
 			   enum lox_reason *forward)
 {
 	struct lox_runtime *rt = lox_runtime();
@@ -180,7 +178,7 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, bool
 	if (!rt || w->p.ttl <= 1)
 		return LOX_DROP_TTL;
 	generation = rt->generation;
-	reason = lox_flow_of(v6, w, missed, ref, forward);
+	reason = lox_flow_of(v6, w, rule_id, ref, forward);
 	if (reason)
 		return reason;
 	lox_copy(v6, ref->flow, &w->rw);
@@ -190,11 +188,11 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, bool
 	return w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : 0;
 }
 
-LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, bool missed)
+LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 rule_id)
 {
 	enum lox_reason forward;
 	struct lox_ref ref;
-	int reason = lox_prepare(ctx, v6, w, missed, &ref, &forward);
+	int reason = lox_prepare(ctx, v6, w, rule_id, &ref, &forward);
 
 	if (reason)
 		return lox_leave(LOX_DROP, reason);
@@ -208,22 +206,22 @@ LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, bool mi
 	return lox_finish(ctx, v6, w, forward);
 }
 
-__noinline int lox_slow4(lox_ctx *ctx, __u32 missed)
+__noinline int lox_slow4(lox_ctx *ctx, __u32 rule_id)
 {
 	struct lox_work *w = lox_work();
 
 	if (!w || lox_parse4(lox_data(ctx), lox_end(ctx), &w->p))
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
-	return lox_slow(ctx, false, w, missed);
+	return lox_slow(ctx, false, w, rule_id);
 }
 
-__noinline int lox_slow6(lox_ctx *ctx, __u32 missed)
+__noinline int lox_slow6(lox_ctx *ctx, __u32 rule_id)
 {
 	struct lox_work *w = lox_work();
 
 	if (!w || lox_parse6(lox_data(ctx), lox_end(ctx), &w->p))
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
-	return lox_slow(ctx, true, w, missed);
+	return lox_slow(ctx, true, w, rule_id);
 }
 
 #endif

@@ -50,13 +50,7 @@ def endpoints(addresses: tuple[str, ...], weights: tuple[int, ...] = (1, 1, 1)) 
 def start(lab: Lab) -> Star:
     """Build the namespaces and start the daemon."""
     heading("Five network namespaces, and a load balancer in one of them")
-    print(
-        "client 10.10.10.1, 3ffe::1  ──  lb  ──  "
-        + "  ".join(SERVERS4)
-        + "\n"
-        + " " * 40
-        + "  ".join(SERVERS6)
-    )
+    print("client 10.10.10.1, 3ffe::1  ──  lb  ──  " + "  ".join(SERVERS4) + "\n" + " " * 40 + "  ".join(SERVERS6))
     star = build(lab)
     star.lb.start()
     print(star.lb.ready_line)
@@ -70,9 +64,7 @@ def create_services(star: Star) -> None:
     loxicmd(star, f"create lb {VIP4} --tcp=80:{PORT} --name=web --endpoints={endpoints(SERVERS4)}")
     loxicmd(star, f"create lb {VIP6} --tcp=80:{PORT} --name=web6 --endpoints={endpoints(SERVERS6)}")
     weights = endpoints(SERVERS4, (80, 15, 5))
-    loxicmd(
-        star, f"create lb {WEIGHTED} --tcp=80:{PORT} --name=weighted --select=priority --endpoints={weights}"
-    )
+    loxicmd(star, f"create lb {WEIGHTED} --tcp=80:{PORT} --name=weighted --select=priority --endpoints={weights}")
 
 
 def send_requests(star: Star) -> None:
@@ -111,9 +103,7 @@ def measure(star: Star) -> None:
     heading(f"Throughput, one TCP connection for {TRANSFER_S} s")
     target = SERVERS4[0]
     star.lb.create("20.20.20.3", f"--tcp={TRANSFER_PORT}:{TRANSFER_PORT}", [f"{target}:1"])
-    star.lab.process(star.servers[0], "iperf3", "--server", "--forceflush").wait_line(
-        "listening", deadline=10
-    )
+    star.lab.process(star.servers[0], "iperf3", "--server", "--forceflush").wait_line("listening", deadline=10)
     direct, balanced = (gigabits(star, address) for address in (target, "20.20.20.3"))
     print(f"routed directly            {direct:6.2f} Gbit/s")
     print(f"through the load balancer  {balanced:6.2f} Gbit/s  ({balanced / direct:.2f} of direct)")

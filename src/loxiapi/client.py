@@ -67,9 +67,7 @@ def send(
     try:
         connection.request(method, target, body=body, headers=headers)
         response = connection.getresponse()
-        return Answer(
-            status=response.status, body=response.read(), cause=response.headers.get("X-Loxilb-Cause", "")
-        )
+        return Answer(status=response.status, body=response.read(), cause=response.headers.get("X-Loxilb-Cause", ""))
     except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(f"{method} {server.url}{path}: {error or type(error).__name__}") from error
     finally:

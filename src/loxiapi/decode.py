@@ -71,11 +71,7 @@ class _Reader:
     def mismatch(self, found: str, owner: str, expected: str) -> object:
         """Note that ``found`` stood where ``expected`` belongs; the member counts as absent."""
         if not self.wrong:
-            place = (
-                f"struct field {owner.removeprefix('models.')}.{'.'.join(self.path)}"
-                if self.path
-                else "value"
-            )
+            place = f"struct field {owner.removeprefix('models.')}.{'.'.join(self.path)}" if self.path else "value"
             self.wrong = f"json: cannot unmarshal {found} into Go {place} of type {expected}"
         return _NOTHING
 
@@ -171,9 +167,7 @@ def _violations(shape: _Object, found: dict[str, Any], prefix: str) -> Iterator[
             yield from _violations(member.shape, value, f"{name}.{member.name}.")
 
 
-def _item_violations(
-    item: _Object, values: list[dict[str, Any] | None], name: str
-) -> Iterator[RefusedError]:
+def _item_violations(item: _Object, values: list[dict[str, Any] | None], name: str) -> Iterator[RefusedError]:
     for index, value in enumerate(values):
         if value is None:
             yield required(f"{name}.{index}")
@@ -192,9 +186,7 @@ def _shape_of(kind: type[Wire]) -> _Object:
 def _object_of(described: inspect.StructType) -> _Object:
     assert issubclass(described.cls, Wire)
     members = {
-        part.encode_name.lower(): _Member(
-            name=part.encode_name, shape=_member_shape(part.type), required=part.required
-        )
+        part.encode_name.lower(): _Member(name=part.encode_name, shape=_member_shape(part.type), required=part.required)
         for part in described.fields
     }
     return _Object(go=f"models.{described.cls.go_name}", members=members)

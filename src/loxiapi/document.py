@@ -41,9 +41,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise _SyntaxMismatchError(f"invalid character {_character(first)} looking for beginning of value")
 
 
-_decoder = JSONDecoder(
-    object_pairs_hook=Members, parse_int=Number, parse_float=Number, parse_constant=_refuse_constant
-)
+_decoder = JSONDecoder(object_pairs_hook=Members, parse_int=Number, parse_float=Number, parse_constant=_refuse_constant)
 
 
 def parse(content: bytes) -> Value:
@@ -120,9 +118,7 @@ def _in_value(text: str, at: int) -> tuple[int, str]:
 
 def _after_value(text: str, at: int) -> tuple[int, str]:
     if at < len(text) and text[at] in ".eE" and text[at - 1].isdigit():
-        return at + 1, "after decimal point in numeric literal" if text[
-            at
-        ] == "." else "in exponent of numeric literal"
+        return at + 1, "after decimal point in numeric literal" if text[at] == "." else "in exponent of numeric literal"
     return at, "after object key:value pair" if _inside_object(text[:at]) else "after array element"
 
 

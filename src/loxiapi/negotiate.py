@@ -12,9 +12,7 @@ def check_content_type(header: str) -> None:
     """Refuse (415) a request body that is not declared as JSON; ``header`` is "" when absent."""
     media_type = header.partition(";")[0].strip().lower() or _DEFAULT_TYPE
     if media_type != JSON_TYPE:
-        raise RefusedError(
-            415, f"unsupported media type {quoted(media_type)}, only [{JSON_TYPE}] are allowed"
-        )
+        raise RefusedError(415, f"unsupported media type {quoted(media_type)}, only [{JSON_TYPE}] are allowed")
 
 
 def check_accept(header: str) -> None:

@@ -67,16 +67,10 @@ class Operation:
 
 
 _ADDRESS = Parameter(name="ip_address", place=Place.PATH, kind=Kind.TEXT, about="Service address")
-_PORT = Parameter(
-    name="port", place=Place.PATH, kind=Kind.NUMBER, about="Service port; the lowest of a range"
-)
-_PORT_MAX = Parameter(
-    name="portmax", place=Place.PATH, kind=Kind.NUMBER, about="Highest port of a range, or 0"
-)
+_PORT = Parameter(name="port", place=Place.PATH, kind=Kind.NUMBER, about="Service port; the lowest of a range")
+_PORT_MAX = Parameter(name="portmax", place=Place.PATH, kind=Kind.NUMBER, about="Highest port of a range, or 0")
 _PROTOCOL = Parameter(name="proto", place=Place.PATH, kind=Kind.TEXT, about="tcp, udp, sctp, icmp or none")
-_HOST = Parameter(
-    name="hosturl", place=Place.PATH, kind=Kind.TEXT, about='Host of the rule; "any" is no host'
-)
+_HOST = Parameter(name="hosturl", place=Place.PATH, kind=Kind.TEXT, about='Host of the rule; "any" is no host')
 _BGP = Parameter(name="bgp", place=Place.QUERY, kind=Kind.BOOLEAN, about="Accepted and ignored")
 _BLOCK = Parameter(name="block", place=Place.QUERY, kind=Kind.NUMBER, about="Mark of the rule")
 _NAME = Parameter(name="lb_name", place=Place.PATH, kind=Kind.TEXT, about="Exact name of the rules")
@@ -111,9 +105,7 @@ OPERATIONS: tuple[Operation, ...] = (
         body=wire.LoadBalancerEntry,
     ),
     _get("list_rules", f"{_LB}/all", "Every load balancer rule", wire.LoadBalancerList),
-    Operation(
-        name="delete_all_rules", method="DELETE", path=f"{_LB}/all", about="Delete every load balancer rule"
-    ),
+    Operation(name="delete_all_rules", method="DELETE", path=f"{_LB}/all", about="Delete every load balancer rule"),
     Operation(
         name="delete_named_rules",
         method="DELETE",
@@ -125,9 +117,7 @@ OPERATIONS: tuple[Operation, ...] = (
     _delete_rule("delete_rule_range", _LB + _BY_RANGE, _ADDRESS, _PORT, _PORT_MAX),
     _delete_rule("delete_host_rule", _BY_HOST + _BY_ADDRESS, _HOST, _ADDRESS, _PORT),
     _delete_rule("delete_host_rule_range", _BY_HOST + _BY_RANGE, _HOST, _ADDRESS, _PORT, _PORT_MAX),
-    _get(
-        "list_flows", f"{BASE_PATH}/config/conntrack/all", "Both directions of every flow", wire.ConntrackList
-    ),
+    _get("list_flows", f"{BASE_PATH}/config/conntrack/all", "Both directions of every flow", wire.ConntrackList),
     _get("list_ports", f"{BASE_PATH}/config/port/all", "Every network interface", wire.PortList),
     _get("get_params", f"{BASE_PATH}/config/params", "Settings that change at run time", wire.Params),
     Operation(

@@ -33,13 +33,11 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     go_name: ClassVar[str] = "LoadbalanceEntryServiceArguments"
 
     external_ip: Annotated[str, about("Service address, IPv4 or IPv6")] = field(name="externalIP")
-    private_ip: Annotated[
-        str, about("Address the packets carry, where a cloud translates the service address")
-    ] = field(name="privateIP", default="")
-    port: Annotated[Int64, about("Service port; the lowest one of a range")]
-    port_max: Annotated[Int64, about("Highest port of a range; 0 for a single port")] = field(
-        name="portMax", default=0
+    private_ip: Annotated[str, about("Address the packets carry, where a cloud translates the service address")] = (
+        field(name="privateIP", default="")
     )
+    port: Annotated[Int64, about("Service port; the lowest one of a range")]
+    port_max: Annotated[Int64, about("Highest port of a range; 0 for a single port")] = field(name="portMax", default=0)
     protocol: Annotated[str, one_of(*PROTOCOLS)] = ""
     sel: Annotated[
         Int64,
@@ -60,9 +58,7 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     managed: bool = False
     name: str = ""
     snat: Annotated[bool, about("In answers only")] = False
-    oper: Annotated[
-        Int32, one_of(0, 1, 2), about("0 create or replace, 1 attach endpoints, 2 detach endpoints")
-    ] = 0
+    oper: Annotated[Int32, one_of(0, 1, 2), about("0 create or replace, 1 attach endpoints, 2 detach endpoints")] = 0
     security: Annotated[Int32, one_of(0, 1, 2), about("0 plain, 1 https, 2 e2ehttps")] = 0
     host: str = ""
     probe_type: Annotated[str, one_of("tcp", "udp", "sctp", "http", "https", "ping", "none")] = field(
@@ -71,9 +67,7 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     probe_port: Uint16 = field(name="probeport", default=0)
     probe_request: str = field(name="probereq", default="")
     probe_response: str = field(name="proberesp", default="")
-    probe_timeout: Annotated[Uint32, about("Seconds between two probes")] = field(
-        name="probeTimeout", default=0
-    )
+    probe_timeout: Annotated[Uint32, about("Seconds between two probes")] = field(name="probeTimeout", default=0)
     probe_retries: Int32 = field(name="probeRetries", default=0)
     proxy_protocol_v2: bool = field(name="proxyprotocolv2", default=False)
     egress: bool = False
@@ -153,9 +147,9 @@ class PortSoftware(Wire, kw_only=True, frozen=True):
     """What the daemon does with a port."""
 
     os_id: int = field(name="osId", default=0)
-    port_type: Annotated[
-        int, about("Bits: 1 real, 2 in a bond, 4 bond, 8 in a bridge, 16 bridge, 64 vxlan")
-    ] = field(name="portType", default=0)
+    port_type: Annotated[int, about("Bits: 1 real, 2 in a bond, 4 bond, 8 in a bridge, 16 bridge, 64 vxlan")] = field(
+        name="portType", default=0
+    )
     port_property: int = field(name="portProp", default=0)
     active: bool = field(name="portActive", default=False)
     bpf_loaded: bool = field(name="bpfLoaded", default=False)

@@ -73,9 +73,7 @@ def flows(ctx: click.Context, words: tuple[str, ...], service_name: str) -> None
     if structured(ctx):
         show_structure(ctx, {"ctAttr": plain(found)})
         return
-    show_table(
-        _FLOW_HEADER, [_flow_cells(entry) for entry in sorted(found, key=_flow_order)], even_empty=True
-    )
+    show_table(_FLOW_HEADER, [_flow_cells(entry) for entry in sorted(found, key=_flow_order)], even_empty=True)
 
 
 def _flow_order(entry: ConntrackEntry) -> tuple[str, str, int, int, str]:

@@ -37,9 +37,7 @@ class _CommaList(click.ParamType[list[str]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """Split ``value``; empty parts vanish."""
         del param, ctx
-        return (
-            value if isinstance(value, list) else [part.strip() for part in value.split(",") if part.strip()]
-        )
+        return value if isinstance(value, list) else [part.strip() for part in value.split(",") if part.strip()]
 
 
 def list_option(name: str, help_text: str) -> Callable[[Any], Any]:
@@ -218,9 +216,7 @@ def run(root: click.Command, args: Sequence[str]) -> int:
     except click.UsageError as error:
         print(f"Error: {_usage_text(error)}", file=sys.stderr)
         if error.ctx is not None:
-            help_text = (
-                error.ctx.get_help() if isinstance(error, UnknownCommandError) else error.ctx.get_usage()
-            )
+            help_text = error.ctx.get_help() if isinstance(error, UnknownCommandError) else error.ctx.get_usage()
             print(help_text, file=sys.stderr)
         return 1
     except click.exceptions.Exit as ending:

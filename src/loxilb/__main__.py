@@ -108,9 +108,7 @@ def _print_version(context: click.Context, _parameter: click.Parameter, asked: b
         context.exit()
 
 
-def _size(
-    name: str, default: int, largest: int, what: str
-) -> Callable[[click.decorators.FC], click.decorators.FC]:
+def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
     return click.option(
         name, type=click.IntRange(1024, largest), default=default, show_default=True, help=f"{what} at most."
     )
@@ -131,9 +129,7 @@ def _size(
 @_size("--flows6", 65_536, _MAX_FLOWS, "IPv6 flows")
 @_size("--rules", 32_768, _MAX_FLOWS, "Services")
 @_size("--endpoints", 65_536, _MAX_FLOWS, "Endpoints of all services")
-@_size(
-    "--ring", 2_097_152, _MAX_RING, "Slots for selection; a service takes 1 an endpoint, with sel hash 16381"
-)
+@_size("--ring", 1_048_576, _MAX_RING, "Slots for selection; a service takes 1 an endpoint, with sel hash 16381")
 @click.option("--host", envvar="HOST", default="0.0.0.0", show_default=True, help="Address of the API.")
 @click.option(
     "--port",

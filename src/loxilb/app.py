@@ -4,7 +4,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +17,10 @@ import loxilb
 from loxilb.errors import KernelError, LoxilbError
 from loxilb.kernel import netns
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
+from loxilb.kernel.claim import claim_namespace
 from loxilb.kernel.netlink import LinkChanged, LinkRemoved, Network, NetworkEvent
 from loxilb.logs import LogLevel, configure
+from loxilb.plan import Limits
 from loxilb.ports import DataPlane, Links, VipHost
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
@@ -49,7 +51,13 @@ class Daemon:
     """Everything that runs, over a packet path and its surroundings that are open already."""
 
     def __init__(
-        self, *, settings: Settings, packet_path: PacketPath, surroundings: Surroundings, level: LogLevel
+        self,
+        *,
+        settings: Settings,
+        packet_path: PacketPath,
+        surroundings: Surroundings,
+        limits: Limits,
+        level: LogLevel,
     ) -> None:
         """Build the services; nothing runs before ``run``."""
         self._settings = settings
@@ -61,7 +69,7 @@ class Daemon:
             data_plane=packet_path,
             vip_host=surroundings,
             links=surroundings,
-            limits=settings.limits,
+            limits=limits,
             hooks=self._interfaces.hooks,
         )
         self.api = ApiServer(
@@ -152,26 +160,36 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     level = LogLevel(settings.log_level)
     configure(level, settings.log_format)
     _enter(settings.netns)
-    with Network.open() as network:
+    with claim_namespace(), Network.open() as network:
         network.enable_forwarding()
         data_plane = BpfDataPlane.open(settings.data_plane)
         try:
-            uvloop.run(_serve(settings, data_plane, network, level, ready))
+            daemon = Daemon(
+                settings=settings,
+                packet_path=data_plane,
+                surroundings=network,
+                limits=limits_of(data_plane.sizes),
+                level=level,
+            )
+            uvloop.run(_serve(daemon, ready))
         finally:
             data_plane.close()
 
 
-async def _serve(
-    settings: Settings,
-    packet_path: PacketPath,
-    surroundings: Surroundings,
-    level: LogLevel,
-    ready: Callable[[str], None],
-) -> None:
+def limits_of(sizes: Mapping[str, int]) -> Limits:
+    """Return what the planner may use of maps of these sizes: element 0 of rules and endpoints means none."""
+    return Limits(
+        rules=sizes["rules"] - 1,
+        endpoints=sizes["endpoints"] - 1,
+        ring=sizes["ring"],
+        listeners=sizes["listeners4"],
+    )
+
+
+async def _serve(daemon: Daemon, ready: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    daemon = Daemon(settings=settings, packet_path=packet_path, surroundings=surroundings, level=level)
     release = version("loxilb")
     await daemon.run(stop, lambda what: ready(f"loxilb {release} ready in {_age():.1f} s: {what}"))
     _log.info("stopped; forwarding stays in place", remedy="loxilb down removes it")
@@ -180,8 +198,8 @@ async def _serve(
 def take_down(namespace: str | None, bpffs: Path | None) -> None:
     """Remove every trace of a daemon: programs, pins, maps, addresses, switches; raises LoxilbError."""
     _enter(namespace)
-    BpfDataPlane.open(DataPlaneSettings(bpffs=bpffs)).destroy()
-    with Network.open() as network:
+    with claim_namespace(), Network.open() as network:
+        BpfDataPlane.open(DataPlaneSettings(bpffs=bpffs)).destroy()
         network.remove_all()
 
 

@@ -45,9 +45,7 @@ class LogLevel:
         """Put ``level`` into force; an unknown word means debug."""
         self._level = level if level in _RANKS else _DEFAULT
 
-    def filter(
-        self, _logger: object, method: str, event: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
+    def filter(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Drop events below the level; a processor of structlog."""
         if _RANKS.get(method, _RANKS[_DEFAULT]) < _RANKS[self._level]:
             raise structlog.DropEvent

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from loxilb.kernel.bpf import DataPlaneSettings
 from loxilb.logs import LogFormat
-from loxilb.plan import Limits
 from loxilb.services.interfaces import InterfaceFilter
 
 
@@ -22,14 +21,3 @@ class Settings:
     port: int = 11111
     log_level: str = "debug"
     log_format: LogFormat = LogFormat.TEXT
-
-    @property
-    def limits(self) -> Limits:
-        """What the planner may use of the tables: element 0 of rules and endpoints means none."""
-        tables = self.data_plane
-        return Limits(
-            rules=tables.rules - 1,
-            endpoints=tables.endpoints - 1,
-            ring=tables.ring,
-            listeners=tables.listeners,
-        )

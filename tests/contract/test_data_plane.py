@@ -116,3 +116,20 @@ def test_a_service_of_many_endpoints_is_observed(driver):
     driver.apply(service(many))
 
     assert driver.data_plane.observe() == driver.expected()
+
+
+def test_everything_is_there_when_it_is_opened_again(reopen):
+    first = Driver(reopen())
+    first.apply(*SERVICES)
+
+    assert reopen().observe() == first.expected()
+
+
+def test_a_change_of_many_steps_leaves_what_a_fresh_start_would(driver):
+    for number in range(1, 30):
+        endpoints = [f"10.0.{one}.1,80" for one in range(1, 1 + number % 5 + 1)]
+        driver.apply(service(endpoints, of=key("20.20.20.1", 1 + number % 3), selection=Selection(number % 3)))
+        if number % 4 == 0:
+            driver.drop(service(of=key("20.20.20.1", 1 + number % 3)))
+
+    assert driver.data_plane.observe() == driver.expected()

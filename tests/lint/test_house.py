@@ -76,9 +76,7 @@ def test_every_source_names_its_licence_first(path: Path) -> None:
     assert lines[0].strip("/*# ") == f"SPDX-License-Identifier: {licence}"
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in SOURCES if path.suffix in {".py", ".c", ".h"}], ids=name_of
-)
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix in {".py", ".c", ".h"}], ids=name_of)
 def test_functions_and_modules_are_short(path: Path) -> None:
     """What is longer does more than one thing."""
     text = path.read_text()

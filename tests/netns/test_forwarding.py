@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from tests.support.lab import wait_for
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, take_frames
 from tests.support.traffic import ask, digest_of, download
 
 pytestmark = pytest.mark.must_run
@@ -43,9 +43,7 @@ def test_each_packet_lives_one_hop_less(star: Star, vip: str, server: str, throu
 
 @by_family
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_the_first_packet_to_an_unresolved_neighbour_arrives(
-    star: Star, vip: str, server: str, protocol: str
-) -> None:
+def test_the_first_packet_to_an_unresolved_neighbour_arrives(star: Star, vip: str, server: str, protocol: str) -> None:
     """One SYN or one datagram, no neighbour known on either side; nothing leaks un-NATed."""
     star.lb.create(vip, f"--{protocol}=2020:{PORT}", [f"{server}:1"])
     star.client.run("ping", "-c1", "-W2", "3ffe::2" if ":" in vip else "10.10.10.254")
@@ -83,7 +81,7 @@ def test_an_interface_added_while_running_serves_too(star: Star) -> None:
     star.lb.create(VIP4, f"--tcp=2020:{PORT}", [f"{SERVERS4[0]}:1"])
     late, lb = star.lab.namespace("late"), star.lb.namespace
     star.lab.link(lb, "elate", late, "eth0")
-    late.run("ethtool", "-K", "eth0", "gro", "on")
+    take_frames(late)
     lb.ip("addr add 12.12.12.254/24 dev elate")
     late.ip("addr add 12.12.12.1/24 dev eth0", "route add default via 12.12.12.254")
 
@@ -114,6 +112,4 @@ def test_a_route_that_changes_turns_live_flows(star: Star) -> None:
 
     star.lb.namespace.ip(f"route replace {moved}/32 via {SERVERS4[1]}")
 
-    wait_for(
-        lambda: star.names(VIP4, 2020, 1, udp=True, source_port=6100) == ["server2"], what="route followed"
-    )
+    wait_for(lambda: star.names(VIP4, 2020, 1, udp=True, source_port=6100) == ["server2"], what="route followed")

@@ -37,9 +37,7 @@ class Pair:
     def addresses(self) -> dict[str, list[str]]:
         """Return the addresses of each interface, as ip(8) sees them."""
         links = json.loads(self.here.run("ip", "-j", "address"))
-        return {
-            link["ifname"]: [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"]] for link in links
-        }
+        return {link["ifname"]: [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"]] for link in links}
 
 
 @pytest.fixture
@@ -106,9 +104,7 @@ def test_addresses_are_on_lo_and_connected_ipv6_on_its_interface(pair: Pair) -> 
 
 
 @pytest.mark.parametrize(("address", "device"), [("10.10.10.3/32", "lo"), ("10.10.10.9/24", "eth1")])
-def test_an_address_that_was_there_is_neither_added_nor_removed(
-    pair: Pair, address: str, device: str
-) -> None:
+def test_an_address_that_was_there_is_neither_added_nor_removed(pair: Pair, address: str, device: str) -> None:
     """Also not by remove_all, and also when it looks just like one of ours."""
     pair.here.ip(f"addr add {address} dev {device}")
     before = pair.addresses()

@@ -89,9 +89,7 @@ def test_the_mode_decides_what_the_server_sees(
     assert clients == {seen[vip == VIP6]}
 
 
-@pytest.mark.parametrize(
-    "mode", ["", "--mode=onearm", "--mode=fullnat"], ids=["default", "onearm", "fullnat"]
-)
+@pytest.mark.parametrize("mode", ["", "--mode=onearm", "--mode=fullnat"], ids=["default", "onearm", "fullnat"])
 @pytest.mark.parametrize(("vip", "servers"), FAMILIES, ids=["ipv4", "ipv6"])
 def test_large_transfers_arrive_whole(star: Star, vip: str, servers: tuple[str, ...], mode: str) -> None:
     """50 MB each way, compared by digest."""
@@ -133,9 +131,7 @@ def test_hash_sends_one_source_port_to_one_server(star: Star) -> None:
     star.lb.create(VIP4, f"--tcp=2020:{PORT} --select=hash", evenly(SERVERS4))
 
     same = star.names(VIP4, 2020, 12, source_port=55001)
-    spread = star.client.call(
-        lambda: [ask(VIP4, 2020, source_port=port).server for port in range(41000, 41060)]
-    )
+    spread = star.client.call(lambda: [ask(VIP4, 2020, source_port=port).server for port in range(41000, 41060)])
 
     assert same == [same[0]] * 12
     assert set(spread) == set(NAMES)

@@ -5,11 +5,12 @@ import asyncio
 import http.client
 import json
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 import uvloop
 
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
@@ -103,6 +104,7 @@ class LiveApi:
 
     address: tuple[str, int]
     log_level: MemoryLogLevel
+    logs: Sequence[MutableMapping[str, Any]]
     data_plane: FakeDataPlane = field(default_factory=FakeDataPlane)
 
     def request(
@@ -114,9 +116,7 @@ class LiveApi:
         try:
             connection.request(method, path, body=body, headers=sent)
             response = connection.getresponse()
-            return Reply(
-                response.status, response.read(), {name.lower(): text for name, text in response.getheaders()}
-            )
+            return Reply(response.status, response.read(), {name.lower(): text for name, text in response.getheaders()})
         finally:
             connection.close()
 
@@ -144,9 +144,9 @@ def live_api(configuration: Configuration, *, host: str = "127.0.0.1") -> Iterat
     """Serve ``configuration`` on a free port."""
     log_level = MemoryLogLevel()
     server = ApiServer(configuration=configuration, log_level=log_level, build=BUILD, host=host, port=0)
-    with loop_thread() as run:
+    with structlog.testing.capture_logs() as logs, loop_thread() as run:
         run(server.start())
         try:
-            yield LiveApi(address=server.address, log_level=log_level)
+            yield LiveApi(address=server.address, log_level=log_level, logs=logs)
         finally:
             run(server.stop())

@@ -3,7 +3,10 @@
 
 from typing import Any
 
-_ANNOTATIONS = {"type", "title", "description", "default", "format"}
+_KEYWORDS = {
+    *("title", "description", "default", "format"),
+    *("$ref", "anyOf", "type", "properties", "required", "items", "enum", "minimum", "maximum"),
+}
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
     "array": list,
@@ -18,30 +21,26 @@ def mismatches(value: Any, schema: dict[str, Any], document: dict[str, Any], at:
     """Return where ``value`` breaks ``schema``; an undeclared member of an object is a breach."""
     if not _is_of_type(value, schema.get("type")):
         return [f"{at}: {value!r} is no {schema['type']}"]
-    found: list[str] = []
-    for keyword, argument in schema.items():
-        match keyword:
-            case "$ref":
-                found += mismatches(value, _resolve(argument, document), document, at)
-            case "anyOf":
-                if all(mismatches(value, choice, document, at) for choice in argument):
-                    found.append(f"{at}: none of {argument}")
-            case "properties":
-                found += _member_mismatches(value, argument, document, at)
-            case "required":
-                found += [f"{at}: {name} is missing" for name in argument if name not in value]
-            case "items":
-                for index, item in enumerate(value):
-                    found += mismatches(item, argument, document, f"{at}[{index}]")
-            case "enum":
-                found += [] if value in argument else [f"{at}: {value!r} is not in {argument}"]
-            case "minimum":
-                found += [] if value >= argument else [f"{at}: {value} < {argument}"]
-            case "maximum":
-                found += [] if value <= argument else [f"{at}: {value} > {argument}"]
-            case _ if keyword not in _ANNOTATIONS:
-                found.append(f"{at}: keyword {keyword} is not checked")
-    return found
+    found = [f"{at}: keyword {keyword} is not checked" for keyword in schema.keys() - _KEYWORDS]
+    if "$ref" in schema:
+        found += mismatches(value, _resolve(schema["$ref"], document), document, at)
+    choices = schema.get("anyOf", [])
+    if choices and all(mismatches(value, choice, document, at) for choice in choices):
+        found.append(f"{at}: none of {choices}")
+    if "properties" in schema:
+        found += _member_mismatches(value, schema["properties"], document, at)
+    found += [f"{at}: {name} is missing" for name in schema.get("required", []) if name not in value]
+    if "items" in schema:
+        for index, item in enumerate(value):
+            found += mismatches(item, schema["items"], document, f"{at}[{index}]")
+    return found + _limit_mismatches(value, schema, at)
+
+
+def _limit_mismatches(value: Any, schema: dict[str, Any], at: str) -> list[str]:
+    listed = "enum" not in schema or value in schema["enum"]
+    above = "minimum" not in schema or value >= schema["minimum"]
+    below = "maximum" not in schema or value <= schema["maximum"]
+    return [] if listed and above and below else [f"{at}: {value!r} is outside {schema}"]
 
 
 def _is_of_type(value: Any, name: str | None) -> bool:

@@ -36,9 +36,7 @@ def run(command: Sequence[str], *, stdin: str | None = None, timeout: float = 30
     """Run a command and return what it printed; raises CommandError."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     if check and done.returncode != 0:
-        raise CommandError(
-            f"{shlex.join(command)}: exit {done.returncode}\n{stdin or ''}{done.stdout}{done.stderr}"
-        )
+        raise CommandError(f"{shlex.join(command)}: exit {done.returncode}\n{stdin or ''}{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -65,9 +63,7 @@ class Namespace:
         """Return ``command`` prefixed so that it runs in this namespace, everything else as it is."""
         return ["nsenter", f"--net={self.path}", *map(str, command)]
 
-    def run(
-        self, *command: str | Path, stdin: str | None = None, timeout: float = 30, check: bool = True
-    ) -> str:
+    def run(self, *command: str | Path, stdin: str | None = None, timeout: float = 30, check: bool = True) -> str:
         """Run a command here and return what it printed; raises CommandError."""
         return run(self.enter_command(*command), stdin=stdin, timeout=timeout, check=check)
 
@@ -127,9 +123,7 @@ class Process:
         finally:
             late.cancel()
         code = self.popen.wait()
-        raise AssertionError(
-            f"no line {pattern!r} in {deadline} s, exit {code}:\n{self.log.read_text()[-4000:]}"
-        )
+        raise AssertionError(f"no line {pattern!r} in {deadline} s, exit {code}:\n{self.log.read_text()[-4000:]}")
 
     def stop(self, *, deadline: float = 10.0) -> int:
         """End it with SIGTERM, with SIGKILL after ``deadline`` seconds; returns its exit code."""

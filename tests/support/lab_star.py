@@ -11,10 +11,12 @@ All but the load balancer have it as their default gateway.
 """
 
 import http.client
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from tests.support.lab import BIN, ROOT, CommandError, Lab, Namespace, Process, wait_for
 from tests.support.traffic import Answer, ask, ask_datagram
@@ -51,6 +53,12 @@ class LoadBalancer:
         if self._daemon is not None:
             self._daemon.stop()
             self.namespace.run(BIN / "loxilb", "down")
+
+    def work(self) -> float:
+        """Return the processor time in seconds that the daemon has taken."""
+        assert self._daemon is not None
+        fields = Path(f"/proc/{self._daemon.popen.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def log(self) -> str:
         """Return what the daemon logged."""
@@ -105,9 +113,7 @@ class Star:
         """Send one datagram and get it back."""
         return self.client.call(partial(ask_datagram, host, port, payload, source_port=source_port, ttl=ttl))
 
-    def names(
-        self, host: str, port: int, count: int, *, udp: bool = False, source_port: int = 0
-    ) -> list[str]:
+    def names(self, host: str, port: int, count: int, *, udp: bool = False, source_port: int = 0) -> list[str]:
         """Return which servers answered ``count`` requests made one after the other."""
         one = ask_datagram if udp else ask
         call = partial(one, host, port, source_port=source_port)
@@ -143,9 +149,13 @@ def server(lab: Lab, namespace: Namespace, name: str) -> Process:
 
 
 def take_frames(*namespaces: Namespace) -> None:
-    """Prepare peers of native XDP: veth takes redirected frames only where GRO (NAPI) is on."""
+    """Make the far end of a veth behave as a wire does, for native XDP.
+
+    It takes redirected frames only with NAPI, which GRO switches on; and frames on a wire have their
+    checksum, which veth otherwise leaves for a device that never comes.
+    """
     for namespace in namespaces:
-        namespace.run("ethtool", "-K", "eth0", "gro", "on")
+        namespace.run("ethtool", "-K", "eth0", "gro", "on", "tx", "off")
 
 
 def build(lab: Lab, *, servers: int = 3, serve: bool = True) -> Star:

@@ -32,9 +32,7 @@ _NESTED = "serviceArguments.serviceArguments"
 SCHEMA = (
     Recorded("", 422, '{"code":602,"message":"attr in body is required"}'),
     Recorded("{", 400, _unparsable("unexpected EOF")),
-    Recorded(
-        "[]", 400, _unparsable("json: cannot unmarshal array into Go value of type models.LoadbalanceEntry")
-    ),
+    Recorded("[]", 400, _unparsable("json: cannot unmarshal array into Go value of type models.LoadbalanceEntry")),
     Recorded("{}", 422, '{"code":602,"message":"endpoints in body is required"}'),
     Recorded(
         entry('"20.20.20.21","port":80,"protocol":"tcp","sel":9'),
@@ -59,9 +57,7 @@ SCHEMA = (
         422,
         f'{{"code":606,"message":"{_NESTED}.mode in body should be one of [0 1 2 3 4 5]"}}',
     ),
-    Recorded(
-        f'{{"endpoints":[{ENDPOINT}]}}', 422, '{"code":602,"message":"serviceArguments in body is required"}'
-    ),
+    Recorded(f'{{"endpoints":[{ENDPOINT}]}}', 422, '{"code":602,"message":"serviceArguments in body is required"}'),
 )
 """Bodies that break the schema; these answers end without a newline."""
 
@@ -75,9 +71,7 @@ MEANING = (
     ),
     Recorded(entry('"20.20.20.21","port":80,"protocol":"icmp"'), 400, _malformed("malformed-service error")),
     Recorded(
-        entry(
-            '"20.20.20.21","port":80,"protocol":"tcp"', '{"endpointIP":"4ffe::1","targetPort":80,"weight":1}'
-        ),
+        entry('"20.20.20.21","port":80,"protocol":"tcp"', '{"endpointIP":"4ffe::1","targetPort":80,"weight":1}'),
         400,
         _malformed("malformed-service nat46 error"),
     ),
@@ -87,9 +81,7 @@ MEANING = (
         _malformed("malformed-lbep error"),
     ),
     # The original truncates the number and succeeds.
-    Recorded(
-        entry('"20.20.20.21","port":70000,"protocol":"tcp"'), 400, _malformed("serv-port-args range error")
-    ),
+    Recorded(entry('"20.20.20.21","port":70000,"protocol":"tcp"'), 400, _malformed("serv-port-args range error")),
     # The original answers 200 with this text.
     Recorded(
         entry('"20.20.20.21","port":8080,"protocol":"tcp","mode":3'),

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
 
+_POLL_S = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -65,7 +67,7 @@ def replay(
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         state = Replay(port=server.server_address[1], answers=answers)
-        thread = threading.Thread(target=server.serve_forever, name="loxt-replay")
+        thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="loxt-replay")
         thread.start()
         try:
             yield state

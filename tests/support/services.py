@@ -14,9 +14,7 @@ def endpoint(text: str) -> Endpoint:
     return Endpoint(address=ip_address(address), port=int(port), weight=int(weight[0]) if weight else 1)
 
 
-def key(
-    vip: str = "20.20.20.1", port: int = 2020, protocol: L4Protocol = L4Protocol.TCP, **more: Any
-) -> ServiceKey:
+def key(vip: str = "20.20.20.1", port: int = 2020, protocol: L4Protocol = L4Protocol.TCP, **more: Any) -> ServiceKey:
     """Build a key."""
     return ServiceKey(address=ip_address(vip), protocol=protocol, port=port, **more)
 

@@ -2,6 +2,7 @@
 """The rules and flows of the recorded original, as values of the model."""
 
 from ipaddress import ip_address
+from typing import Any
 
 from loxilb.model import Counter, Endpoint, Flow, FlowState, L4Protocol, Mode, Selection, Service, ServiceKey
 from loxilb.ports import FlowStatus, ServiceStatus
@@ -20,7 +21,7 @@ def rule(
     target: int = 8080,
     weights: tuple[int, ...] = (1, 1, 1),
     counters: tuple[str, ...] = (),
-    **more: object,
+    **more: Any,
 ) -> ServiceStatus:
     """Build one recorded rule; counters are ``packets:bytes``."""
     protocol = L4Protocol.UDP if udp else L4Protocol.TCP
@@ -31,7 +32,7 @@ def rule(
     )
     seen = [Counter(packets=int(p), bytes=int(b)) for p, b in (text.split(":") for text in counters)]
     return ServiceStatus(
-        service=Service(key=key, endpoints=places, **more),  # type: ignore[arg-type]
+        service=Service(key=key, endpoints=places, **more),
         active=(True,) * len(places),
         counters=(*seen, *[Counter()] * (len(places) - len(seen))),
     )
@@ -62,12 +63,12 @@ WIDE_RULES = (
 )
 
 
-def flow(arrives: str, leaves: str, seen: str, *, reply: bool = False, **more: object) -> FlowStatus:
+def flow(arrives: str, leaves: str, seen: str, *, reply: bool = False, **more: Any) -> FlowStatus:
     """Build a flow; a side is ``source,port,destination,port``, ``seen`` is ``packets:bytes``."""
     source, source_port, destination, destination_port = arrives.split(",")
     new_source, new_source_port, new_destination, new_destination_port = leaves.split(",")
     packets, size = map(int, seen.split(":"))
-    values = {"protocol": 6, "state": FlowState.ESTABLISHED, "mode": Mode.DEFAULT} | more
+    values: dict[str, Any] = {"protocol": 6, "state": FlowState.ESTABLISHED, "mode": Mode.DEFAULT} | more
     return FlowStatus(
         flow=Flow(
             source=ip_address(source),
@@ -84,13 +85,13 @@ def flow(arrives: str, leaves: str, seen: str, *, reply: bool = False, **more: o
             idle=0.0,
             age=0.0,
             counter=Counter(packets=packets, bytes=size),
-            **values,  # type: ignore[arg-type]
+            **values,
         ),
         service_name="",
     )
 
 
-_UDP = {"protocol": 17, "state": FlowState.TWO_WAY}
+_UDP: dict[str, Any] = {"protocol": 17, "state": FlowState.TWO_WAY}
 _V4, _V6, _EP = "10.10.10.1", "3ff0::1", "31.31.31.1"
 FLOWS = (
     flow(f"{_V4},37128,20.20.20.1,2020", f"{_V4},37128,{_EP},8080", "4:181"),
@@ -106,9 +107,7 @@ FLOWS = (
         mode=Mode.ONEARM,
     ),
     flow(f"{_V4},53256,20.20.20.6,2020", f"20.20.20.6,53256,{_EP},8080", "4:181", mode=Mode.FULLNAT),
-    flow(
-        f"{_EP},8080,20.20.20.6,53256", f"20.20.20.6,2020,{_V4},53256", "3:150", reply=True, mode=Mode.FULLNAT
-    ),
+    flow(f"{_EP},8080,20.20.20.6,53256", f"20.20.20.6,2020,{_V4},53256", "3:150", reply=True, mode=Mode.FULLNAT),
     flow(f"{_V6},44530,2001::1,2020", f"{_V6},44530,4ffe::1,8080", "4:221"),
     flow(f"4ffe::1,8080,{_V6},44530", f"2001::1,2020,{_V6},44530", "3:160", reply=True),
 )

@@ -22,6 +22,7 @@ CHUNK = hashlib.shake_256(b"loxilb").digest(1 << 16)
 """What bulk transfers repeat: bytes that do not compress and differ at every place."""
 
 _IP_RECVTTL = 12  # ip(7); the socket module does not name it
+_PKTINFO = socket.IPV6_PKTINFO
 _TTL_KINDS = (socket.IP_TTL, socket.IPV6_HOPLIMIT)
 
 
@@ -105,9 +106,11 @@ def plain(address: str) -> str:
 def answer_datagram(name: str, sock: socket.socket) -> None:
     """Answer one datagram: what was seen as one line of JSON, then the payload."""
     payload, control, _, client = sock.recvmsg(1 << 16, 256)
+    asked = [(level, kind, value[:16] + bytes(4)) for level, kind, value in control if kind == _PKTINFO]
     ttl = next((struct.unpack("=i", value[:4])[0] for _, kind, value in control if kind in _TTL_KINDS), 0)
     seen = {"server": name, "client": plain(client[0]), "port": client[1], "ttl": ttl}
-    sock.sendto(json.dumps(seen).encode() + b"\n" + payload, client)
+    # From the address that was asked, which need not be the one the kernel would choose.
+    sock.sendmsg([json.dumps(seen).encode() + b"\n" + payload], asked, 0, client)
 
 
 def datagram_socket(port: int) -> socket.socket:
@@ -115,6 +118,7 @@ def datagram_socket(port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
     sock.bind(("::", port))
     return sock
@@ -214,9 +218,7 @@ def ask_datagram(
     with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
         sock.settimeout(timeout)
         if ttl:
-            level, option = (
-                (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if ":" in host else (0, socket.IP_TTL)
-            )
+            level, option = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if ":" in host else (0, socket.IP_TTL)
             sock.setsockopt(level, option, ttl)
         sock.bind(("", source_port))
         sock.connect((host, port))

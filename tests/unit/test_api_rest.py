@@ -39,7 +39,7 @@ def _rules(api: LiveApi) -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.parametrize("recorded", [*SCHEMA, *MEANING], ids=lambda r: r.body[:60] or "nothing")
-def test_refusals_are_as_recorded(unchanged_api: LiveApi, recorded: Recorded):
+def test_refusals_are_as_recorded(unchanged_api: LiveApi, recorded: Recorded) -> None:
     """Status, body and media type are the recorded ones, and nothing was changed."""
     reply = unchanged_api.request("POST", _RULE, recorded.body)
 
@@ -48,7 +48,7 @@ def test_refusals_are_as_recorded(unchanged_api: LiveApi, recorded: Recorded):
     assert _rules(unchanged_api) == []
 
 
-def test_a_rule_lives_from_post_to_delete(api: LiveApi):
+def test_a_rule_lives_from_post_to_delete(api: LiveApi) -> None:
     """Create, repeat, read, delete and delete again answer as recorded."""
     assert api.request("GET", _ALL).body == b'{"lbAttr":[]}\n'
     assert api.request("POST", _RULE, _BODY).body == _SUCCESS
@@ -71,7 +71,7 @@ def test_a_rule_lives_from_post_to_delete(api: LiveApi):
     assert (second.status, second.body) == (404, _NO_RULE)
 
 
-def test_kube_loxilb_body_is_accepted(api: LiveApi):
+def test_kube_loxilb_body_is_accepted(api: LiveApi) -> None:
     """The body of the Kubernetes operator, member for member."""
     body = (
         '{"serviceArguments":{"externalIP":"192.168.80.5","privateIP":"","port":55003,"protocol":"tcp","sel":0,'
@@ -95,7 +95,7 @@ def test_kube_loxilb_body_is_accepted(api: LiveApi):
     }
 
 
-def test_endpoints_are_attached_and_detached(api: LiveApi):
+def test_endpoints_are_attached_and_detached(api: LiveApi) -> None:
     """``oper`` 1 adds, 2 takes away, and the last endpoint takes the rule with it."""
     other = '{"endpointIP":"32.32.32.1","targetPort":8080,"weight":1}'
 
@@ -132,7 +132,7 @@ def test_endpoints_are_attached_and_detached(api: LiveApi):
         ("/all", '"20.20.20.1","port":80'),
     ],
 )
-def test_each_form_of_delete_finds_its_rule(api: LiveApi, path: str, arguments: str):
+def test_each_form_of_delete_finds_its_rule(api: LiveApi, path: str, arguments: str) -> None:
     """Every path of the contract deletes the rule that it names, and only that."""
     endpoint = '{"endpointIP":"4ffe::1","targetPort":8080,"weight":1}' if "::" in arguments else ENDPOINT
     api.request("POST", _RULE, entry('"20.20.20.9","port":9,"protocol":"udp"'))
@@ -166,7 +166,7 @@ def test_each_form_of_delete_finds_its_rule(api: LiveApi, path: str, arguments: 
         ("/hosturl/h/externalipaddress/1.1.1.1/port/1/protocol/tcp", 404, "no-rule error"),
     ],
 )
-def test_deletes_that_find_nothing_say_why(unchanged_api: LiveApi, path: str, status: int, text: str):
+def test_deletes_that_find_nothing_say_why(unchanged_api: LiveApi, path: str, status: int, text: str) -> None:
     """A bad path is refused, a good one without a rule is 404, a name without a rule is Success."""
     reply = unchanged_api.request("DELETE", _RULE + path)
 
@@ -174,7 +174,7 @@ def test_deletes_that_find_nothing_say_why(unchanged_api: LiveApi, path: str, st
     assert text in reply.body.decode()
 
 
-def test_list_is_in_the_order_of_keys(api: LiveApi):
+def test_list_is_in_the_order_of_keys(api: LiveApi) -> None:
     """The order of creation does not show."""
     for address in ("20.20.20.9", "20.20.20.10", "3.3.3.3"):
         api.request("POST", _RULE, entry(f'"{address}","port":80,"protocol":"tcp"'))
@@ -192,7 +192,7 @@ def test_list_is_in_the_order_of_keys(api: LiveApi):
         ('"1.1.1.1","port":80,"protocol":"tcp","host":"a.example"', "host"),
     ],
 )
-def test_what_is_not_built_is_refused_by_name(unchanged_api: LiveApi, arguments: str, field: str):
+def test_what_is_not_built_is_refused_by_name(unchanged_api: LiveApi, arguments: str, field: str) -> None:
     """501 names the field; a body that is wrong besides is 400 first."""
     reply = unchanged_api.request("POST", _RULE, entry(arguments))
 
@@ -203,7 +203,7 @@ def test_what_is_not_built_is_refused_by_name(unchanged_api: LiveApi, arguments:
     assert reply.json["result"].startswith(f"not-built error: {field}: ")
 
 
-def test_refusal_of_the_kernel_is_told_and_changes_nothing(api: LiveApi):
+def test_refusal_of_the_kernel_is_told_and_changes_nothing(api: LiveApi) -> None:
     """500 with the cause; the rule is not there afterwards."""
     api.data_plane.fail_in(2)
     reply = api.request("POST", _RULE, _BODY)
@@ -213,14 +213,14 @@ def test_refusal_of_the_kernel_is_told_and_changes_nothing(api: LiveApi):
     assert _rules(api) == []
 
 
-def test_explanation_of_a_refusal_is_in_a_header(api: LiveApi):
+def test_explanation_of_a_refusal_is_in_a_header(api: LiveApi) -> None:
     """The body keeps to the contract, the header says what exactly is wrong."""
     reply = api.request("POST", _RULE, entry('"1.1.1.1","port":70000,"protocol":"tcp"'))
 
     assert reply.headers["x-loxilb-cause"] == "port: 70000 is not a port (0 to 65535)"
 
 
-def test_log_level_changes_at_run_time(api: LiveApi):
+def test_log_level_changes_at_run_time(api: LiveApi) -> None:
     """The level is read back from where it was set."""
     path = f"{_BASE}/config/params"
 
@@ -237,7 +237,7 @@ def test_log_level_changes_at_run_time(api: LiveApi):
     assert api.log_level.get() == "trace"
 
 
-def test_version_is_as_recorded(unchanged_api: LiveApi):
+def test_version_is_as_recorded(unchanged_api: LiveApi) -> None:
     """Members sorted, newline at the end."""
     reply = unchanged_api.request("GET", f"{_BASE}/version")
 
@@ -253,7 +253,7 @@ def test_version_is_as_recorded(unchanged_api: LiveApi):
         ("APPLICATION/JSON", 200, ""),
     ],
 )
-def test_only_json_bodies_are_read(api: LiveApi, content_type: str, status: int, shown: str):
+def test_only_json_bodies_are_read(api: LiveApi, content_type: str, status: int, shown: str) -> None:
     """Other media types are 415, as recorded."""
     headers = {"Content-Type": content_type} if content_type else {}
     reply = api.request("POST", _RULE, _BODY, headers)
@@ -261,8 +261,7 @@ def test_only_json_bodies_are_read(api: LiveApi, content_type: str, status: int,
     assert reply.status == status
     if status == 415:
         assert reply.body.decode() == (
-            f'{{"code":415,"message":"unsupported media type \\"{shown}\\", '
-            'only [application/json] are allowed"}'
+            f'{{"code":415,"message":"unsupported media type \\"{shown}\\", only [application/json] are allowed"}}'
         )
 
 
@@ -277,15 +276,13 @@ def test_only_json_bodies_are_read(api: LiveApi, content_type: str, status: int,
         ("application/json;q=x", 406),
     ],
 )
-def test_client_must_accept_json(unchanged_api: LiveApi, accept: str, status: int):
+def test_client_must_accept_json(unchanged_api: LiveApi, accept: str, status: int) -> None:
     """406 for a client that would not read the answer."""
     reply = unchanged_api.request("GET", _ALL, headers={"Accept": accept})
 
     assert reply.status == status
     if status == 406:
-        assert reply.json["message"] == (
-            "unsupported media type requested, only [application/json] are available"
-        )
+        assert reply.json["message"] == ("unsupported media type requested, only [application/json] are available")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +299,7 @@ def test_client_must_accept_json(unchanged_api: LiveApi, accept: str, status: in
         ("PUT", _RULE, 405, '{"code":405,"message":"method PUT is not allowed, but [POST] are"}'),
     ],
 )
-def test_unknown_paths_and_methods(unchanged_api: LiveApi, method: str, path: str, status: int, body: str):
+def test_unknown_paths_and_methods(unchanged_api: LiveApi, method: str, path: str, status: int, body: str) -> None:
     """404 and 405 as recorded."""
     reply = unchanged_api.request(method, path)
 
@@ -311,13 +308,13 @@ def test_unknown_paths_and_methods(unchanged_api: LiveApi, method: str, path: st
 
 
 @pytest.mark.parametrize("path", ["//netlox/v1///version", "/netlox/./v1/x/../version/"])
-def test_paths_are_cleaned(unchanged_api: LiveApi, path: str):
+def test_paths_are_cleaned(unchanged_api: LiveApi, path: str) -> None:
     """Doubled slashes, dot segments and a trailing slash do not matter."""
     assert unchanged_api.request("GET", path).status == 200
 
 
 @pytest.mark.parametrize("path", [_ALL, "/nosuch", "/swagger.json"])
-def test_any_origin_may_read(unchanged_api: LiveApi, path: str):
+def test_any_origin_may_read(unchanged_api: LiveApi, path: str) -> None:
     """Every answer carries the cross-origin headers, and OPTIONS is always 200 and empty."""
     preflight = unchanged_api.request("OPTIONS", path)
 

@@ -30,22 +30,30 @@ class _FaultyConfiguration(ShownConfiguration):
 
 
 @pytest.mark.parametrize("body", [None, b"{"])
-def test_header_and_body_arrive_in_one_segment(body: bytes | None):
+def test_header_and_body_arrive_in_one_segment(body: bytes | None) -> None:
     """The original command line fails when they arrive apart; the kernel counts the segments."""
     with fake_kernel_api() as api, socket.create_connection(api.address, timeout=_DEADLINE_S) as connection:
         for answers in (1, 2, 3):
             if body is None:
                 connection.sendall(b"GET /netlox/v1/version HTTP/1.1\r\nHost: x\r\n\r\n")
             else:
-                head = (
-                    b"POST /netlox/v1/config/params HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                )
+                head = b"POST /netlox/v1/config/params HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             content = _read_answer(connection)
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
 
             assert content.startswith(b"{")
             assert int.from_bytes(info[_DATA_SEGMENTS_IN : _DATA_SEGMENTS_IN + 4], "little") == answers
+
+
+def test_last_answer_of_a_connection_is_whole() -> None:
+    """A client that asks to close gets header and body before the end."""
+    with fake_kernel_api() as api, socket.create_connection(api.address, timeout=_DEADLINE_S) as connection:
+        connection.sendall(b"GET /netlox/v1/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        content = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert content.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert content.endswith(b'"version":"0.9.8-dev"}\n')
 
 
 def _read_answer(connection: socket.socket) -> bytes:
@@ -55,7 +63,7 @@ def _read_answer(connection: socket.socket) -> bytes:
         return response.read()
 
 
-def test_fault_in_a_handler_is_an_answer():
+def test_fault_in_a_handler_is_an_answer() -> None:
     """500 with a JSON body, and the next request is served on the same connection."""
     configuration = _FaultyConfiguration()
     try:
@@ -76,7 +84,7 @@ def test_fault_in_a_handler_is_an_answer():
     assert status == 200
 
 
-def test_ipv6_address_is_served():
+def test_ipv6_address_is_served() -> None:
     """An address in brackets is one without."""
     configuration = ShownConfiguration()
     try:
@@ -87,7 +95,7 @@ def test_ipv6_address_is_served():
         configuration.close()
 
 
-def test_address_in_use_is_told_with_a_remedy():
+def test_address_in_use_is_told_with_a_remedy() -> None:
     """The error names address and port, and the server can be started again on another one."""
     configuration = ShownConfiguration()
     try:
@@ -107,7 +115,7 @@ def test_address_in_use_is_told_with_a_remedy():
         configuration.close()
 
 
-def test_stopped_server_listens_no_more():
+def test_stopped_server_listens_no_more() -> None:
     """The port is free again after ``stop``, and can be taken at once."""
     configuration = ShownConfiguration()
     try:
@@ -118,3 +126,15 @@ def test_stopped_server_listens_no_more():
             socket.create_connection(address, timeout=_DEADLINE_S)
     finally:
         configuration.close()
+
+
+def test_client_that_goes_away_is_no_fault() -> None:
+    """A body that never arrives is neither answered nor logged as a fault."""
+    head = b"POST /netlox/v1/config/params HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with fake_kernel_api() as api:
+        for _ in range(3):
+            with socket.create_connection(api.address, timeout=_DEADLINE_S) as connection:
+                connection.sendall(head + b"Content-Length: 100\r\n\r\n{")
+        assert api.request("GET", "/netlox/v1/version").status == 200
+
+    assert [log for log in api.logs if log["log_level"] in ("error", "warning")] == []

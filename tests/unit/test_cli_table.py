@@ -19,14 +19,14 @@ def _cells_of(table: str) -> list[list[str]]:
     "table",
     [recorded_cli.LB, recorded_cli.CT, recorded_cli.VERSION, recorded_cli.ENDPOINTS, recorded_cli.FIREWALL],
 )
-def test_recorded_tables_are_drawn_byte_for_byte(table: str):
+def test_recorded_tables_are_drawn_byte_for_byte(table: str) -> None:
     """The cells of a recorded table, drawn again, give the same table."""
     header, *rows = _cells_of(table)
 
     assert draw([title.lower() for title in header], rows) == table
 
 
-def test_recorded_cells_wrap_at_the_same_blanks():
+def test_recorded_cells_wrap_at_the_same_blanks() -> None:
     """Addresses fill 30 columns, and no line below is empty."""
     table = draw(
         ("Device Name", "IP Address"),
@@ -39,7 +39,7 @@ def test_recorded_cells_wrap_at_the_same_blanks():
     assert table == recorded_cli.IP
 
 
-def test_line_breaks_set_the_width_and_become_blanks():
+def test_line_breaks_set_the_width_and_become_blanks() -> None:
     """The recorded interface: a trailing blank before a break leaves two blanks."""
     layer3 = "Routed: true\nIPv4 : [10.10.10.254/24 (P) ] \nIPv6 : [3ff0::2/64 (P) ]"
 
@@ -52,7 +52,7 @@ def test_line_breaks_set_the_width_and_become_blanks():
     assert wrap("Routed: false\nIPv4 : [] \nIPv6 : []")[0] == "Routed: false"
 
 
-def test_header_breaks_into_two_lines():
+def test_header_breaks_into_two_lines() -> None:
     """A break in a title makes the header two lines high."""
     lines = draw(("a", "isActive/bpf\nPort type"), [("1", "x")]).splitlines()
 
@@ -72,7 +72,7 @@ def test_header_breaks_into_two_lines():
         ("", False),
     ],
 )
-def test_numbers_stand_right(text: str, numeric: bool):
+def test_numbers_stand_right(text: str, numeric: bool) -> None:
     """A cell that is all number is aligned right, any other left."""
     row = draw(("title",), [(text,)]).splitlines()[2]
 
@@ -80,7 +80,7 @@ def test_numbers_stand_right(text: str, numeric: bool):
 
 
 @given(st.lists(st.text("ab:/\n ", max_size=60), min_size=1, max_size=4))
-def test_every_line_has_the_same_width_and_no_word_is_lost(cells: list[str]):
+def test_every_line_has_the_same_width_and_no_word_is_lost(cells: list[str]) -> None:
     """A table is a rectangle, and wrapping only moves blanks."""
     lines = draw(["t"] * len(cells), [cells]).splitlines()
 

@@ -49,9 +49,7 @@ def test_the_level_changes_while_running(capsys):
     assert [line.split("event=")[1].split()[0] for line in capsys.readouterr().err.splitlines()] == ["two"]
 
 
-@pytest.mark.parametrize(
-    "word", ["trace", "debug", "info", "notice", "warning", "error", "critical", "alert"]
-)
+@pytest.mark.parametrize("word", ["trace", "debug", "info", "notice", "warning", "error", "critical", "alert"])
 def test_the_words_of_the_original_are_kept(word):
     assert LogLevel(word).get() == word
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from loxilb.app import Daemon
+from loxilb.app import Daemon, limits_of
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import FakeDataPlane, FakeNetwork
 from loxilb.kernel.netlink import LinkChanged, LinkRemoved, RoutesChanged
 from loxilb.logs import LogLevel
 from loxilb.model import LinkKind, Mode, Port
 from loxilb.model.port import IfIndex
+from loxilb.plan import Limits
 from loxilb.settings import Settings
 from tests.support.services import service
 
@@ -23,9 +24,7 @@ DEADLINE = 5.0
 
 
 def port(index: int, name: str) -> Port:
-    return Port(
-        index=IfIndex(index), name=name, kind=LinkKind.VETH, mac=b"\2" * 6, mtu=1500, up=True, carrier=True
-    )
+    return Port(index=IfIndex(index), name=name, kind=LinkKind.VETH, mac=b"\2" * 6, mtu=1500, up=True, carrier=True)
 
 
 class Stage:
@@ -40,7 +39,11 @@ class Stage:
 
     async def run(self, scene: Callable[["Stage"], Coroutine[Any, Any, None]]) -> None:
         self.daemon = Daemon(
-            settings=self.settings, packet_path=self.fake, surroundings=self.network, level=LogLevel()
+            settings=self.settings,
+            packet_path=self.fake,
+            surroundings=self.network,
+            limits=Limits(),
+            level=LogLevel(),
         )
         ready = asyncio.Event()
 
@@ -82,6 +85,12 @@ async def ask(where: tuple[str, int], path: str) -> str:
     writer.close()
     await writer.wait_closed()
     return answer.decode()
+
+
+def test_element_zero_means_none():
+    sizes = {"rules": 10, "endpoints": 20, "ring": 30, "listeners4": 40, "listeners6": 40}
+
+    assert limits_of(sizes) == Limits(rules=9, endpoints=19, ring=30, listeners=40)
 
 
 def test_it_says_what_it_took_and_serves_the_api():

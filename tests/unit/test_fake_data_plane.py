@@ -97,6 +97,17 @@ def test_a_failure_in_the_middle_leaves_nothing(done, fake):
     assert fake.observe().rings == {RULE: (SLOT,)}
 
 
+def test_a_slice_that_was_taken_back_is_unwritten(fake):
+    fake.apply(WORKING)
+    fake.fail_in(1)
+    with pytest.raises(KernelError):
+        fake.apply([PutRing(base=4, endpoints=(SLOT,)), PutRule(rule=RULE, entry=rule(base=4))])
+
+    with pytest.raises(KernelError) as caught:
+        fake.apply([PutRule(rule=RULE, entry=rule(base=4))])
+    assert caught.value.errno == errno.EINVAL
+
+
 def loaded(one: Service) -> FakeDataPlane:
     fake = FakeDataPlane()
     fake.apply(plan({one.key: one}, Ledger(Limits()), {}).ops)

@@ -206,9 +206,7 @@ def test_a_new_route_rewrites_one_endpoint_and_keeps_its_counters():
 
     ops = board.done(board.plan(onearm, sources={ip_address("31.31.31.1"): ip_address("31.31.31.254")}))
 
-    assert ops == [
-        PutEndpoint(endpoint=EndpointId(1), entry=entry("31.31.31.1", "31.31.31.254"), fresh=False)
-    ]
+    assert ops == [PutEndpoint(endpoint=EndpointId(1), entry=entry("31.31.31.1", "31.31.31.254"), fresh=False)]
 
 
 def test_sources_come_before_the_mode_that_needs_them_and_go_after_it():
@@ -220,6 +218,7 @@ def test_sources_come_before_the_mode_that_needs_them_and_go_after_it():
 
     assert kinds(there) == ["PutEndpoint", "PutRule"]
     assert kinds(back) == ["PutRule", "PutEndpoint"]
+    assert back[1] == PutEndpoint(endpoint=EndpointId(1), entry=entry("31.31.31.1"), fresh=False)
 
 
 def test_equal_endpoints_have_slots_of_their_own():

@@ -48,9 +48,7 @@ def services(draw: st.DrawFn) -> Service:
         mode=draw(st.sampled_from([Mode.DEFAULT, Mode.ONEARM, Mode.FULLNAT])),
         selection=draw(st.sampled_from([Selection.RR, Selection.PRIORITY, Selection.HASH])),
         inactive_timeout=draw(st.sampled_from([0, 30])),
-        private_address=draw(st.sampled_from([None, ip_address("10.9.9.9")]))
-        if where.address.version == 4
-        else None,
+        private_address=draw(st.sampled_from([None, ip_address("10.9.9.9")])) if where.address.version == 4 else None,
     )
 
 

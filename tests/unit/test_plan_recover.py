@@ -104,3 +104,15 @@ def test_a_rule_without_endpoints_is_no_service():
     fake.apply([PutRule(rule=RuleId(1), entry=entry), PutListener(listener=listener, rule=RuleId(1))])
 
     assert recover(fake.observe()) == []
+
+
+def test_the_order_of_ipv6_round_robin_comes_back():
+    fake, ledger = FakeDataPlane(), Ledger(Limits())
+    for order in (("6ffe::1,80", "4ffe::1,80"), ("4ffe::1,80", "6ffe::1,80")):
+        wanted = service(order, of=key("2001::1"), inactive_timeout=240)
+        planned = plan({wanted.key: wanted}, ledger, {})
+        fake.apply(planned.ops)
+        planned.commit(ledger)
+
+    assert fake.observe().rings == {1: (2, 1)}
+    assert recover(fake.observe()) == [wanted]

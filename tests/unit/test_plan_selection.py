@@ -32,9 +32,7 @@ def some(count: int, seed: int = 1) -> list[Endpoint]:
 
 
 def test_ipv4_endpoints_are_ordered_by_the_last_octet_first():
-    given_order = [
-        endpoint(text) for text in ("1.9.9.2,80", "9.0.0.1,80", "1.0.9.1,80", "1.0.0.1,90", "1.0.0.1,80")
-    ]
+    given_order = [endpoint(text) for text in ("1.9.9.2,80", "9.0.0.1,80", "1.0.9.1,80", "1.0.0.1,90", "1.0.0.1,80")]
 
     ordered = [f"{one.address},{one.port}" for one in in_rule_order(given_order)]
 

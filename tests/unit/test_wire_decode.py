@@ -32,7 +32,7 @@ def _refusal(body: str | bytes) -> RefusedError:
 
 
 @pytest.mark.parametrize("recorded", SCHEMA, ids=lambda r: r.body[:60] or "nothing")
-def test_schema_refusals_are_as_recorded(recorded: Recorded):
+def test_schema_refusals_are_as_recorded(recorded: Recorded) -> None:
     """Status and body of each refusal equal the recorded ones."""
     refusal = _refusal(recorded.body)
 
@@ -48,6 +48,7 @@ _ITEM = "LoadbalanceEntryEndpointsItems0"
         ('{"a" 1}', "invalid character '1' after object key"),
         ('{"a":1 "b":2}', "invalid character '\"' after object key:value pair"),
         ('{"a":"{" "b":2}', "invalid character '\"' after object key:value pair"),
+        ('["\\"{" 2]', "invalid character '2' after array element"),
         ("[1 2]", "invalid character '2' after array element"),
         ('{"a":[{}}', "invalid character '}' after array element"),
         ("{,}", "invalid character ',' looking for beginning of object key string"),
@@ -70,13 +71,11 @@ _ITEM = "LoadbalanceEntryEndpointsItems0"
         ("7", "json: cannot unmarshal number into Go value of type models.LoadbalanceEntry"),
         (
             '{"endpoints":{}}',
-            "json: cannot unmarshal object into Go struct field LoadbalanceEntry.endpoints "
-            f"of type []*models.{_ITEM}",
+            f"json: cannot unmarshal object into Go struct field LoadbalanceEntry.endpoints of type []*models.{_ITEM}",
         ),
         (
             '{"endpoints":[1]}',
-            "json: cannot unmarshal number into Go struct field LoadbalanceEntry.endpoints "
-            f"of type models.{_ITEM}",
+            f"json: cannot unmarshal number into Go struct field LoadbalanceEntry.endpoints of type models.{_ITEM}",
         ),
         (
             '{"endpoints":[{"weight":"x"}],"serviceArguments":7}',
@@ -104,7 +103,7 @@ _ITEM = "LoadbalanceEntryEndpointsItems0"
         ),
     ],
 )
-def test_undecodable_bodies_are_refused_in_the_words_of_the_contract(body: str, reason: str):
+def test_undecodable_bodies_are_refused_in_the_words_of_the_contract(body: str, reason: str) -> None:
     """The text names the first thing that is wrong, as Go's decoder does."""
     refusal = _refusal(body)
 
@@ -129,33 +128,31 @@ def test_undecodable_bodies_are_refused_in_the_words_of_the_contract(body: str, 
         ),
     ],
 )
-def test_first_violation_in_order_of_names_is_reported(body: str, message: str):
+def test_first_violation_in_order_of_names_is_reported(body: str, message: str) -> None:
     """One violation only, with its path."""
     refusal = _refusal(body)
 
     assert (refusal.status, refusal.message) == (422, message)
 
 
-def test_names_match_in_any_case_and_unknown_members_are_ignored():
+def test_names_match_in_any_case_and_unknown_members_are_ignored() -> None:
     """The spellings of existing clients are taken."""
     body = entry('"20.20.20.1","PORT":80,"BGP":true,"Monitor":true,"path_prefix":{"x":[1]},"sel":7')
-    decoded = decode_body(
-        body.replace('"endpoints"', '"secondaryIPs":null,"Endpoints"').encode(), LoadBalancerEntry
-    )
+    decoded = decode_body(body.replace('"endpoints"', '"secondaryIPs":null,"Endpoints"').encode(), LoadBalancerEntry)
 
     arguments = decoded.service_arguments
     assert (arguments.port, arguments.bgp, arguments.monitor, arguments.sel) == (80, True, True, 7)
     assert decoded.endpoints == [EndpointEntry(endpoint_ip="31.31.31.1", target_port=8080, weight=1)]
 
 
-def test_what_follows_the_document_is_ignored_and_the_last_double_counts():
+def test_what_follows_the_document_is_ignored_and_the_last_double_counts() -> None:
     """As the original's decoder does."""
     decoded = decode_body(b' {"logLevel":"info","loglevel":"error"} trailing', Params)
 
     assert decoded.log_level == "error"
 
 
-def test_broken_text_becomes_replacement_characters():
+def test_broken_text_becomes_replacement_characters() -> None:
     """No text can be decoded that could not be encoded again."""
     body = entry('"1.1.1.1","port":1,"name":"a\\ud800b"').encode().replace(b"a\\ud", b"\xff\\ud")
     decoded = decode_body(body, LoadBalancerEntry)
@@ -196,7 +193,7 @@ _ENTRIES = st.builds(
 
 
 @given(_ENTRIES)
-def test_decoding_undoes_encoding(sent: LoadBalancerEntry):
+def test_decoding_undoes_encoding(sent: LoadBalancerEntry) -> None:
     """What one side writes the other side reads, whatever the order of members."""
     assert decode_body(encode(sent), LoadBalancerEntry) == sent
     assert decode_body(encode_as_declared(sent), LoadBalancerEntry) == sent
@@ -207,9 +204,7 @@ _JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["serviceArguments", "ENDPOINTS", "port", "externalIP", "endpointIP", "weight", "x"]
-            ),
+            st.sampled_from(["serviceArguments", "ENDPOINTS", "port", "externalIP", "endpointIP", "weight", "x"]),
             inner,
             max_size=4,
         )
@@ -219,13 +214,13 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
-def test_any_document_decodes_or_is_refused(document: object):
+def test_any_document_decodes_or_is_refused(document: object) -> None:
     """Nothing but a refusal comes out of a document of any shape."""
     _decode_or_refuse(json.dumps(document).encode())
 
 
 @given(st.binary(max_size=40) | st.text('{}[]",:\\ut0123.eE-nrf\n ', max_size=20).map(str.encode))
-def test_any_bytes_decode_or_are_refused(content: bytes):
+def test_any_bytes_decode_or_are_refused(content: bytes) -> None:
     """Nothing but a refusal comes out of any bytes."""
     _decode_or_refuse(content)
 

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 
 from loxiapi.openapi import document
-from tests.support.api import LiveApi, fake_kernel_api
+from loxiapi.operations import OPERATIONS, Kind
+from loxilb.services.api.application import create_application
+from loxilb.services.api.handlers import Handlers
+from tests.support.api import BUILD, LiveApi, MemoryLogLevel, ShownConfiguration, fake_kernel_api
 from tests.support.json_schema import mismatches
 from tests.support.recorded_api import (
     FLOWS,
@@ -50,20 +54,20 @@ def _answer_schema(path: str, method: str, status: int) -> dict[str, Any]:
         ("/config/params", PARAMS),
     ],
 )
-def test_recorded_answers_fit_the_document(path: str, answer: str):
+def test_recorded_answers_fit_the_document(path: str, answer: str) -> None:
     """What the original answers is what the document promises."""
     assert mismatches(json.loads(answer), _answer_schema(_BASE + path, "get", 200), _DOCUMENT) == []
 
 
 @pytest.mark.parametrize("recorded", [*SCHEMA, *MEANING], ids=lambda r: r.body[:60] or "nothing")
-def test_recorded_failures_fit_the_document(recorded: Recorded):
+def test_recorded_failures_fit_the_document(recorded: Recorded) -> None:
     """Failures have the promised status and form."""
     schema = _answer_schema(_RULE_PATH, "post", recorded.status)
 
     assert mismatches(json.loads(recorded.answer), schema, _DOCUMENT) == []
 
 
-def test_checker_finds_what_does_not_fit():
+def test_checker_finds_what_does_not_fit() -> None:
     """A wrong type, a missing and an undeclared member are all found."""
     wrong = json.loads(RULES.replace('"port":2020', '"prt":2020').replace('"weight":1', '"weight":true'))
 
@@ -72,14 +76,20 @@ def test_checker_finds_what_does_not_fit():
     assert len(found) == 5
 
 
-def test_requests_that_fit_the_document_are_accepted(api: LiveApi):
+def test_requests_that_fit_the_document_are_accepted(api: LiveApi) -> None:
     """A body that the document allows is not refused by the schema, one that it forbids is."""
     body_of = _DOCUMENT["paths"][_RULE_PATH]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    for number in range(-1, 9):
-        body = entry(f'"20.20.20.1","port":80,"protocol":"udp","sel":{number}')
+    numbers = [f'"protocol":"udp","sel":{number}' for number in range(-1, 9)]
+    words = [f'"protocol":"{word}"' for word in ("", "tcp", "TCP", "none")]
+    probes = [f'"probetype":"{word}"' for word in ("", "none", "http", "bogus")]
+    accepted = 0
+    for arguments in (*numbers, *words, *probes):
+        body = entry(f'"20.20.20.1","port":80,{arguments}')
         fits = not mismatches(json.loads(body), body_of, _DOCUMENT)
+        accepted += fits
 
-        assert (api.request("POST", _RULE_PATH, body).status != 422) == fits, number
+        assert (api.request("POST", _RULE_PATH, body).status != 422) == fits, arguments
+    assert accepted == 8 + 2 + 3
 
 
 def _filled(path: str) -> str:
@@ -95,7 +105,7 @@ def _filled(path: str) -> str:
 
 
 @pytest.mark.parametrize("path", sorted(_DOCUMENT["paths"]))
-def test_each_path_serves_exactly_the_documented_methods(api: LiveApi, path: str):
+def test_each_path_serves_exactly_the_documented_methods(api: LiveApi, path: str) -> None:
     """Every documented method is served, every other one is refused with the documented ones."""
     documented = {method.upper() for method in _DOCUMENT["paths"][path]}
     for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"):
@@ -106,32 +116,33 @@ def test_each_path_serves_exactly_the_documented_methods(api: LiveApi, path: str
             assert reply.headers["allow"] == ",".join(sorted(documented))
 
 
-def test_nothing_undocumented_is_served():
+def test_nothing_undocumented_is_served() -> None:
     """The routes of the application are the paths of the document."""
-    from loxiapi.operations import OPERATIONS  # noqa: PLC0415
-    from loxilb.services.api.application import create_application  # noqa: PLC0415
+    configuration = ShownConfiguration()
+    handlers = Handlers(configuration=configuration, log_level=MemoryLogLevel(), build=BUILD)
+    routes = {route.path for route in create_application(handlers).starlette.routes if isinstance(route, Route)}
+    count = len(create_application(handlers).starlette.routes)
+    configuration.close()
 
-    routes = {route.path for route in _routes_of(create_application)}
-
+    assert len(routes) == count
     assert routes == set(_DOCUMENT["paths"]) == {operation.path for operation in OPERATIONS}
 
 
-def _routes_of(create: Any) -> list[Any]:
-    from loxilb.services.api.handlers import Handlers  # noqa: PLC0415
-    from tests.support.api import BUILD, MemoryLogLevel, ShownConfiguration  # noqa: PLC0415
-
-    configuration = ShownConfiguration()
-    try:
-        handlers = Handlers(configuration=configuration, log_level=MemoryLogLevel(), build=BUILD)
-        return list(create(handlers)._inner.routes)
-    finally:
-        configuration.close()
-
-
 @pytest.mark.parametrize("path", ["/swagger.json", "/netlox/v1/swagger.json"])
-def test_document_is_served(api: LiveApi, path: str):
+def test_document_is_served(api: LiveApi, path: str) -> None:
     """Both places give the document of this version."""
     reply = api.request("GET", path)
 
     assert reply.headers["content-type"] == "application/json"
     assert reply.json == json.loads(json.dumps(document(version="0.9.8-dev")))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("T", True), ("Yes", True), ("on", True), ("checked", True), ("0", False), ("x", False), ("", False)],
+)
+def test_booleans_in_queries_have_many_words(text: str, value: bool) -> None:
+    """Anything that is no word for true is false."""
+    parameter = next(p for operation in OPERATIONS for p in operation.parameters if p.kind is Kind.BOOLEAN)
+
+    assert parameter.parse(text) is value

@@ -40,9 +40,7 @@ def enter(namespace: str) -> None:
         ) from error
     try:
         if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-            raise KernelError(
-                f"enter network namespace {namespace}", ctypes.get_errno(), remedy="run as root"
-            )
+            raise KernelError(f"enter network namespace {namespace}", ctypes.get_errno(), remedy="run as root")
     finally:
         os.close(descriptor)
 

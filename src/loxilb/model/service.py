@@ -64,8 +64,8 @@ def _check_port(value: int, name: str, code: str) -> None:
 class Endpoint:
     """One place a service sends flows to.
 
-    ``weight`` is a share: of two endpoints with weights 3 and 1 the first takes three flows of four. Weight 0 takes
-    no new flow.
+    ``weight`` is a share in selection priority: of two endpoints with weights 3 and 1 the first takes three flows of
+    four, and weight 0 takes no new flow. The other selections ignore it.
     """
 
     address: IPAddress
@@ -181,9 +181,7 @@ class Service:
         """Check the fields against each other; raises InvalidRequest."""
         _check_timeout(self)
         if not self.endpoints:
-            raise InvalidRequest(
-                "endpoints-range error", field="endpoints", cause="a service needs one or more"
-            )
+            raise InvalidRequest("endpoints-range error", field="endpoints", cause="a service needs one or more")
         for endpoint in self.endpoints:
             _check_endpoint(self, endpoint)
         _check_modes(self)
@@ -221,9 +219,7 @@ def _check_endpoint(service: Service, endpoint: Endpoint) -> None:
             cause=f"{endpoint.address} behind an IPv4 service",
         )
     if key.protocol is L4Protocol.ICMP and endpoint.port:
-        raise InvalidRequest(
-            "malformed-service error", field="targetPort", cause="icmp endpoints have no port"
-        )
+        raise InvalidRequest("malformed-service error", field="targetPort", cause="icmp endpoints have no port")
     if service.mode is Mode.DSR and endpoint.port != key.port:
         raise InvalidRequest(
             "malformed-service dsr-port error",
@@ -244,9 +240,7 @@ def _check_modes(service: Service) -> None:
     if service.mode is Mode.DSR and service.selection is not Selection.HASH:
         raise InvalidRequest("Error: Only Hash Selection criteria allowed for DSR mode", field="sel")
     if service.mode is Mode.HOSTONEARM and not key.address.is_unspecified:
-        raise InvalidRequest(
-            "hostarm-args error", field="externalIP", cause="hostonearm serves 0.0.0.0 or ::"
-        )
+        raise InvalidRequest("hostarm-args error", field="externalIP", cause="hostonearm serves 0.0.0.0 or ::")
     if service.selection is Selection.N3 and key.protocol is not L4Protocol.UDP:
         raise InvalidRequest("non-udp-n3-args error", field="sel", cause="n3 balances GTP-U, so udp only")
     if service.proxy_protocol_v2 and key.protocol is not L4Protocol.TCP:

@@ -49,9 +49,7 @@ class Ledger:
         present = self.services.values()
         self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
         self._rules = IdPool("rules", limits.rules, {one.rule for one in present})
-        self._endpoints = IdPool(
-            "endpoints", limits.endpoints, {slot for one in present for slot in one.endpoints}
-        )
+        self._endpoints = IdPool("endpoints", limits.endpoints, {slot for one in present for slot in one.endpoints})
         self._ring = SlicePool(limits.ring, (one.slice for one in present))
 
     @property

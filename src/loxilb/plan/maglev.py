@@ -27,7 +27,7 @@ def table_size(members: int) -> int:
 
 
 def maglev_table(identities: Sequence[bytes]) -> list[int]:
-    """Return the table as positions in ``identities``, which must differ from each other."""
+    """Return the table as positions in ``identities``; equal ones share the slots alike."""
     size = table_size(len(identities))
     if size <= 1:
         return list(range(size))

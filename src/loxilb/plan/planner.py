@@ -168,9 +168,7 @@ def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress
     return sources.get(endpoint.address) if service.mode is Mode.ONEARM else None
 
 
-def _endpoint_ids(
-    draft: _Draft, ordered: Sequence[Endpoint], before: Programmed | None
-) -> tuple[EndpointId, ...]:
+def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed | None) -> tuple[EndpointId, ...]:
     """Give each endpoint the slot it has, or a new one.
 
     Equal endpoints hold their slots in ascending order, so that a ledger read back from the kernel agrees.

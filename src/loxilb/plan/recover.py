@@ -141,9 +141,5 @@ def _strays(image: Image, programmed: Iterable[Programmed]) -> list[Op]:
     return [
         *(DropListener(listener=one) for one in sorted(image.listeners) if one not in listeners),
         *(DropRule(rule=one) for one in sorted(image.rules) if one not in kept),
-        *(
-            DropEndpoint(endpoint=one)
-            for one, entry in sorted(image.endpoints.items())
-            if entry.rule not in kept
-        ),
+        *(DropEndpoint(endpoint=one) for one, entry in sorted(image.endpoints.items()) if entry.rule not in kept),
     ]

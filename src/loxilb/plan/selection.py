@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the endpoints of a service to its slice of the ring."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from loxilb.model import Endpoint, Selection
@@ -26,14 +25,8 @@ def _ipv4_order(endpoint: Endpoint) -> tuple[int, int]:
 
 
 def identities(endpoints: Sequence[Endpoint]) -> list[bytes]:
-    """Return what tells the endpoints apart: address, port, and how many equal ones came before."""
-    seen: Counter[bytes] = Counter()
-    result = []
-    for endpoint in endpoints:
-        place = endpoint.address.packed + endpoint.port.to_bytes(2, "big")
-        result.append(place + seen[place].to_bytes(2, "big"))
-        seen[place] += 1
-    return result
+    """Return what a hash knows an endpoint by: its address and port."""
+    return [endpoint.address.packed + endpoint.port.to_bytes(2, "big") for endpoint in endpoints]
 
 
 def _round_robin(endpoints: Sequence[Endpoint]) -> list[int]:
@@ -59,9 +52,7 @@ _SELECTIONS: Mapping[Selection, Callable[[Sequence[Endpoint]], list[int]]] = {
 }
 
 
-def ring_of(
-    selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[EndpointId]
-) -> tuple[EndpointId, ...]:
+def ring_of(selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[EndpointId]) -> tuple[EndpointId, ...]:
     """Return the slice for ``endpoints`` (in rule order) whose ids are ``ids``.
 
     Round robin and hash ignore the weights, zero included: clients send any weight with them and expect equal

@@ -97,6 +97,11 @@ class BpfDataPlane:
         """Descriptors of the maps."""
         return self._maps
 
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Entries of the maps whose size is configured, as loaded: adopted maps keep their size."""
+        return self._loaded.sizes
+
     # Interfaces.
 
     def attach(self, port: Port) -> tuple[str, ...]:

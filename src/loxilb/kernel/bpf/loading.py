@@ -59,7 +59,9 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
     return {
         "flow4": flow4,
         "flow4_cold": flow4,
+        "used4": flow4 // 64,
         "flow6": config.flow6_mask + 1,
+        "used6": (config.flow6_mask + 1) // 64,
         "half4": config.half4_mask + 1,
         "half6": config.half6_mask + 1,
         "links": config.link_mask + 1,

@@ -148,9 +148,7 @@ class FakeDataPlane:
         slot = self.choose(listener, hashed)
         if slot is not None:
             self._counters[slot] = self._counters.get(slot, Counter()) + Counter(packets=1, bytes=40)
-            self._flows += _both_directions(
-                listener, client, port, slot, self._endpoints[slot], self._mode(listener)
-            )
+            self._flows += _both_directions(listener, client, port, slot, self._endpoints[slot], self._mode(listener))
         return slot
 
     def _mode(self, listener: Listener) -> Mode:
@@ -232,9 +230,7 @@ class FakeDataPlane:
         old_position = self._positions.get(op.rule)
         if op.fresh or old_position is None:
             self._positions[op.rule] = 0
-        return _both(
-            _write(self._rules, op.rule, op.entry), _restorer(self._positions, op.rule, old_position)
-        )
+        return _both(_write(self._rules, op.rule, op.entry), _restorer(self._positions, op.rule, old_position))
 
     def _drop_rule(self, op: DropRule) -> _Undo:
         _check(op.rule in self._rules, op, errno.ENOENT)

@@ -135,9 +135,7 @@ class Announcer:
             try:
                 send(due.address, due.station)
             except OSError as error:  # the link may be gone or down; the next one must still be told
-                _log.warning(
-                    "announce failed", address=str(due.address), link=due.station.name, cause=str(error)
-                )
+                _log.warning("announce failed", address=str(due.address), link=due.station.name, cause=str(error))
 
     def _next(self) -> _Due | None:
         """Wait for the next announcement and schedule its repetition; None when closed."""

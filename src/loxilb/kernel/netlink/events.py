@@ -104,9 +104,7 @@ class Tracker:
         self._neighbours = {}
         for message in neighbours:
             self._neighbour(message)
-        gone: list[NetworkEvent] = [
-            LinkRemoved(IfIndex(i)) for i in sorted(known.keys() - self._links.keys())
-        ]
+        gone: list[NetworkEvent] = [LinkRemoved(IfIndex(i)) for i in sorted(known.keys() - self._links.keys())]
         new = [i for i, state in sorted(self._links.items()) if known.get(i) != state]
         return [*gone, *(LinkChanged(IfIndex(i)) for i in new), RoutesChanged()]
 

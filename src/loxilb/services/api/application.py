@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from loxiapi import wire
 from loxiapi.decode import decode_body
@@ -38,7 +38,7 @@ _SHARING_HEADERS = (
 )
 
 
-def create_application(handlers: Handlers) -> ASGIApp:
+def create_application(handlers: Handlers) -> "Application":
     """Return the application; a missing handler is a KeyError here, not at the first request."""
     by_operation = handlers.by_operation()
     paths: dict[str, dict[str, _Method]] = {}
@@ -48,7 +48,7 @@ def create_application(handlers: Handlers) -> ASGIApp:
     routes = [Route(path, endpoint=_Path(methods)) for path, methods in paths.items()]
     starlette = Starlette(routes=routes, exception_handlers={404: _not_found})
     starlette.router.redirect_slashes = False
-    return _Door(starlette)
+    return Application(starlette)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +90,19 @@ class _Path:
         return _json(200, wire.encode(answer) + b"\n")
 
 
-class _Door:
-    """What holds for every request, whatever its path: clean paths, cross-origin headers, OPTIONS."""
+class Application:
+    """What holds for every request, whatever its path: clean paths, cross-origin headers, OPTIONS.
 
-    def __init__(self, inner: ASGIApp) -> None:
-        self._inner = inner
+    ``starlette`` has the routes.
+    """
+
+    def __init__(self, starlette: Starlette) -> None:
+        """Serve what ``starlette`` serves."""
+        self.starlette = starlette
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
         async def send_shared(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_SHARING_HEADERS]
@@ -107,7 +113,7 @@ class _Door:
         if scope["method"] == "OPTIONS":
             await Response()(scope, receive, send_shared)
             return
-        await self._inner({**scope, "path": _clean(scope["raw_path"])}, receive, send_shared)
+        await self.starlette({**scope, "path": _clean(scope["raw_path"])}, receive, send_shared)
 
 
 def _clean(raw_path: bytes) -> str:

@@ -91,9 +91,7 @@ class Handlers:
         return wire.SUCCESS
 
     async def _list_rules(self, _: Call) -> Answer:
-        return wire.LoadBalancerList(
-            entries=[entry_of(status) for status in await self._configuration.services()]
-        )
+        return wire.LoadBalancerList(entries=[entry_of(status) for status in await self._configuration.services()])
 
     async def _delete_all_rules(self, _: Call) -> Answer:
         await self._configuration.delete_all()
@@ -113,9 +111,7 @@ class Handlers:
         return wire.SUCCESS
 
     async def _list_flows(self, _: Call) -> Answer:
-        return wire.ConntrackList(
-            entries=[conntrack_of(status) for status in await self._configuration.flows()]
-        )
+        return wire.ConntrackList(entries=[conntrack_of(status) for status in await self._configuration.flows()])
 
     async def _list_ports(self, _: Call) -> Answer:
         return wire.PortList(entries=ports_of(await self._configuration.ports()))

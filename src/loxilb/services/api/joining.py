@@ -7,7 +7,7 @@ event loop are joined here.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -17,7 +17,7 @@ class JoiningProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Put the joining transport between the protocol and the socket."""
-        super().connection_made(_JoiningTransport(transport, self.loop))
+        super().connection_made(cast(asyncio.Transport, _JoiningTransport(transport, self.loop)))
 
 
 class _JoiningTransport:

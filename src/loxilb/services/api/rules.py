@@ -11,6 +11,7 @@ from loxilb.ports import ServiceStatus
 _SEL_N3 = 6
 _SEL_N3_KUBERNETES = 7  # kube-loxilb numbers n2det 6 and n3 7
 _NO_PROBES = ("", "none")
+_MAX_SECONDARY = 3
 
 
 def service_of(entry: wire.LoadBalancerEntry) -> Service:
@@ -53,9 +54,7 @@ def entry_of(status: ServiceStatus) -> wire.LoadBalancerEntry:
                 state="active" if active else "inactive",
                 counter=f"{counter.packets}:{counter.bytes}",
             )
-            for endpoint, active, counter in zip(
-                service.endpoints, status.active, status.counters, strict=True
-            )
+            for endpoint, active, counter in zip(service.endpoints, status.active, status.counters, strict=True)
         ],
     )
 
@@ -123,10 +122,17 @@ def _probe_of(arguments: wire.ServiceArguments) -> Probe:
 
 
 def _secondary_of(entry: wire.LoadBalancerEntry) -> tuple[IPAddress, ...]:
-    return tuple(
-        address_of(item.secondary_ip, "malformed-secIP error", "secondaryIP")
-        for item in entry.secondary_ips or ()
-    )
+    """Read the further addresses; the contract knows them for SCTP only, where the original drops others silently."""
+    items, arguments = entry.secondary_ips or (), entry.service_arguments
+    addresses = tuple(address_of(item.secondary_ip, "malformed-secIP error", "secondaryIP") for item in items)
+    if addresses and arguments.protocol != L4Protocol.SCTP.value:
+        raise InvalidRequest("secondaryIP-args error", field="secondaryIPs", cause="only sctp services have them")
+    if len(addresses) > _MAX_SECONDARY:
+        cause = f"{len(addresses)} are more than {_MAX_SECONDARY}"
+        raise InvalidRequest("secondaryIP-args len error", field="secondaryIPs", cause=cause)
+    if ":" not in arguments.external_ip and any(address.version == 6 for address in addresses):
+        raise InvalidRequest("malformed-secIP nat46 error", field="secondaryIP", cause="IPv6 beside an IPv4 service")
+    return addresses
 
 
 def _sources_of(entry: wire.LoadBalancerEntry) -> tuple[str, ...]:
@@ -137,9 +143,7 @@ def _prefix_of(text: str) -> str:
     try:
         return str(ip_network(text, strict=False))
     except ValueError:
-        raise InvalidRequest(
-            "rule-allowed-src error", field="prefix", cause=f"{text!r} is no prefix"
-        ) from None
+        raise InvalidRequest("rule-allowed-src error", field="prefix", cause=f"{text!r} is no prefix") from None
 
 
 def _arguments_of(service: Service) -> wire.ServiceArguments:

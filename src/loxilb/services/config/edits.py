@@ -60,9 +60,7 @@ def detached(before: Service | None, wanted: Service) -> Service | None:
     Raises NotFound without a service, Conflict when it has none of the endpoints.
     """
     if before is None:
-        raise NotFound(
-            "lbrule not-exists error", cause=f"no service {wanted.key.address} port {wanted.key.port}"
-        )
+        raise NotFound("lbrule not-exists error", cause=f"no service {wanted.key.address} port {wanted.key.port}")
     gone = {_place(endpoint) for endpoint in wanted.endpoints}
     kept = tuple(endpoint for endpoint in before.endpoints if _place(endpoint) not in gone)
     return _changed(before, before.with_endpoints(kept)) if kept else None

@@ -137,9 +137,7 @@ class ConfigurationService:
     def _delete(self, key: ServiceKey) -> None:
         found = key if key in self._desired else matching_key(self._desired, key)
         if found is None:
-            raise NotFound(
-                "no-rule error", cause=f"no service {key.address} port {key.port}/{key.protocol.value}"
-            )
+            raise NotFound("no-rule error", cause=f"no service {key.address} port {key.port}/{key.protocol.value}")
         self._change({found: None})
 
     def _delete_where(self, wanted: Callable[[Service], bool]) -> int:

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The pipeline under random packets. Each run makes a packet from a template, changes some of its bytes, hands it to the
+ * pipeline and checks what comes back; repeated with BPF_PROG_TEST_RUN. The packets depend on the seed alone. A shim and
+ * lox_fuzz_load(), lox_fuzz_store() come before this file.
+ */
+#ifndef LOX_FUZZ_H
+#define LOX_FUZZ_H
+
+#include "pipeline.h"
+
+#define LOX_FUZZ_BYTES 128
+#define LOX_FUZZ_WORDS (LOX_FUZZ_BYTES / 2)
+#define LOX_FUZZ_TEMPLATES 1024
+#define LOX_FUZZ_SPOTS 16
+
+enum lox_fuzz_violation {
+	LOX_FUZZ_COUNTED,  /* not exactly one reason was counted */
+	LOX_FUZZ_VERDICT,  /* the verdict is not the one that the reason implies */
+	LOX_FUZZ_MODIFIED, /* passed, but not as it arrived */
+	LOX_FUZZ_HEADER,   /* what the IPv4 header adds up to has changed */
+	LOX_FUZZ_SEGMENT,  /* what the transport checksum covers, and the checksum, add up to something else */
+	LOX_FUZZ_BYTE,     /* a byte has changed that is not translated */
+	LOX_FUZZ_HOPS,     /* TTL or hop limit is not one less */
+	LOX_FUZZ_VIOLATIONS,
+};
+
+/* A packet, and the offsets whose change leads somewhere: flags, ports, lengths, versions. */
+struct lox_fuzz_template {
+	__u16 word[LOX_FUZZ_WORDS];
+	__u8 spot[LOX_FUZZ_SPOTS];
+};
+
+union lox_fuzz_packet {
+	__u16 word[LOX_FUZZ_WORDS];
+	__u8 byte[LOX_FUZZ_BYTES];
+};
+
+struct lox_fuzz {
+	__u64 random;
+	__u64 runs;
+	__u64 violations[LOX_FUZZ_VIOLATIONS];
+	__u32 templates;
+	__u32 length;
+	__u32 violation; /* the first one, plus 1; with its packets */
+	__u32 verdict;
+	union lox_fuzz_packet first_before;
+	union lox_fuzz_packet first_after;
+	union lox_fuzz_packet before;
+	union lox_fuzz_packet after;
+};
+
+/* Packets counted by what their reason implies; FORWARD_LOCAL goes on to the stack, rewritten. */
+struct lox_fuzz_counts {
+	__u64 passed;
+	__u64 sent;
+	__u64 local;
+	__u64 dropped;
+};
+
+LOX_ARRAY(fuzz, struct lox_fuzz, BPF_F_MMAPABLE);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LOX_FUZZ_TEMPLATES);
+	__type(key, __u32);
+	__type(value, struct lox_fuzz_template);
+} fuzz_templates SEC(".maps");
+
+LOX_INLINE struct lox_fuzz *lox_fuzz(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&fuzz, &zero);
+}
+
+/* xorshift64* */
+LOX_INLINE __u32 lox_fuzz_random(struct lox_fuzz *f)
+{
+	__u64 x = f->random;
+
+	x ^= x >> 12;
+	x ^= x << 25;
+	x ^= x >> 27;
+	f->random = x;
+	return x * 0x2545f4914f6cdd1dULL >> 32;
+}
+
+/* Change up to three bytes: of one packet in eight to anything anywhere, of the others at the template's spots. */
+LOX_INLINE void lox_fuzz_mutate(struct lox_fuzz *f, const struct lox_fuzz_template *t)
+{
+	__u32 dice = lox_fuzz_random(f), changes = dice & 3;
+
+	for (__u32 i = 0; i < 3; i++) {
+		__u32 value = lox_fuzz_random(f);
+		__u32 at = dice & 0x1c ? t->spot[value >> 28] : value >> 24;
+
+		if (i < changes)
+			f->before.byte[at & (LOX_FUZZ_BYTES - 1)] = value;
+	}
+}
+
+/* Keep what the frame holds in `to`, the rest zero. */
+LOX_INLINE int lox_fuzz_take(lox_ctx *ctx, union lox_fuzz_packet *to, __u32 length)
+{
+	__builtin_memset(to, 0, sizeof(*to));
+	if (length - 1 >= LOX_FUZZ_BYTES)
+		return -1;
+	return lox_fuzz_load(ctx, to, length);
+}
+
+/* Make a packet and write it into the frame. Not 0 when that cannot be. */
+__noinline int lox_fuzz_make(lox_ctx *ctx)
+{
+	__u32 length = lox_end(ctx) - lox_data(ctx), at;
+	struct lox_fuzz *f = lox_fuzz();
+	struct lox_fuzz_template *t;
+
+	if (!f)
+		return -1;
+	at = lox_fuzz_random(f) % (f->templates | !f->templates);
+	t = bpf_map_lookup_elem(&fuzz_templates, &at);
+	if (!t || length - 1 >= LOX_FUZZ_BYTES)
+		return -1;
+	__builtin_memcpy(&f->before, t->word, sizeof(f->before));
+	lox_fuzz_mutate(f, t);
+	f->length = length;
+	return lox_fuzz_store(ctx, &f->before, length) || lox_fuzz_take(ctx, &f->before, length);
+}
+
+static long lox_fuzz_count_one(__u32 i, struct lox_fuzz_counts *c)
+{
+	__u64 *n = bpf_map_lookup_elem(&reasons, &i);
+
+	if (!n)
+		return 0;
+	if (i <= LOX_PASS_LAST)
+		c->passed += *n;
+	else if (i == LOX_FORWARD_LOCAL)
+		c->local += *n;
+	else if (i <= LOX_FORWARD_LAST)
+		c->sent += *n;
+	else
+		c->dropped += *n;
+	return 0;
+}
+
+LOX_INLINE void lox_fuzz_count(struct lox_fuzz_counts *c)
+{
+	__builtin_memset(c, 0, sizeof(*c));
+	bpf_loop(LOX_REASONS, lox_fuzz_count_one, c, 0);
+}
+
+LOX_INLINE void lox_fuzz_note(struct lox_fuzz *f, enum lox_fuzz_violation violation, __u32 verdict)
+{
+	f->violations[violation]++;
+	if (f->violation)
+		return;
+	f->violation = violation + 1;
+	f->verdict = verdict;
+	__builtin_memcpy(&f->first_before, &f->before, sizeof(f->before));
+	__builtin_memcpy(&f->first_after, &f->after, sizeof(f->after));
+}
+
+/* Where the parts of a packet are, in 16-bit words, and what its two states add up to. */
+struct lox_fuzz_view {
+	struct lox_fuzz *f;
+	__u32 l4;
+	__u32 check; /* from l4 on */
+	__u32 first; /* of the addresses */
+	__u32 last;
+	bool v6;
+	bool ports;
+	bool pseudo_header;
+	bool others; /* a word has changed that must not */
+	__u64 header[2];
+	__u64 segment[2];
+};
+
+LOX_INLINE void lox_fuzz_view(struct lox_fuzz *f, struct lox_fuzz_view *v)
+{
+	__u8 proto;
+
+	__builtin_memset(v, 0, sizeof(*v));
+	v->f = f;
+	v->v6 = f->before.word[6] == bpf_htons(ETH_P_IPV6);
+	proto = f->before.byte[v->v6 ? 20 : 23];
+	v->l4 = LOX_L3 / 2 + (v->v6 ? 20 : (f->before.byte[LOX_L3] & 15) * 2);
+	v->check = proto == IPPROTO_TCP ? 8 : proto == IPPROTO_UDP ? 3 : 1;
+	v->first = v->v6 ? 11 : 13;
+	v->last = v->v6 ? 26 : 16;
+	v->ports = proto == IPPROTO_TCP || proto == IPPROTO_UDP;
+	v->pseudo_header = proto != IPPROTO_ICMP;
+}
+
+/* May word i change when the packet is translated? */
+LOX_INLINE bool lox_fuzz_translated(const struct lox_fuzz_view *v, __u32 i)
+{
+	if (i < 6 || (i >= v->first && i <= v->last) || i == v->l4 + v->check)
+		return true;
+	if (v->v6 ? i == 10 : i == 11 || i == 12) /* hops, IPv4 checksum */
+		return true;
+	return v->ports ? i == v->l4 || i == v->l4 + 1 : i == v->l4 + 2;
+}
+
+static long lox_fuzz_compare(__u32 i, struct lox_fuzz_view *v)
+{
+	__u32 at = i & (LOX_FUZZ_WORDS - 1);
+	__u16 before = v->f->before.word[at], after = v->f->after.word[at];
+
+	if (i >= LOX_L3 / 2 && i < v->l4 && !v->v6) {
+		v->header[0] += before;
+		v->header[1] += after;
+	}
+	if (i >= v->l4 || (v->pseudo_header && i >= v->first && i <= v->last)) {
+		v->segment[0] += before;
+		v->segment[1] += after;
+	}
+	v->others |= before != after && !lox_fuzz_translated(v, i);
+	return 0;
+}
+
+/* Zero and 0xffff are the same sum (RFC 1071 section 1). */
+LOX_INLINE bool lox_fuzz_same_sum(const __u64 *sums)
+{
+	return lox_csum_fold(sums[0]) % 0xffff == lox_csum_fold(sums[1]) % 0xffff;
+}
+
+/* Does the packet say that it has no transport checksum? Then it keeps none. */
+LOX_INLINE bool lox_fuzz_unsummed(const struct lox_fuzz_view *v)
+{
+	__u32 at = (v->l4 + v->check) & (LOX_FUZZ_WORDS - 1);
+
+	return v->check == 3 && !v->f->before.word[at] && !v->f->after.word[at];
+}
+
+/* A packet that was sent on: only what is translated has changed, and every checksum is as right as it was. */
+LOX_INLINE void lox_fuzz_check_sent(struct lox_fuzz *f, __u32 verdict)
+{
+	struct lox_fuzz_view v;
+
+	lox_fuzz_view(f, &v);
+	bpf_loop(LOX_FUZZ_WORDS, lox_fuzz_compare, &v, 0);
+	if (!lox_fuzz_same_sum(v.header))
+		lox_fuzz_note(f, LOX_FUZZ_HEADER, verdict);
+	if (!lox_fuzz_same_sum(v.segment) && !lox_fuzz_unsummed(&v))
+		lox_fuzz_note(f, LOX_FUZZ_SEGMENT, verdict);
+	if (v.others)
+		lox_fuzz_note(f, LOX_FUZZ_BYTE, verdict);
+	if (v.v6 ? f->after.word[10] != f->before.word[10] - 0x100 : f->after.word[11] != f->before.word[11] - 1)
+		lox_fuzz_note(f, LOX_FUZZ_HOPS, verdict);
+}
+
+static long lox_fuzz_differ(__u32 i, struct lox_fuzz_view *v)
+{
+	__u32 at = i & (LOX_FUZZ_WORDS - 1);
+
+	v->others |= v->f->before.word[at] != v->f->after.word[at];
+	return 0;
+}
+
+LOX_INLINE void lox_fuzz_check_passed(struct lox_fuzz *f, __u32 verdict)
+{
+	struct lox_fuzz_view v = { .f = f };
+
+	bpf_loop(LOX_FUZZ_WORDS, lox_fuzz_differ, &v, 0);
+	if (v.others)
+		lox_fuzz_note(f, LOX_FUZZ_MODIFIED, verdict);
+}
+
+/* Compare verdict, counters and packet of one run. */
+LOX_INLINE void lox_fuzz_check(struct lox_fuzz *f, __u32 verdict, struct lox_fuzz_counts *was)
+{
+	struct lox_fuzz_counts now;
+
+	lox_fuzz_count(&now);
+	if (now.passed + now.sent + now.local + now.dropped != was->passed + was->sent + was->local + was->dropped + 1)
+		lox_fuzz_note(f, LOX_FUZZ_COUNTED, verdict);
+	if ((verdict == LOX_PASS) != (now.passed + now.local != was->passed + was->local) ||
+	    (verdict == LOX_DROP) != (now.dropped != was->dropped))
+		lox_fuzz_note(f, LOX_FUZZ_VERDICT, verdict);
+	if (now.passed != was->passed)
+		lox_fuzz_check_passed(f, verdict);
+	if (now.sent != was->sent || now.local != was->local)
+		lox_fuzz_check_sent(f, verdict);
+}
+
+/* The pipeline, verified once. */
+__noinline int lox_fuzz_target(lox_ctx *ctx)
+{
+	return lox_frame(ctx);
+}
+
+LOX_INLINE int lox_fuzz_one(lox_ctx *ctx)
+{
+	struct lox_fuzz *f = lox_fuzz();
+	struct lox_fuzz_counts was;
+	int verdict;
+
+	if (!f || lox_fuzz_make(ctx))
+		return LOX_DROP;
+	lox_fuzz_count(&was);
+	verdict = lox_fuzz_target(ctx);
+	f->runs++;
+	if (lox_fuzz_take(ctx, &f->after, f->length))
+		return LOX_DROP;
+	lox_fuzz_check(f, verdict, &was);
+	return LOX_PASS;
+}
+
+#endif

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services, the packets of their flows, and what the programs make of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from loxilb.kernel.abi import Reason
+from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
+from loxilb.kernel.bpf.pins import find_bpffs
+from loxilb.kernel.bpf.run import RunResult, run
+from loxilb.model import Counter, Endpoint, Flow, IPAddress, L4Protocol, Mode, Service, ServiceKey
+from loxilb.model.image import EndpointId
+from loxilb.plan import Ledger, Limits, plan
+from tests.support.bpf import CLIENT, CLIENTS4, CLIENTS6, DEVICES, SERVERS, VERDICTS, Device, Hook, Verdict, World
+from tests.support.packets import Echo, Packet, Tcp, Transport, Udp, difference, parse
+
+PORT, TARGET = 80, 8080
+SMALL = DataPlaneSettings(
+    flows4=1024, flows6=1024, half_open4=256, half_open6=256, rules=256, endpoints=1024, ring=65536, listeners=1024
+)
+_SOURCES: Mapping[IPAddress, IPAddress] = {
+    device.gateway(version): device.address(version) for device in SERVERS for version in (4, 6)
+}
+
+
+def verdict_of(reason: Reason) -> Verdict:
+    """Return what a reason says became of the packet; a flow to this host goes on to its stack."""
+    if reason <= 15 or reason is Reason.FORWARD_LOCAL:
+        return Verdict.PASSED
+    return Verdict.SENT if reason <= 31 else Verdict.DROPPED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """Both directions of one flow: from a client to a service, from the source to the endpoint, and back.
+
+    Without ports (ICMP echo) ``client_port`` and ``source_port`` are identifiers.
+    """
+
+    protocol: L4Protocol
+    client: IPAddress
+    client_port: int
+    vip: IPAddress
+    vip_port: int
+    source: IPAddress
+    source_port: int
+    endpoint: IPAddress
+    endpoint_port: int
+    server: Device
+
+    def request(self, **more: Any) -> Packet:
+        """Return a packet of the client as it arrives."""
+        transport = self._transport(self.client_port, self.vip_port, reply=False, **more)
+        return _arriving(CLIENT, self.client, self.vip, transport)
+
+    def requested(self, **more: Any) -> Packet:
+        """Return the same packet as the endpoint gets it."""
+        transport = self._transport(self.source_port, self.endpoint_port, reply=False, **more)
+        return _leaving(self.server, self.source, self.endpoint, transport)
+
+    def reply(self, **more: Any) -> Packet:
+        """Return a packet of the endpoint as it arrives."""
+        transport = self._transport(self.endpoint_port, self.source_port, reply=True, **more)
+        return _arriving(self.server, self.endpoint, self.source, transport)
+
+    def replied(self, **more: Any) -> Packet:
+        """Return the same packet as the client gets it."""
+        transport = self._transport(self.vip_port, self.client_port, reply=True, **more)
+        return _leaving(CLIENT, self.vip, self.client, transport)
+
+    def _transport(self, sport: int, dport: int, *, reply: bool, **more: Any) -> Transport:
+        if self.protocol is L4Protocol.ICMP:
+            return Echo(identifier=dport if reply else sport, reply=reply, version=self.vip.version, **more)
+        return (Tcp if self.protocol is L4Protocol.TCP else Udp)(sport=sport, dport=dport, **more)
+
+
+def _arriving(device: Device, source: IPAddress, destination: IPAddress, transport: Transport) -> Packet:
+    return Packet(
+        dmac=device.mac, smac=device.neighbour, source=source, destination=destination, transport=transport
+    )
+
+
+def _leaving(device: Device, source: IPAddress, destination: IPAddress, transport: Transport) -> Packet:
+    arriving = _arriving(device, source, destination, transport)
+    return replace(arriving, dmac=arriving.smac, smac=arriving.dmac, ttl=arriving.ttl - 1)
+
+
+class Driver:
+    """A data plane with services in it, and packets to run through it."""
+
+    def __init__(self, world: World, settings: DataPlaneSettings) -> None:
+        """Load a data plane with pins of its own; the calling thread is inside ``world``."""
+        self.world = world
+        self._pins = find_bpffs(None) / world.namespace.name
+        self.data_plane = BpfDataPlane.open(replace(settings, bpffs=self._pins))
+        self._ledger = Ledger(
+            Limits(rules=settings.rules - 1, endpoints=settings.endpoints - 1, ring=settings.ring)
+        )
+        self._numbers = count(1)
+
+    def close(self) -> None:
+        """Remove the data plane."""
+        self.data_plane.destroy()
+        Path(self._pins).rmdir()
+
+    # Services, programmed the way the daemon does it.
+
+    def service(
+        self,
+        version: int,
+        protocol: L4Protocol = L4Protocol.TCP,
+        *,
+        endpoints: Sequence[Endpoint] = (),
+        **more: Any,
+    ) -> Service:
+        """Create a service at an address of its own; without ``endpoints`` it has one at every server."""
+        number = next(self._numbers)
+        vip = IPv4Address("20.20.0.0") + number if version == 4 else IPv6Address("2001::") + number
+        port, target = (0, 0) if protocol is L4Protocol.ICMP else (PORT, TARGET)
+        made = Service(
+            key=ServiceKey(address=vip, protocol=protocol, port=port),
+            endpoints=tuple(endpoints)
+            or tuple(Endpoint(address=server.gateway(version), port=target) for server in SERVERS),
+            **more,
+        )
+        self.put(made)
+        return made
+
+    def put(self, *services: Service) -> None:
+        """Create or replace services."""
+        self._carry_out({service.key: service for service in services})
+
+    def drop(self, *services: Service) -> None:
+        """Delete services."""
+        self._carry_out(dict.fromkeys(service.key for service in services))
+
+    def _carry_out(self, changes: Mapping[ServiceKey, Service | None]) -> None:
+        planned = plan(changes, self._ledger, _SOURCES)
+        self.data_plane.apply(planned.ops)
+        planned.commit(self._ledger)
+
+    def endpoint_ids(self, service: Service) -> tuple[EndpointId, ...]:
+        """Return the slots of a service's endpoints in rule order."""
+        return self._ledger.services[service.key].ids
+
+    def counters(self, service: Service) -> list[Counter]:
+        """Return the traffic of each endpoint of a service, in rule order."""
+        found = self.data_plane.counters()
+        return [found[slot] for slot in self.endpoint_ids(service)]
+
+    def flows(self, service: Service) -> list[Flow]:
+        """Return the flows of a service, those from the clients first."""
+        rule = self._ledger.services[service.key].rule
+        return sorted((flow for flow in self.data_plane.flows() if flow.rule == rule), key=lambda flow: flow.reply)
+
+    # Flows.
+
+    def client(self, version: int) -> IPAddress:
+        """Return the address of a client that nobody was before."""
+        network = CLIENTS4 if version == 4 else CLIENTS6
+        return network[next(self._numbers)]
+
+    def path(
+        self, service: Service, *, endpoint: int = 0, client: IPAddress | None = None, port: int = 40_000
+    ) -> Path:
+        """Return the path from a client (a new one unless given) to one of a service's endpoints, in given order."""
+        target, version = service.endpoints[endpoint], service.key.address.version
+        server = next(device for device in SERVERS if device.gateway(version) == target.address)
+        client = client or self.client(version)
+        sources = {Mode.DEFAULT: client, Mode.ONEARM: server.address(version), Mode.FULLNAT: service.key.address}
+        return Path(
+            protocol=service.key.protocol,
+            client=client,
+            client_port=port,
+            vip=service.key.address,
+            vip_port=service.key.port,
+            source=sources[service.mode],
+            source_port=port,
+            endpoint=target.address,
+            endpoint_port=target.port,
+            server=server,
+        )
+
+    # Packets.
+
+    def run(self, hook: Hook, packet: Packet | bytes, device: Device | None = None) -> RunResult:
+        """Run one packet through a program; it arrives at the device that it is addressed to, or the given one."""
+        frame = bytes(packet)
+        device = device or next((one for one in DEVICES if one.mac == frame[:6]), CLIENT)
+        return run(self.data_plane.programs[hook.value], frame, context=self.world.context(hook, device))
+
+    def expect(
+        self,
+        hook: Hook,
+        packet: Packet | bytes,
+        reason: Reason,
+        becomes: Packet | bytes | None = None,
+        *,
+        device: Device | None = None,
+    ) -> None:
+        """Check all that one packet causes: verdict, bytes (None: unmodified), checksums, and just one counter."""
+        before = self.data_plane.reasons()
+        result = self.run(hook, packet, device)
+        after = self.data_plane.reasons()
+        changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+        assert changed == {reason.name.lower(): 1}
+        assert VERDICTS[hook][result.code] is verdict_of(reason)
+        if verdict_of(reason) is not Verdict.DROPPED:
+            expected = bytes(packet if becomes is None else becomes)
+            assert not difference(expected, result.packet), difference(expected, result.packet)
+        if reason > 15 and verdict_of(reason) is not Verdict.DROPPED:
+            assert not parse(result.packet).wrong
+
+    def send(self, hook: Hook, *packets: Packet) -> bytes:
+        """Run packets that must be sent on; returns what the last one became."""
+        result = None
+        for packet in packets:
+            result = self.run(hook, packet)
+            assert VERDICTS[hook][result.code] is Verdict.SENT, parse(bytes(packet)).fields
+        assert result is not None
+        return result.packet
+
+    def opened_to(self, hook: Hook, packets: Iterable[Packet]) -> list[Device]:
+        """Run packets that must be sent on; returns which server each went to."""
+        return [_receiver(self.send(hook, packet)) for packet in packets]
+
+
+def _receiver(frame: bytes) -> Device:
+    return next(device for device in SERVERS if device.neighbour == frame[:6])

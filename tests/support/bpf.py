@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A namespace to run packet programs in, with the devices they send to.
+
+::
+
+    clients, by way of 10.10.10.1, 3ffe::1  ──  client │    │ server1  ──  31.31.31.1, 4ffe::1
+                                                       │ lb │ server2  ──  32.32.32.1, 5ffe::1
+                                                       │    │ server3  ──  33.33.33.1, 6ffe::1
+
+Nothing is sent: BPF_PROG_TEST_RUN tells what would be. The far ends of the devices are silent, so that no packet but
+those of the tests is counted.
+"""
+
+import ctypes
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+
+from loxilb.kernel import netns
+from loxilb.kernel.bpf import libbpf
+from loxilb.kernel.bpf.libbpf import check
+from loxilb.kernel.bpf.object import BpfObject
+from loxilb.model import IPAddress
+from tests.support.lab import ROOT, Lab, Namespace
+
+OBJECTS = ROOT / "src" / "loxilb" / "kernel" / "bpf" / "objects"
+_XDP_LINK = 37  # BPF_XDP of enum bpf_attach_type
+_NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE
+
+
+class Hook(Enum):
+    """Where a program runs."""
+
+    XDP = "xdp"
+    TC = "tc"
+
+
+class Verdict(Enum):
+    """What becomes of a packet, whatever the hook calls it."""
+
+    PASSED = "passed"
+    SENT = "sent"
+    DROPPED = "dropped"
+
+
+VERDICTS = {
+    Hook.XDP: {1: Verdict.DROPPED, 2: Verdict.PASSED, 4: Verdict.SENT},
+    Hook.TC: {0: Verdict.PASSED, 2: Verdict.DROPPED, 7: Verdict.SENT},
+}
+_INDEX_OFFSET = {Hook.XDP: 12, Hook.TC: 40}  # of xdp_md.ingress_ifindex and __sk_buff.ifindex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device of the load balancer and its neighbour, at ``gateway4`` and ``gateway6``."""
+
+    name: str
+    number: int
+    address4: IPv4Address
+    address6: IPv6Address
+    gateway4: IPv4Address
+    gateway6: IPv6Address
+
+    @property
+    def mac(self) -> bytes:
+        """Address of the device itself."""
+        return bytes((2, 0, 0, 0, self.number, 0xFE))
+
+    @property
+    def neighbour(self) -> bytes:
+        """Address of what is at the other end."""
+        return bytes((2, 0, 0, 0, self.number, 0x01))
+
+    def address(self, version: int) -> IPAddress:
+        """Return the load balancer's address here."""
+        return self.address4 if version == 4 else self.address6
+
+    def gateway(self, version: int) -> IPAddress:
+        """Return the neighbour's address."""
+        return self.gateway4 if version == 4 else self.gateway6
+
+    def commands(self) -> Iterator[str]:
+        """Return the ip(8) commands that make it; the far end has no address, so it never speaks."""
+        yield f"link add {self.name} address {self.mac.hex(':')} type veth peer name {self.name}-far"
+        yield f"link set {self.name}-far addrgenmode none up"
+        yield f"link set {self.name} addrgenmode none up"
+        yield f"addr add {self.address4}/24 dev {self.name}"
+        yield f"addr add {self.address6}/64 dev {self.name} nodad"
+        for gateway in (self.gateway4, self.gateway6):
+            yield f"neigh replace {gateway} lladdr {self.neighbour.hex(':')} dev {self.name} nud permanent"
+
+
+def _device(name: str, number: int, net4: str, net6: str) -> Device:
+    return Device(
+        name=name,
+        number=number,
+        address4=IPv4Address(f"{net4}.254"),
+        address6=IPv6Address(f"{net6}::2"),
+        gateway4=IPv4Address(f"{net4}.1"),
+        gateway6=IPv6Address(f"{net6}::1"),
+    )
+
+
+CLIENT = _device("client", 1, "10.10.10", "3ffe")
+SERVERS = (
+    _device("server1", 2, "31.31.31", "4ffe"),
+    _device("server2", 3, "32.32.32", "5ffe"),
+    _device("server3", 4, "33.33.33", "6ffe"),
+)
+DEVICES = (CLIENT, *SERVERS)
+CLIENTS4, CLIENTS6 = IPv4Network("172.16.0.0/12"), IPv6Network("2001:db8::/32")
+
+
+class World:
+    """The namespace and its devices. Programs run in it while :meth:`inside` is entered."""
+
+    def __init__(self, lab: Lab) -> None:
+        """Build it; it goes away with the lab."""
+        self.namespace: Namespace = lab.namespace("packet")
+        self.namespace.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
+        self.namespace.ip(
+            *(line for device in DEVICES for line in device.commands()),
+            f"route add {CLIENTS4} via {CLIENT.gateway4}",
+            f"route add {CLIENTS6} via {CLIENT.gateway6}",
+        )
+        with self.inside():
+            self.indexes = {device: socket.if_nametoindex(device.name) for device in DEVICES}
+            self._register_queues(lab)
+
+    def _register_queues(self, lab: Lab) -> None:
+        """Keep an XDP program on every device: without one a veth has no receive queue to run XDP for."""
+        holder = BpfObject(OBJECTS / "fuzz_xdp.bpf.o")
+        lab.undo(holder.close)
+        options = libbpf.LinkOptions(sz=ctypes.sizeof(libbpf.LinkOptions), flags=_NATIVE)
+        for index in self.indexes.values():
+            link = libbpf.link_create(holder.programs["fuzz_xdp"], index, _XDP_LINK, ctypes.byref(options))
+            lab.undo(os.close, check(link, "attach XDP"))
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Move the calling thread into the namespace, and back."""
+        with Path(f"/proc/self/task/{threading.get_native_id()}/ns/net").open("rb") as home:
+            netns.enter(str(self.namespace.path))
+            try:
+                yield
+            finally:
+                netns.enter(f"/proc/self/fd/{home.fileno()}")
+
+    def context(self, hook: Hook, device: Device) -> bytes:
+        """Return the context of a packet that arrives at ``device``."""
+        return bytes(_INDEX_OFFSET[hook]) + struct.pack("=I", self.indexes[device])
