@@ -183,6 +183,13 @@ struct lox_listener6 {
 	__u8 pad[5];
 };
 
+/* The ring, a flat array of endpoint ids, in lines: array elements are rounded up to 8 bytes. */
+#define LOX_RING_LINE 16
+
+struct lox_ring_line {
+	__u32 endpoint[LOX_RING_LINE];
+};
+
 struct lox_rule {
 	__u32 ring_base; /* with the length one aligned 64-bit word: swapped in one write */
 	__u32 ring_length;

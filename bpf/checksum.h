@@ -48,6 +48,11 @@ LOX_INLINE __u64 lox_csum_diff128(const union lox_addr *from, const union lox_ad
 	       lox_csum_diff32(from->word[2], to->word[2]) + lox_csum_diff32(from->word[3], to->word[3]);
 }
 
+LOX_INLINE __u64 lox_csum_sum128(const union lox_addr *a)
+{
+	return (__u64)a->word[0] + a->word[1] + a->word[2] + a->word[3];
+}
+
 LOX_INLINE __u16 lox_csum_apply(__u16 check, __u64 diff)
 {
 	return ~lox_csum_fold((__u64)(__u16)~check + diff);

@@ -36,6 +36,14 @@ union lox_fuzz_packet {
 	__u8 byte[LOX_FUZZ_BYTES];
 };
 
+/* Packets counted by what their reason implies; FORWARD_LOCAL goes on to the stack, rewritten. */
+struct lox_fuzz_counts {
+	__u64 passed;
+	__u64 sent;
+	__u64 local;
+	__u64 dropped;
+};
+
 struct lox_fuzz {
 	__u64 random;
 	__u64 runs;
@@ -48,14 +56,7 @@ struct lox_fuzz {
 	union lox_fuzz_packet first_after;
 	union lox_fuzz_packet before;
 	union lox_fuzz_packet after;
-};
-
-/* Packets counted by what their reason implies; FORWARD_LOCAL goes on to the stack, rewritten. */
-struct lox_fuzz_counts {
-	__u64 passed;
-	__u64 sent;
-	__u64 local;
-	__u64 dropped;
+	struct lox_fuzz_counts was;
 };
 
 LOX_ARRAY(fuzz, struct lox_fuzz, BPF_F_MMAPABLE);
@@ -100,32 +101,23 @@ LOX_INLINE void lox_fuzz_mutate(struct lox_fuzz *f, const struct lox_fuzz_templa
 	}
 }
 
-/* Keep what the frame holds in `to`, the rest zero. */
-LOX_INLINE int lox_fuzz_take(lox_ctx *ctx, union lox_fuzz_packet *to, __u32 length)
+/* Read or write the first bytes of the frame. */
+LOX_INLINE long lox_fuzz_move(lox_ctx *ctx, union lox_fuzz_packet *p, __u32 length, const bool store)
 {
-	__builtin_memset(to, 0, sizeof(*to));
-	if (length - 1 >= LOX_FUZZ_BYTES)
+	OPAQUE(length); /* two comparisons that the compiler must not make one of: the verifier follows these */
+	if (length > LOX_FUZZ_BYTES)
 		return -1;
-	return lox_fuzz_load(ctx, to, length);
+	OPAQUE(length);
+	if (!length)
+		return -1;
+	return store ? lox_fuzz_store(ctx, p, length) : lox_fuzz_load(ctx, p, length);
 }
 
-/* Make a packet and write it into the frame. Not 0 when that cannot be. */
-__noinline int lox_fuzz_make(lox_ctx *ctx)
+/* Keep what the frame holds in `to`, the rest zero. */
+LOX_INLINE long lox_fuzz_take(lox_ctx *ctx, union lox_fuzz_packet *to, __u32 length)
 {
-	__u32 length = lox_end(ctx) - lox_data(ctx), at;
-	struct lox_fuzz *f = lox_fuzz();
-	struct lox_fuzz_template *t;
-
-	if (!f)
-		return -1;
-	at = lox_fuzz_random(f) % (f->templates | !f->templates);
-	t = bpf_map_lookup_elem(&fuzz_templates, &at);
-	if (!t || length - 1 >= LOX_FUZZ_BYTES)
-		return -1;
-	__builtin_memcpy(&f->before, t->word, sizeof(f->before));
-	lox_fuzz_mutate(f, t);
-	f->length = length;
-	return lox_fuzz_store(ctx, &f->before, length) || lox_fuzz_take(ctx, &f->before, length);
+	__builtin_memset(to, 0, sizeof(*to));
+	return lox_fuzz_move(ctx, to, length, false);
 }
 
 static long lox_fuzz_count_one(__u32 i, struct lox_fuzz_counts *c)
@@ -147,8 +139,30 @@ static long lox_fuzz_count_one(__u32 i, struct lox_fuzz_counts *c)
 
 LOX_INLINE void lox_fuzz_count(struct lox_fuzz_counts *c)
 {
-	__builtin_memset(c, 0, sizeof(*c));
-	bpf_loop(LOX_REASONS, lox_fuzz_count_one, c, 0);
+	struct lox_fuzz_counts sum = {};
+
+	bpf_loop(LOX_REASONS, lox_fuzz_count_one, &sum, 0);
+	*c = sum;
+}
+
+/* Make a packet and write it into the frame. Not 0 when that cannot be. */
+__noinline int lox_fuzz_make(lox_ctx *ctx)
+{
+	struct lox_fuzz *f = lox_fuzz();
+	struct lox_fuzz_template *t;
+	__u32 at;
+
+	if (!f)
+		return -1;
+	at = lox_fuzz_random(f) % (f->templates | !f->templates);
+	t = bpf_map_lookup_elem(&fuzz_templates, &at);
+	if (!t)
+		return -1;
+	__builtin_memcpy(&f->before, t->word, sizeof(f->before));
+	lox_fuzz_mutate(f, t);
+	f->length = lox_end(ctx) - lox_data(ctx);
+	lox_fuzz_count(&f->was);
+	return lox_fuzz_move(ctx, &f->before, f->length, true) || lox_fuzz_take(ctx, &f->before, f->length);
 }
 
 LOX_INLINE void lox_fuzz_note(struct lox_fuzz *f, enum lox_fuzz_violation violation, __u32 verdict)
@@ -269,20 +283,28 @@ LOX_INLINE void lox_fuzz_check_passed(struct lox_fuzz *f, __u32 verdict)
 }
 
 /* Compare verdict, counters and packet of one run. */
-LOX_INLINE void lox_fuzz_check(struct lox_fuzz *f, __u32 verdict, struct lox_fuzz_counts *was)
+__noinline int lox_fuzz_check(lox_ctx *ctx, __u32 verdict)
 {
+	struct lox_fuzz *f = lox_fuzz();
 	struct lox_fuzz_counts now;
 
+	if (!f || lox_fuzz_take(ctx, &f->after, f->length))
+		return -1;
+	f->runs++;
 	lox_fuzz_count(&now);
-	if (now.passed + now.sent + now.local + now.dropped != was->passed + was->sent + was->local + was->dropped + 1)
+	now.passed -= f->was.passed;
+	now.sent -= f->was.sent;
+	now.local -= f->was.local;
+	now.dropped -= f->was.dropped;
+	if (now.passed + now.sent + now.local + now.dropped != 1)
 		lox_fuzz_note(f, LOX_FUZZ_COUNTED, verdict);
-	if ((verdict == LOX_PASS) != (now.passed + now.local != was->passed + was->local) ||
-	    (verdict == LOX_DROP) != (now.dropped != was->dropped))
+	if ((verdict == LOX_PASS) != (now.passed + now.local) || (verdict == LOX_DROP) != now.dropped)
 		lox_fuzz_note(f, LOX_FUZZ_VERDICT, verdict);
-	if (now.passed != was->passed)
+	if (now.passed)
 		lox_fuzz_check_passed(f, verdict);
-	if (now.sent != was->sent || now.local != was->local)
+	if (now.sent + now.local)
 		lox_fuzz_check_sent(f, verdict);
+	return 0;
 }
 
 /* The pipeline, verified once. */
@@ -291,21 +313,12 @@ __noinline int lox_fuzz_target(lox_ctx *ctx)
 	return lox_frame(ctx);
 }
 
+/* One run. LOX_DROP: it could not be made, and is not counted. */
 LOX_INLINE int lox_fuzz_one(lox_ctx *ctx)
 {
-	struct lox_fuzz *f = lox_fuzz();
-	struct lox_fuzz_counts was;
-	int verdict;
-
-	if (!f || lox_fuzz_make(ctx))
+	if (lox_fuzz_make(ctx))
 		return LOX_DROP;
-	lox_fuzz_count(&was);
-	verdict = lox_fuzz_target(ctx);
-	f->runs++;
-	if (lox_fuzz_take(ctx, &f->after, f->length))
-		return LOX_DROP;
-	lox_fuzz_check(f, verdict, &was);
-	return LOX_PASS;
+	return lox_fuzz_check(ctx, lox_fuzz_target(ctx)) ? LOX_DROP : LOX_PASS;
 }
 
 #endif

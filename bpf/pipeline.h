@@ -8,6 +8,7 @@
 
 #include "open.h"
 #include "promote.h"
+#include "rewrite.h"
 #include "verdict.h"
 
 #define LOX_NOT_PLAIN (-1)

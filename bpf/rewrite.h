@@ -3,21 +3,7 @@
 #ifndef LOX_REWRITE_H
 #define LOX_REWRITE_H
 
-#include "flow.h"
-
-/* What a packet of a flow becomes. */
-struct lox_rewrite {
-	union lox_addr saddr;
-	union lox_addr daddr;
-	__be16 sport;
-	__be16 dport;
-	__u32 flags; /* enum lox_flow_flags */
-};
-
-struct lox_macs {
-	__u8 dmac[6];
-	__u8 smac[6];
-};
+#include "work.h"
 
 /* Copy the rewrite out of a slot; valid if the slot still holds the flow afterwards. */
 LOX_INLINE void lox_copy(const bool v6, const struct lox_flow *f, struct lox_rewrite *rw)
@@ -89,10 +75,14 @@ LOX_INLINE void lox_write_ports(__be16 *l4, const struct lox_packet *p, const st
 LOX_INLINE int lox_rewrite(lox_ctx *ctx, const bool v6, const struct lox_packet *p, const struct lox_rewrite *rw,
 			   const struct lox_macs *macs)
 {
-	void *data = lox_data(ctx), *end = lox_end(ctx), *l4 = data + (p->l4 & 0x7f);
 	struct lox_change c = { .v6 = v6 };
-	struct ethhdr *eth = data;
+	void *data, *end, *l4;
+	struct ethhdr *eth;
 
+	lox_before_rewrite(ctx, v6, p);
+	eth = data = lox_data(ctx);
+	end = lox_end(ctx);
+	l4 = data + (p->l4 & 0x7f);
 	if (data + LOX_L3 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end || l4 + 8 > end)
 		return -1;
 	if (macs)

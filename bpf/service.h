@@ -28,7 +28,7 @@ struct {
 LOX_ARRAY(rules, struct lox_rule, BPF_F_MMAPABLE);
 LOX_ARRAY(rule_states, struct lox_rule_state, BPF_F_MMAPABLE);
 LOX_ARRAY(endpoints, struct lox_endpoint, BPF_F_MMAPABLE);
-LOX_ARRAY(ring, __u32, BPF_F_MMAPABLE);
+LOX_ARRAY(ring, struct lox_ring_line, BPF_F_MMAPABLE);
 
 struct lox_choice {
 	struct lox_endpoint *endpoint;
@@ -71,24 +71,28 @@ LOX_INLINE __u32 lox_position(const bool v6, const struct lox_rule *rule, __u32 
 	return state ? (__u32)__sync_fetch_and_add(&state->position, 1) % length : 0;
 }
 
+/* Endpoint at a position of the ring; 0 is none. */
+LOX_INLINE __u32 lox_ring_at(__u32 at)
+{
+	__u32 line_at = at / LOX_RING_LINE;
+	struct lox_ring_line *line = bpf_map_lookup_elem(&ring, &line_at);
+
+	return line ? line->endpoint[at % LOX_RING_LINE] : 0;
+}
+
 /* Choose an endpoint for a new flow. Returns 0 or the reason to drop. */
 LOX_INLINE int lox_choose(const bool v6, __u32 rule_id, const struct lox_tuple *t, struct lox_choice *choice)
 {
 	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
 	__u64 slice;
-	__u32 at, *id;
 
 	if (!rule || !rule->live)
 		return LOX_DROP_NO_ENDPOINT;
 	slice = READ_ONCE(*(__u64 *)&rule->ring_base); /* base and length belong together: one load */
 	if (!(slice >> 32))
 		return LOX_DROP_NO_ENDPOINT;
-	at = (__u32)slice + lox_position(v6, rule, rule_id, t, slice >> 32);
-	id = bpf_map_lookup_elem(&ring, &at);
-	if (!id)
-		return LOX_DROP_NO_ENDPOINT;
 	choice->rule_id = rule_id;
-	choice->endpoint_id = *id;
+	choice->endpoint_id = lox_ring_at((__u32)slice + lox_position(v6, rule, rule_id, t, slice >> 32));
 	choice->mode = rule->mode;
 	choice->endpoint = bpf_map_lookup_elem(&endpoints, &choice->endpoint_id);
 	if (!choice->endpoint || !choice->endpoint->live)

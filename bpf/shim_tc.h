@@ -47,6 +47,10 @@ LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
 		bpf_skb_pull_data(ctx, length);
 }
 
+LOX_INLINE void lox_before_rewrite(lox_ctx *ctx, const bool v6, const struct lox_packet *p)
+{
+}
+
 /* The helper knows whether the checksum is complete, partial or verified by the device. */
 LOX_INLINE int lox_fix_l4(lox_ctx *ctx, struct lox_change *c)
 {

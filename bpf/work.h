@@ -4,7 +4,20 @@
 #define LOX_WORK_H
 
 #include "next_hop.h"
-#include "rewrite.h"
+
+/* What a packet of a flow becomes. */
+struct lox_rewrite {
+	union lox_addr saddr;
+	union lox_addr daddr;
+	__be16 sport;
+	__be16 dport;
+	__u32 flags; /* enum lox_flow_flags */
+};
+
+struct lox_macs {
+	__u8 dmac[6];
+	__u8 smac[6];
+};
 
 /* Where a packet goes: the MACs to write and the device, or what is missing. */
 struct lox_way {

@@ -129,6 +129,7 @@ def interruptible() -> Iterator[None]:
     def leave(number: int, _frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)
+        print("\ninterrupted: cleaning up")
         raise SystemExit(128 + number)
 
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -140,12 +141,13 @@ def main() -> None:
     """Run the demo."""
     if os.geteuid() != 0:
         raise SystemExit("network namespaces need root: sudo make demo")
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     began = time.monotonic()
     sections: tuple[Callable[[Star], None], ...] = (create_services, send_requests, show_tables, measure)
     with ExitStack() as stack:
         stack.enter_context(interruptible())
         remove_leftovers(PREFIX)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-"))
         star = start(stack.enter_context(Lab(folder=Path(folder), prefix=PREFIX)))
         for section in sections:
             section(star)

@@ -127,9 +127,10 @@ def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.d
 )
 @_size("--flows4", 262_144, _MAX_FLOWS, "IPv4 flows")
 @_size("--flows6", 65_536, _MAX_FLOWS, "IPv6 flows")
-@_size("--rules", 32_768, _MAX_FLOWS, "Services")
-@_size("--endpoints", 65_536, _MAX_FLOWS, "Endpoints of all services")
-@_size("--ring", 1_048_576, _MAX_RING, "Slots for selection; a service takes 1 an endpoint, with sel hash 16381")
+@_size("--rules", 16_384, _MAX_FLOWS, "Services")
+@_size("--endpoints", 32_768, _MAX_FLOWS, "Endpoints of all services")
+@_size("--ring", 524_288, _MAX_RING, "Slots for selection; a service takes 1 an endpoint, with sel hash 16381")
+@_size("--listeners", 65_536, _MAX_FLOWS, "Addresses and ports served, of each IP version; a range takes one a port")
 @click.option("--host", envvar="HOST", default="0.0.0.0", show_default=True, help="Address of the API.")
 @click.option(
     "--port",
@@ -180,7 +181,7 @@ command.params.extend(_missing_options())
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    sizes = {name: options[name] for name in ("flows4", "flows6", "rules", "endpoints", "ring")}
+    sizes = {name: options[name] for name in ("flows4", "flows6", "rules", "endpoints", "ring", "listeners")}
     return Settings(
         netns=options["netns"],
         data_plane=DataPlaneSettings(bpffs=options["bpffs"], xdp=XdpPolicy(options["xdp"]), **sizes),

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from loxilb.kernel.abi import Reason
@@ -105,7 +104,7 @@ class Driver:
     def close(self) -> None:
         """Remove the data plane."""
         self.data_plane.destroy()
-        Path(self._pins).rmdir()
+        self._pins.rmdir()
 
     # Services, programmed the way the daemon does it.
 
@@ -191,7 +190,7 @@ class Driver:
         """Run one packet through a program; it arrives at the device that it is addressed to, or the given one."""
         frame = bytes(packet)
         device = device or next((one for one in DEVICES if one.mac == frame[:6]), CLIENT)
-        return run(self.data_plane.programs[hook.value], frame, context=self.world.context(hook, device))
+        return run(self.data_plane.programs[hook.value], frame, context=self.world.context(hook, device, len(frame)))
 
     def expect(
         self,

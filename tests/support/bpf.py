@@ -54,7 +54,7 @@ VERDICTS = {
     Hook.XDP: {1: Verdict.DROPPED, 2: Verdict.PASSED, 4: Verdict.SENT},
     Hook.TC: {0: Verdict.PASSED, 2: Verdict.DROPPED, 7: Verdict.SENT},
 }
-_INDEX_OFFSET = {Hook.XDP: 12, Hook.TC: 40}  # of xdp_md.ingress_ifindex and __sk_buff.ifindex
+_SKB_IFINDEX = 40  # offset in struct __sk_buff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +153,9 @@ class World:
             finally:
                 netns.enter(f"/proc/self/fd/{home.fileno()}")
 
-    def context(self, hook: Hook, device: Device) -> bytes:
-        """Return the context of a packet that arrives at ``device``."""
-        return bytes(_INDEX_OFFSET[hook]) + struct.pack("=I", self.indexes[device])
+    def context(self, hook: Hook, device: Device, length: int) -> bytes:
+        """Return the context of a packet of ``length`` bytes that arrives at ``device``."""
+        index = self.indexes[device]
+        if hook is Hook.XDP:  # xdp_md: data, data_end, data_meta, ingress_ifindex
+            return struct.pack("=4I", 0, length, 0, index)
+        return bytes(_SKB_IFINDEX) + struct.pack("=I", index)

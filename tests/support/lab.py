@@ -9,8 +9,10 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -188,12 +190,16 @@ class Lab:
 
 
 def remove_leftovers(prefix: str = PREFIX) -> list[str]:
-    """Remove the namespaces of sessions that are gone; returns their names."""
+    """Remove the namespaces and log folders of sessions that are gone; returns their names."""
+    folders = Path(tempfile.gettempdir())
     removed = []
-    for path in sorted(NAMED.glob(f"{prefix}*-*")):
+    for path in sorted([*NAMED.glob(f"{prefix}*-*"), *folders.glob(f"{prefix}*-*")]):
         owner = re.match(rf"{prefix}(\d+)-", path.name)
         if owner and not Path(f"/proc/{owner[1]}").exists():
-            remove_namespace(path.name)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                remove_namespace(path.name)
             removed.append(path.name)
     return removed
 

@@ -13,6 +13,7 @@ WINDOW = 16
 HALF_WINDOW = 8
 QUARANTINE = 2
 ONE_WAY_PACKETS = 8
+RING_LINE = 16
 
 SLOT_FREE = 0
 SLOT_CLAIMED = 1
@@ -161,6 +162,12 @@ class Listener6(ctypes.Structure):
     """``struct lox_listener6``."""
 
     _fields_ = (("addr", _Address), ("port", _Port), ("proto", ctypes.c_uint8), ("pad", ctypes.c_uint8 * 5))
+
+
+class RingLine(ctypes.Structure):
+    """``struct lox_ring_line``."""
+
+    _fields_ = (("endpoint", ctypes.c_uint32 * RING_LINE),)
 
 
 class Rule(ctypes.Structure):

@@ -58,6 +58,12 @@ class BpfDataPlane:
         self._clock = JiffyClock.measure(gc["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
         self._views = {name: self._view(name, layout) for name, layout in _ARRAYS.items()}
+        self._ring_slots = ArrayView(
+            loaded.maps["ring"],
+            entries=loaded.sizes["ring"],
+            value_size=ctypes.sizeof(abi.RingLine),
+            writable=True,
+        )
         self._runtime = ArrayView(
             loaded.maps["runtime"], entries=1, value_size=ctypes.sizeof(abi.Runtime), writable=True
         )
@@ -70,7 +76,7 @@ class BpfDataPlane:
         directory = pins.PinDirectory(pins.find_bpffs(settings.bpffs))
         return cls(loading.load(directory, settings), directory, settings)
 
-    def _view(self, name: str, layout: type[ctypes.Structure] | type[ctypes.c_uint32]) -> ArrayView:
+    def _view(self, name: str, layout: type[ctypes.Structure]) -> ArrayView:
         return ArrayView(self._maps[name], entries=self._loaded.sizes[name], value_size=ctypes.sizeof(layout))
 
     def _write_timeouts(self) -> None:
@@ -99,8 +105,8 @@ class BpfDataPlane:
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Entries of the maps whose size is configured, as loaded: adopted maps keep their size."""
-        return self._loaded.sizes
+        """Capacity of what is configured, as loaded (adopted maps keep their size); ``ring`` counts slots."""
+        return {**self._loaded.sizes, "ring": self._loaded.config.ring}
 
     # Interfaces.
 
@@ -170,10 +176,7 @@ class BpfDataPlane:
                 yield convert.listener_from_key(key, version), RuleId(int.from_bytes(value, "little"))
 
     def _ring(self, base: int, length: int) -> tuple[EndpointId, ...]:
-        view = self._views["ring"]
-        return tuple(
-            EndpointId(struct.unpack_from("=I", view.element(at))[0]) for at in range(base, base + length)
-        )
+        return tuple(map(EndpointId, struct.unpack(f"={length}I", self._ring_slots.read(base * 4, length * 4))))
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
@@ -198,9 +201,8 @@ class BpfDataPlane:
                 self._purge()
                 self._put("endpoints", op.endpoint, bytes(ctypes.sizeof(abi.Endpoint)), undo)
             case PutRing():
-                values = struct.pack(f"={len(op.endpoints)}I", *op.endpoints)
-                if values:
-                    maps.write_run(self._maps["ring"], op.base, values, 4, "write a selection slice")
+                # No rule points here yet, so there is nothing to swap at once or to take back.
+                self._ring_slots.write(op.base * 4, struct.pack(f"={len(op.endpoints)}I", *op.endpoints))
             case PutRule():
                 if op.fresh:
                     self._put("rule_states", op.rule, bytes(ctypes.sizeof(abi.RuleState)), undo)
@@ -272,7 +274,7 @@ class BpfDataPlane:
     def close(self) -> None:
         """Let go of everything and leave it in place: packets are forwarded as before."""
         self._tables.close()
-        for view in (*self._views.values(), self._runtime):
+        for view in (*self._views.values(), self._ring_slots, self._runtime):
             view.close()
         self._loaded.close()
 
@@ -285,12 +287,11 @@ class BpfDataPlane:
         self._directory.remove()
 
 
-_ARRAYS: Mapping[str, type[ctypes.Structure] | type[ctypes.c_uint32]] = {
+_ARRAYS: Mapping[str, type[ctypes.Structure]] = {
     "rules": abi.Rule,
     "endpoints": abi.Endpoint,
     "traffic": abi.Traffic,
     "live_traffic": abi.Traffic,
-    "ring": ctypes.c_uint32,
 }
 
 

@@ -12,7 +12,7 @@ from loxilb.errors import KernelError
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import maps, pins
 from loxilb.kernel.bpf.object import BpfObject
-from loxilb.kernel.bpf.settings import DataPlaneSettings
+from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 
 _OBJECTS = Path(__file__).parent / "objects"
 _LOAD = 2  # slots per direction: half of a table stays free, so windows rarely fill
@@ -37,8 +37,9 @@ def make_config(settings: DataPlaneSettings) -> abi.Config:
         next_hop_mask=(1 << (settings.next_hops - 1).bit_length()) - 1,
         rules=settings.rules,
         endpoints=settings.endpoints,
-        ring=settings.ring,
+        ring=-(-settings.ring // abi.RING_LINE) * abi.RING_LINE,
         redirect_peer=int(settings.redirect_peer),
+        complete_checksum=int(settings.xdp is XdpPolicy.ON),
         ipv6_csum_flag=int(_has_ipv6_csum_flag()),
     )
     config.secret[:] = (secrets.randbits(64), secrets.randbits(64))
@@ -71,7 +72,7 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
         "endpoints": config.endpoints,
         "traffic": config.endpoints,
         "live_traffic": config.endpoints,
-        "ring": config.ring,
+        "ring": config.ring // abi.RING_LINE,
         "listeners4": settings.listeners,
         "listeners6": settings.listeners,
     }

@@ -43,18 +43,6 @@ def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
     return value.raw
 
 
-def write_run(descriptor: int, first: int, values: bytes, size: int, operation: str) -> None:
-    """Write consecutive array elements of ``size`` bytes from index ``first`` on in one call; raises KernelError."""
-    count = len(values) // size
-    keys = struct.pack(f"={count}I", *range(first, first + count))
-    done = ctypes.c_uint32(count)
-    options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions))
-    check(
-        libbpf.map_update_batch(descriptor, keys, values, ctypes.byref(done), ctypes.byref(options)),
-        operation,
-    )
-
-
 def dump(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
     """Return every element of a hash map, read in batches; raises KernelError."""
     options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions))
@@ -127,8 +115,17 @@ class ArrayView:
             yield at
             at = column.find(wanted, at + 1)
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes from a byte offset on."""
+        return self._memory[offset : offset + length]
+
     def write(self, offset: int, data: bytes) -> None:
-        """Write at a byte offset of a writable view; aligned words of up to 8 bytes change at once."""
+        """Write at a byte offset of a writable view; aligned words of up to 8 bytes change at once.
+
+        Raises KernelError when the data would reach past the end.
+        """
+        if offset + len(data) > self.entries * self.stride:
+            raise KernelError("write to an array", errno.E2BIG, detail=f"no room at byte {offset}")
         self._memory[offset : offset + len(data)] = data
 
     def close(self) -> None:

@@ -44,10 +44,10 @@ class DataPlaneSettings:
     flows6: int = 65_536
     half_open4: int = 32_768
     half_open6: int = 8_192
-    rules: int = 32_768
-    endpoints: int = 65_536
-    ring: int = 262_144
-    listeners: int = 1_048_576
+    rules: int = 16_384
+    endpoints: int = 32_768
+    ring: int = 524_288
+    listeners: int = 65_536
     next_hops: int = 8_192
     links: int = 1_024
     redirect_peer: bool = True
