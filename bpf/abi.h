@@ -41,6 +41,7 @@ enum lox_flow_flags {
 	LOX_FLOW_SOURCE = 2,   /* the source is rewritten as well as the destination */
 	LOX_FLOW_FIN = 4,      /* this direction has sent a FIN */
 	LOX_FLOW_EXTENDED = 8, /* an extension record says more: off the plain path */
+	LOX_FLOW_DIRECT = 16,  /* direct server return: only the MACs are rewritten, replies do not come by */
 };
 
 enum lox_flow_state {
@@ -56,9 +57,15 @@ enum lox_flow_state {
 	LOX_STATES = 9,
 };
 
-enum lox_mode { LOX_MODE_DEFAULT = 0, LOX_MODE_ONEARM = 1, LOX_MODE_FULLNAT = 2 };
+enum lox_mode { LOX_MODE_DEFAULT = 0, LOX_MODE_ONEARM = 1, LOX_MODE_FULLNAT = 2, LOX_MODE_DSR = 3 };
 
-enum lox_select { LOX_SELECT_RR = 0, LOX_SELECT_HASH = 1, LOX_SELECT_PRIORITY = 2 };
+enum lox_select {
+	LOX_SELECT_RR = 0,
+	LOX_SELECT_HASH = 1,
+	LOX_SELECT_PRIORITY = 2,
+	LOX_SELECT_PERSIST = 3,
+	LOX_SELECT_LC = 4,
+};
 
 /*
  * Why a packet left a program. The reason implies the verdict: up to LOX_PASS_LAST the packet goes on unmodified, up to
@@ -72,12 +79,19 @@ enum lox_reason {
 	LOX_PASS_PROTOCOL,
 	LOX_PASS_NOT_SERVICE,
 	LOX_PASS_TO_TC,
+	LOX_PASS_ICMP_ERROR,
 	LOX_PASS_LAST = 15,
 	LOX_FORWARD_ESTABLISHED = 16,
 	LOX_FORWARD_HALF_OPEN,
 	LOX_FORWARD_NEW,
 	LOX_FORWARD_RESOLVE,
 	LOX_FORWARD_LOCAL,
+	LOX_FORWARD_FRAGMENT,
+	LOX_FORWARD_ICMP_ERROR,
+	LOX_ANSWER_RESET,
+	LOX_ANSWER_UNREACHABLE,
+	LOX_ANSWER_TOO_BIG,
+	LOX_ANSWER_EXPIRED,
 	LOX_FORWARD_LAST = 31,
 	LOX_DROP_TTL = 32,
 	LOX_DROP_NO_ENDPOINT,
@@ -90,6 +104,11 @@ enum lox_reason {
 	LOX_DROP_NOT_SYN,
 	LOX_DROP_CHECKSUM,
 	LOX_DROP_WRITE,
+	LOX_DROP_SOURCE,
+	LOX_DROP_RST,
+	LOX_DROP_FRAGMENT,
+	LOX_DROP_RATE,
+	LOX_DROP_TOO_BIG,
 	LOX_REASONS = 48,
 };
 
@@ -194,16 +213,43 @@ struct lox_rule {
 	__u32 ring_base; /* with the length one aligned 64-bit word: swapped in one write */
 	__u32 ring_length;
 	__u32 timeout; /* jiffies without a packet */
+	__u32 persist; /* jiffies without a new flow after which a client is forgotten */
 	__u8 mode;
 	__u8 select;
 	__u8 live;
-	__u8 pad;
+	__u8 restricted; /* only the sources of lox_source_key may use it */
+	__u32 pad;
 } __attribute__((aligned(8)));
 
 /* Mutable state of a rule: never written by a change of the rule. */
 struct lox_rule_state {
 	__u32 position; /* round robin: flows selected so far */
 	__u32 pad;
+};
+
+/* Mutable state of an endpoint: its live flows, counted for least connections. */
+struct lox_endpoint_state {
+	__u32 active;
+	__u32 pad;
+};
+
+/* Which endpoint a client of a rule was given, and when it last opened a flow. */
+struct lox_client {
+	union lox_addr addr;
+	__u32 rule;
+	__u32 pad;
+};
+
+struct lox_affinity {
+	__u32 endpoint;
+	__u32 last;
+};
+
+/* Longest prefix match over a rule's allowed sources: `prefix` counts the bits of rule and address. */
+struct lox_source_key {
+	__u32 prefix;
+	__u32 rule;
+	union lox_addr addr;
 };
 
 struct lox_endpoint {
@@ -227,13 +273,22 @@ struct lox_next_hop {
 	__u8 dmac[6];
 	__u8 smac[6];
 	__u32 peer; /* 1: a veth whose other end is in another network namespace */
-	__u32 pad;
+	__u32 mtu;  /* largest packet, from the IP header on */
 };
 
-/* One entry a network device, indexed by ifindex modulo the size of the map. */
+/* One entry a network device, indexed by ifindex modulo the size of the map. Addresses are this host's, 0 without one. */
 struct lox_link {
 	__u32 ifindex;
 	__u32 peer;
+	union lox_addr addr6;
+	__be32 addr4;
+	__u32 mtu;
+};
+
+/* Token bucket, in jiffies. */
+struct lox_bucket {
+	__u32 last;
+	__u32 tokens;
 };
 
 /* Fixed when the programs are loaded. */
@@ -266,7 +321,7 @@ struct lox_runtime {
 	__u32 live6;
 	__u32 half4;
 	__u32 half6;
-	__u32 pad;
+	__u32 icmp_interval; /* jiffies between two ICMP errors to one address; 0: no limit */
 };
 
 enum lox_event_kind { LOX_EVENT_OPENED = 1, LOX_EVENT_ENDED = 2 };

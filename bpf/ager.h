@@ -76,10 +76,7 @@ LOX_INLINE __u32 lox_timeout(const struct lox_flow *f, const struct lox_cold *co
 
 LOX_INLINE bool lox_orphaned(const struct lox_cold *cold)
 {
-	__u32 id = cold->endpoint;
-	struct lox_endpoint *e = bpf_map_lookup_elem(&endpoints, &id);
-
-	return !e || !e->live || e->rule != cold->rule;
+	return !lox_live_endpoint(cold->endpoint, cold->rule);
 }
 
 /* End both directions of a flow if it has been idle for too long, or has no endpoint any more. True if it lives on. */

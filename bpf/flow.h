@@ -40,6 +40,8 @@ LOX_ARRAY(used6, __u64, 0);
 /* Traffic of the ended flows of each endpoint; that of the live ones is in their slots. */
 LOX_ARRAY(traffic, struct lox_traffic, BPF_F_MMAPABLE);
 
+LOX_ARRAY(endpoint_states, struct lox_endpoint_state, BPF_F_MMAPABLE);
+
 #define LOX_OVERFLOW(_name, _key, _value)                                                                              \
 	struct {                                                                                                       \
 		__uint(type, BPF_MAP_TYPE_HASH);                                                                       \
@@ -82,9 +84,12 @@ struct lox_insert {
 	__u8 state;
 	__u16 next_hop;
 	__u16 generation;
-	__u16 pad;
+	__u8 window_scale;
+	__u8 pad;
+	__u64 sequence;
 	struct lox_cold cold;
 	__u32 at;
+	__u32 pad2;
 };
 
 /* Room for values too large for the stack, one record a CPU; the programs run with preemption off. */
@@ -358,7 +363,15 @@ LOX_INLINE bool lox_holds(const struct lox_ref *ref)
 	return READ_ONCE(ref->flow->word) == ref->word;
 }
 
-/* Add the traffic of a flow that ended to its endpoint's. */
+LOX_INLINE void lox_count_flow(__u32 endpoint, __s32 change)
+{
+	struct lox_endpoint_state *state = bpf_map_lookup_elem(&endpoint_states, &endpoint);
+
+	if (state)
+		__sync_fetch_and_add(&state->active, change);
+}
+
+/* Add the traffic of a flow that ended to its endpoint's, and take it off the endpoint's live flows. */
 LOX_INLINE void lox_retire(const struct lox_flow *f, __u32 endpoint)
 {
 	struct lox_traffic *t = bpf_map_lookup_elem(&traffic, &endpoint);
@@ -367,6 +380,8 @@ LOX_INLINE void lox_retire(const struct lox_flow *f, __u32 endpoint)
 		__sync_fetch_and_add(&t->packets, f->packets);
 		__sync_fetch_and_add(&t->bytes, f->bytes);
 	}
+	if (!(f->flags & LOX_FLOW_REPLY))
+		lox_count_flow(endpoint, -1);
 }
 
 /* The lock of the insertions whose keys hash near `home`; a home-made one, since calls are not allowed under a bpf_spin_lock. */
@@ -406,10 +421,10 @@ LOX_INLINE void lox_fill(const bool v6, struct lox_flow *f, const struct lox_ins
 	f->proto = in->key.proto;
 	f->flags = in->flags;
 	f->state = in->state;
-	f->window_scale = 0;
+	f->window_scale = in->window_scale;
 	f->next_hop = in->next_hop;
 	f->generation = in->generation;
-	f->sequence = 0;
+	f->sequence = in->sequence;
 	f->packets = 0;
 	f->bytes = 0;
 	if (v6) {

@@ -36,10 +36,16 @@ LOX_INLINE bool lox_same_mac(const void *a, const void *b)
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
 }
 
+/* The FIB's answer, or no limit where it has none. */
+LOX_INLINE __u32 lox_mtu_of(const struct bpf_fib_lookup *fib)
+{
+	return fib->mtu_result ? fib->mtu_result : 0xffff;
+}
+
 LOX_INLINE bool lox_same_hop(const struct lox_next_hop *hop, const struct bpf_fib_lookup *fib)
 {
-	return hop->ifindex == fib->ifindex && lox_same_mac(hop->dmac, fib->dmac) &&
-	       lox_same_mac(hop->smac, fib->smac);
+	return hop->ifindex == fib->ifindex && hop->mtu == lox_mtu_of(fib) &&
+	       lox_same_mac(hop->dmac, fib->dmac) && lox_same_mac(hop->smac, fib->smac);
 }
 
 LOX_INLINE bool lox_take_hop(struct lox_next_hop *hop, __u32 word, const struct bpf_fib_lookup *fib, __u32 generation)
@@ -51,6 +57,7 @@ LOX_INLINE bool lox_take_hop(struct lox_next_hop *hop, __u32 word, const struct 
 	hop->ifindex = fib->ifindex;
 	hop->generation = generation;
 	hop->peer = lox_peer_of(fib->ifindex);
+	hop->mtu = lox_mtu_of(fib);
 	__builtin_memcpy(hop->dmac, fib->dmac, 6);
 	__builtin_memcpy(hop->smac, fib->smac, 6);
 	__sync_lock_test_and_set(&hop->word, (claimed & ~LOX_SLOT_MASK) | LOX_SLOT_LIVE);
@@ -93,6 +100,7 @@ LOX_INLINE enum lox_route lox_route(void *ctx, const bool v6, __u32 ifindex, con
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->ifindex = ifindex;
 	fib->l4_protocol = proto;
+	fib->tot_len = 1; /* asks for the MTU of the route */
 	fib->family = v6 ? LOX_AF_INET6 : LOX_AF_INET;
 	if (v6) {
 		__builtin_memcpy(fib->ipv6_src, saddr, sizeof(*saddr));

@@ -17,12 +17,12 @@ LOX_INLINE __be16 lox_candidate(__be16 own, __u32 start, __u32 try)
 }
 
 /* The direction from the endpoint: arrives for (source, port), becomes what the client expects. */
-LOX_INLINE void lox_reply_of(const struct lox_tuple *t, const struct lox_choice *choice, struct lox_insert *in)
+LOX_INLINE void lox_reply_of(const struct lox_tuple *t, const struct lox_endpoint *endpoint, struct lox_insert *in)
 {
 	bool echo = t->proto == IPPROTO_ICMP || t->proto == IPPROTO_ICMPV6;
 
-	in->key.saddr = choice->endpoint->addr;
-	in->key.sport = echo ? 0 : choice->endpoint->port;
+	in->key.saddr = endpoint->addr;
+	in->key.sport = echo ? 0 : endpoint->port;
 	in->key.proto = t->proto;
 	in->new_saddr = t->daddr;
 	in->new_daddr = t->saddr;
@@ -49,7 +49,7 @@ LOX_INLINE void lox_abandon(const bool v6, struct lox_tuple *key, __u32 at)
 
 	lox_look_up(v6, LOX_HALF, key, &ref);
 	if (ref.flow && ref.at == at)
-		lox_kill(&ref, lox_now());
+		lox_drop(v6, key, &ref);
 }
 
 /* Insert the reply direction under the first free source port. Returns 0 or the reason to drop. */
@@ -79,12 +79,12 @@ LOX_INLINE int lox_open_reply(const bool v6, const struct lox_tuple *t, struct l
 }
 
 /* Source the endpoint sees, which the reply comes back to. Returns 0 or the reason to drop. */
-LOX_INLINE int lox_source(const bool v6, const struct lox_tuple *t, const struct lox_choice *choice,
+LOX_INLINE int lox_source(const bool v6, const struct lox_tuple *t, __u32 mode, const struct lox_endpoint *endpoint,
 			  struct lox_insert *in)
 {
-	const union lox_addr *source = &choice->endpoint->source;
+	const union lox_addr *source = &endpoint->source;
 
-	if (choice->mode == LOX_MODE_DEFAULT) {
+	if (mode == LOX_MODE_DEFAULT) {
 		in->key.daddr = t->saddr;
 		return 0;
 	}
@@ -106,12 +106,45 @@ LOX_INLINE int lox_open_forward(const bool v6, struct lox_work *w)
 
 	w->reverse = w->in.key;
 	lox_forward_of(&w->p.tuple, &w->in);
+	if (w->in.state == LOX_STATE_SYN_SENT) /* what a refusal must acknowledge */
+		w->in.sequence = (__u64)1 << 32 | (bpf_ntohl(w->p.seq) + 1);
+	lox_count_flow(w->in.cold.endpoint, 1); /* before it can end */
 	put = lox_put_in(v6, LOX_HALF, &w->in);
+	if (put != LOX_PUT_DONE)
+		lox_count_flow(w->in.cold.endpoint, -1);
 	if (put == LOX_PUT_DONE && !lox_present(v6, LOX_MAIN, &w->in.key))
 		return 0;
 	if (put == LOX_PUT_DONE)
 		lox_abandon(v6, &w->in.key, w->in.at);
 	lox_abandon(v6, &w->reverse, reply_at);
+	if (put == LOX_PUT_DONE || put == LOX_PUT_EXISTS)
+		return 0;
+	return put == LOX_PUT_BUSY ? LOX_DROP_BUSY : LOX_DROP_TABLE_FULL;
+}
+
+/* State a flow starts in. A segment in mid-stream is one of an established connection. */
+LOX_INLINE __u8 lox_first_state(const struct lox_packet *p)
+{
+	if (p->tuple.proto != IPPROTO_TCP)
+		return LOX_STATE_ONE_WAY;
+	return p->tcp_flags & LOX_TCP_SYN ? LOX_STATE_SYN_SENT : LOX_STATE_ESTABLISHED;
+}
+
+/* Direct server return: one direction, which keeps its addresses. */
+LOX_INLINE int lox_open_direct(const bool v6, struct lox_work *w)
+{
+	int put;
+
+	w->in.key = w->p.tuple;
+	w->in.new_saddr = w->p.tuple.saddr;
+	w->in.new_daddr = w->p.tuple.daddr;
+	w->in.new_sport = w->p.tuple.sport;
+	w->in.new_dport = w->p.tuple.dport;
+	w->in.flags = LOX_FLOW_DIRECT;
+	lox_count_flow(w->in.cold.endpoint, 1);
+	put = lox_put_in(v6, LOX_HALF, &w->in);
+	if (put != LOX_PUT_DONE)
+		lox_count_flow(w->in.cold.endpoint, -1);
 	if (put == LOX_PUT_DONE || put == LOX_PUT_EXISTS)
 		return 0;
 	return put == LOX_PUT_BUSY ? LOX_DROP_BUSY : LOX_DROP_TABLE_FULL;
@@ -123,24 +156,27 @@ LOX_INLINE int lox_open_forward(const bool v6, struct lox_work *w)
  */
 LOX_INLINE int lox_open(const bool v6, __u32 rule_id)
 {
+	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
+	int id = v6 ? lox_choose6(rule_id) : lox_choose4(rule_id), reason;
+	struct lox_endpoint *endpoint;
 	struct lox_work *w = lox_work();
-	struct lox_choice choice;
-	int reason;
 
-	if (!w)
-		return LOX_DROP_BUSY;
-	reason = lox_choose(v6, rule_id, &w->p.tuple, &choice);
-	if (reason)
-		return reason;
+	if (id <= 0)
+		return -id;
+	endpoint = lox_live_endpoint(id, rule_id);
+	if (!w || !rule || !endpoint)
+		return LOX_DROP_NO_ENDPOINT;
 	__builtin_memset(&w->in, 0, sizeof(w->in));
-	lox_reply_of(&w->p.tuple, &choice, &w->in);
-	reason = lox_source(v6, &w->p.tuple, &choice, &w->in);
+	w->in.state = lox_first_state(&w->p);
+	w->in.cold.created = lox_now();
+	w->in.cold.rule = rule_id;
+	w->in.cold.endpoint = id;
+	if (rule->mode == LOX_MODE_DSR)
+		return lox_open_direct(v6, w);
+	lox_reply_of(&w->p.tuple, endpoint, &w->in);
+	reason = lox_source(v6, &w->p.tuple, rule->mode, endpoint, &w->in);
 	if (reason)
 		return reason;
-	w->in.state = w->p.tuple.proto == IPPROTO_TCP ? LOX_STATE_SYN_SENT : LOX_STATE_ONE_WAY;
-	w->in.cold.created = lox_now();
-	w->in.cold.rule = choice.rule_id;
-	w->in.cold.endpoint = choice.endpoint_id;
 	reason = lox_open_reply(v6, &w->p.tuple, &w->in);
 	if (reason)
 		return reason;

@@ -18,6 +18,7 @@
 #define LOX_ICMP6_ECHO 128
 #define LOX_ICMP6_ECHO_REPLY 129
 #define LOX_L3 ETH_HLEN
+#define LOX_IP_DF 0x4000
 #define LOX_IP_FRAGMENT 0x3fff /* more-fragments bit and offset of iphdr.frag_off (RFC 791 section 3.1) */
 
 /* One direction of a flow. For ICMP echo the identifier stands in for the requester's port, 0 for the responder's. */
@@ -32,11 +33,14 @@ struct lox_tuple {
 struct lox_packet {
 	struct lox_tuple tuple;
 	__u32 bytes; /* from the IP header on */
-	__u16 l4;    /* offset of the transport header */
+	__be32 seq;  /* TCP */
+	__be32 ack;
+	__be16 window;
+	__u16 l4; /* offset of the transport header */
 	__u8 tcp_flags;
 	__u8 ttl;
 	__u8 echo_reply;
-	__u8 pad[3];
+	__u8 df; /* IPv4: do not fragment */
 };
 
 /* Ports of the two echo directions differ, so that a reply's tuple is the request's reversed (RFC 792, RFC 4443). */
@@ -45,6 +49,18 @@ LOX_INLINE void lox_echo_ports(struct lox_packet *p, __be16 id, bool reply)
 	p->echo_reply = reply;
 	p->tuple.sport = reply ? 0 : id;
 	p->tuple.dport = reply ? id : 0;
+}
+
+/* Destination unreachable, time exceeded, parameter problem (RFC 792). */
+LOX_INLINE bool lox_is_error4(__u8 type)
+{
+	return type == 3 || type == 11 || type == 12;
+}
+
+/* The ICMPv6 errors (RFC 4443 section 2.1). */
+LOX_INLINE bool lox_is_error6(__u8 type)
+{
+	return type >= 1 && type <= 4;
 }
 
 /* Read ports (or the echo identifier) from the transport header at data + p->l4. Returns 0 or the reason to pass. */
@@ -60,6 +76,9 @@ LOX_INLINE int lox_parse_l4(void *data, void *end, struct lox_packet *p)
 	case IPPROTO_TCP:
 		if (l4 + sizeof(struct tcphdr) > end)
 			return LOX_PASS_MALFORMED;
+		p->seq = ((struct tcphdr *)l4)->seq;
+		p->ack = ((struct tcphdr *)l4)->ack_seq;
+		p->window = ((struct tcphdr *)l4)->window;
 		p->tcp_flags = ((__u8 *)l4)[13];
 		/* fallthrough */
 	case IPPROTO_UDP:
@@ -67,11 +86,15 @@ LOX_INLINE int lox_parse_l4(void *data, void *end, struct lox_packet *p)
 		p->tuple.dport = ports[1];
 		return 0;
 	case IPPROTO_ICMP:
+		if (lox_is_error4(*(__u8 *)l4))
+			return LOX_PASS_ICMP_ERROR;
 		if (((__u8 *)l4)[0] != LOX_ICMP_ECHO && ((__u8 *)l4)[0] != LOX_ICMP_ECHO_REPLY)
 			return LOX_PASS_PROTOCOL;
 		lox_echo_ports(p, ports[2], ((__u8 *)l4)[0] == LOX_ICMP_ECHO_REPLY);
 		return 0;
 	case IPPROTO_ICMPV6:
+		if (lox_is_error6(*(__u8 *)l4))
+			return LOX_PASS_ICMP_ERROR;
 		if (((__u8 *)l4)[0] != LOX_ICMP6_ECHO && ((__u8 *)l4)[0] != LOX_ICMP6_ECHO_REPLY)
 			return LOX_PASS_PROTOCOL;
 		lox_echo_ports(p, ports[2], ((__u8 *)l4)[0] == LOX_ICMP6_ECHO_REPLY);
@@ -96,6 +119,7 @@ LOX_INLINE int lox_parse4(void *data, void *end, struct lox_packet *p)
 	p->tuple.proto = ip->protocol;
 	p->ttl = ip->ttl;
 	p->bytes = bpf_ntohs(ip->tot_len);
+	p->df = !!(ip->frag_off & bpf_htons(LOX_IP_DF));
 	p->l4 = LOX_L3 + ip->ihl * 4;
 	if (ip->protocol == IPPROTO_ICMPV6)
 		return LOX_PASS_PROTOCOL;
@@ -116,6 +140,7 @@ LOX_INLINE int lox_parse6(void *data, void *end, struct lox_packet *p)
 	p->tuple.proto = ip->nexthdr;
 	p->ttl = ip->hop_limit;
 	p->bytes = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	p->df = 1;
 	p->l4 = LOX_L3 + sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_FRAGMENT)
 		return LOX_PASS_FRAGMENT;

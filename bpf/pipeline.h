@@ -44,8 +44,14 @@ LOX_INLINE bool lox_cached_way(const struct lox_flow *f, __u16 generation, struc
 	__builtin_memcpy(&way->macs, hop->dmac, sizeof(way->macs));
 	way->ifindex = hop->ifindex;
 	way->peer = hop->peer;
+	way->mtu = hop->mtu;
 	BARRIER();
 	return (word & LOX_SLOT_MASK) == LOX_SLOT_LIVE && READ_ONCE(hop->word) == word;
+}
+
+LOX_INLINE bool lox_too_big(lox_ctx *ctx, const struct lox_packet *p, __u32 mtu)
+{
+	return p->bytes > mtu && !lox_segmented(ctx);
 }
 
 /* The plain path: an established flow with a known next hop. LOX_NOT_PLAIN sends the packet to the slow path. */
@@ -55,12 +61,14 @@ LOX_INLINE int lox_established(lox_ctx *ctx, const bool v6, struct lox_packet *p
 	struct lox_rewrite rw;
 	struct lox_way way;
 
-	if (!rt || !lox_plain(p, ref->flow) || !lox_cached_way(ref->flow, rt->generation, &way))
+	if (!rt || !lox_plain(p, ref->flow) || !lox_cached_way(ref->flow, rt->generation, &way) ||
+	    lox_too_big(ctx, p, way.mtu))
 		return LOX_NOT_PLAIN;
 	lox_copy(v6, ref->flow, &rw);
 	if (!lox_holds(ref))
 		return lox_leave(LOX_DROP, LOX_DROP_FLOW_MOVED);
 	lox_account(ref->flow, p->bytes);
+	lox_note_window(p, ref->flow);
 	if (lox_rewrite(ctx, v6, p, &rw, &way.macs))
 		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
 	lox_count(LOX_FORWARD_ESTABLISHED);
@@ -72,7 +80,13 @@ LOX_INLINE int lox_established(lox_ctx *ctx, const bool v6, struct lox_packet *p
 /* Off the plain path. `rule` is that of the service when both tables have been searched in vain, else 0. */
 LOX_INLINE int lox_go_slow(lox_ctx *ctx, const bool v6, __u32 rule)
 {
-	return v6 ? lox_slow6(ctx, rule) : lox_slow4(ctx, rule);
+	struct lox_work *w = lox_work();
+
+	if (w) {
+		w->rule = rule;
+		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_SLOW6 : LOX_STEP_SLOW4);
+	}
+	return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 }
 
 LOX_INLINE int lox_ip(lox_ctx *ctx, const bool v6, struct lox_packet *p)
@@ -114,11 +128,11 @@ LOX_INLINE int lox_frame(lox_ctx *ctx)
 		return lox_leave(LOX_PASS, LOX_PASS_OTHER_HOST);
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
 		reason = lox_parse4(data, end, &p);
-		return reason ? lox_leave(LOX_PASS, reason) : lox_ip(ctx, false, &p);
+		return reason ? lox_special(ctx, false, reason) : lox_ip(ctx, false, &p);
 	}
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
 		reason = lox_parse6(data, end, &p);
-		return reason ? lox_leave(LOX_PASS, reason) : lox_ip(ctx, true, &p);
+		return reason ? lox_special(ctx, true, reason) : lox_ip(ctx, true, &p);
 	}
 	return lox_leave(LOX_PASS, LOX_PASS_NOT_IP);
 }

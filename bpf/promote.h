@@ -34,6 +34,8 @@ LOX_INLINE void lox_insert_of(const bool v6, const struct lox_flow *f, const str
 	in->state = state;
 	in->next_hop = f->next_hop;
 	in->generation = f->generation;
+	in->window_scale = f->window_scale;
+	in->sequence = f->sequence;
 	in->cold = *cold;
 }
 

@@ -23,12 +23,15 @@ LOX_INLINE void lox_copy(const bool v6, const struct lox_flow *f, struct lox_rew
 /* Write the IPv4 header; returns the change of the addresses. */
 LOX_INLINE __u64 lox_write4(struct iphdr *ip, const struct lox_rewrite *rw)
 {
-	__u64 diff = lox_csum_diff32(ip->saddr, rw->saddr.v4) + lox_csum_diff32(ip->daddr, rw->daddr.v4);
+	__u64 diff = lox_csum_diff32(ip->saddr, rw->saddr.v4) + lox_csum_diff32(ip->daddr, rw->daddr.v4), hop = 0;
 
 	ip->saddr = rw->saddr.v4;
 	ip->daddr = rw->daddr.v4;
-	ip->ttl--;
-	ip->check = lox_csum_apply(ip->check, diff + lox_csum_diff16(bpf_htons(0x0100), 0));
+	if (!(rw->flags & (LOX_FLOW_DIRECT | LOX_KEEP_TTL))) {
+		ip->ttl--;
+		hop = lox_csum_diff16(bpf_htons(0x0100), 0);
+	}
+	ip->check = lox_csum_apply(ip->check, diff + hop);
 	return diff;
 }
 
@@ -45,7 +48,8 @@ LOX_INLINE __u64 lox_write6(struct ipv6hdr *ip, const struct lox_rewrite *rw)
 		diff += lox_csum_diff128((void *)&ip->daddr, &rw->daddr);
 		__builtin_memcpy(&ip->daddr, &rw->daddr, sizeof(rw->daddr));
 	}
-	ip->hop_limit--;
+	if (!(rw->flags & (LOX_FLOW_DIRECT | LOX_KEEP_TTL)))
+		ip->hop_limit--;
 	return diff;
 }
 

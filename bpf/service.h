@@ -3,7 +3,7 @@
 #ifndef LOX_SERVICE_H
 #define LOX_SERVICE_H
 
-#include "flow.h"
+#include "work.h"
 
 /* Keys of selection by hash: fixed, so that two load balancers choose alike. */
 #define LOX_SELECT_KEY0 0x243f6a8885a308d3ULL
@@ -30,13 +30,20 @@ LOX_ARRAY(rule_states, struct lox_rule_state, BPF_F_MMAPABLE);
 LOX_ARRAY(endpoints, struct lox_endpoint, BPF_F_MMAPABLE);
 LOX_ARRAY(ring, struct lox_ring_line, BPF_F_MMAPABLE);
 
-struct lox_choice {
-	struct lox_endpoint *endpoint;
-	__u32 endpoint_id;
-	__u32 rule_id;
-	__u32 mode;
-	__u32 pad;
-};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct lox_client);
+	__type(value, struct lox_affinity);
+} affinities SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct lox_source_key);
+	__type(value, __u32);
+} sources SEC(".maps");
 
 /* Rule of the service this packet is addressed to; 0 when there is none. */
 LOX_INLINE __u32 lox_listener(const bool v6, const struct lox_packet *p)
@@ -80,24 +87,131 @@ LOX_INLINE __u32 lox_ring_at(__u32 at)
 	return line ? line->endpoint[at % LOX_RING_LINE] : 0;
 }
 
-/* Choose an endpoint for a new flow. Returns 0 or the reason to drop. */
-LOX_INLINE int lox_choose(const bool v6, __u32 rule_id, const struct lox_tuple *t, struct lox_choice *choice)
+LOX_INLINE struct lox_endpoint *lox_live_endpoint(__u32 id, __u32 rule_id)
+{
+	struct lox_endpoint *e = bpf_map_lookup_elem(&endpoints, &id);
+
+	return e && e->live && e->rule == rule_id ? e : NULL;
+}
+
+struct lox_least {
+	__u32 base;
+	__u32 at;
+	__u32 active;
+};
+
+static long lox_least_step(__u32 i, struct lox_least *least)
+{
+	__u32 id = lox_ring_at(least->base + i);
+	struct lox_endpoint_state *state = bpf_map_lookup_elem(&endpoint_states, &id);
+	__u32 active = state ? READ_ONCE(state->active) : ~0U;
+
+	if (active < least->active) {
+		least->active = active;
+		least->at = least->base + i;
+	}
+	return 0;
+}
+
+/* Least connections: the endpoint with the fewest live flows, the first of several. */
+LOX_INLINE __u32 lox_least_of(__u32 base, __u32 length)
+{
+	struct lox_least least = { .base = base, .at = base, .active = ~0U };
+
+	bpf_loop(length, lox_least_step, &least, 0);
+	return lox_ring_at(least.at);
+}
+
+LOX_INLINE void lox_client_of(const bool v6, const struct lox_tuple *t, __u32 rule_id, struct lox_client *client)
+{
+	__builtin_memset(client, 0, sizeof(*client));
+	client->rule = rule_id;
+	if (v6)
+		client->addr = t->saddr;
+	else
+		client->addr.v4 = t->saddr.v4;
+}
+
+/* Persistence: the endpoint this client was given, while it comes back in time and the endpoint lives. 0 without one. */
+LOX_INLINE __u32 lox_remembered(const bool v6, const struct lox_rule *rule, __u32 rule_id, const struct lox_tuple *t)
+{
+	struct lox_affinity *affinity;
+	struct lox_client client;
+
+	lox_client_of(v6, t, rule_id, &client);
+	affinity = bpf_map_lookup_elem(&affinities, &client);
+	if (!affinity || lox_now() - affinity->last > rule->persist || !lox_live_endpoint(affinity->endpoint, rule_id))
+		return 0;
+	affinity->last = lox_now();
+	return affinity->endpoint;
+}
+
+LOX_INLINE void lox_remember(const bool v6, __u32 rule_id, const struct lox_tuple *t, __u32 endpoint)
+{
+	struct lox_affinity affinity = { .endpoint = endpoint, .last = lox_now() };
+	struct lox_client client;
+
+	lox_client_of(v6, t, rule_id, &client);
+	bpf_map_update_elem(&affinities, &client, &affinity, BPF_ANY);
+}
+
+/* Id of the endpoint for a new flow; 0 when there is none. */
+LOX_INLINE __u32 lox_select(const bool v6, const struct lox_rule *rule, __u32 rule_id, const struct lox_tuple *t)
+{
+	__u64 slice = READ_ONCE(*(__u64 *)&rule->ring_base); /* base and length belong together: one load */
+	__u32 base = slice, length = slice >> 32, id = 0;
+
+	if (!length)
+		return 0;
+	if (rule->select == LOX_SELECT_LC)
+		return lox_least_of(base, length);
+	if (rule->select == LOX_SELECT_PERSIST)
+		id = lox_remembered(v6, rule, rule_id, t);
+	if (id)
+		return id;
+	id = lox_ring_at(base + lox_position(v6, rule, rule_id, t, length));
+	if (rule->select == LOX_SELECT_PERSIST)
+		lox_remember(v6, rule_id, t, id);
+	return id;
+}
+
+/* May this client use the rule? */
+LOX_INLINE bool lox_allowed(const bool v6, const struct lox_rule *rule, __u32 rule_id, const struct lox_tuple *t)
+{
+	struct lox_source_key key = { .prefix = 32 + (v6 ? 128 : 32), .rule = rule_id };
+
+	if (!rule->restricted)
+		return true;
+	if (v6)
+		key.addr = t->saddr;
+	else
+		key.addr.v4 = t->saddr.v4;
+	return bpf_map_lookup_elem(&sources, &key);
+}
+
+/* Choose an endpoint for the packet in hand. Returns its id, or the negative reason to drop. */
+LOX_INLINE int lox_choose(const bool v6, __u32 rule_id)
 {
 	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
-	__u64 slice;
+	struct lox_work *w = lox_work();
+	__u32 id;
 
-	if (!rule || !rule->live)
-		return LOX_DROP_NO_ENDPOINT;
-	slice = READ_ONCE(*(__u64 *)&rule->ring_base); /* base and length belong together: one load */
-	if (!(slice >> 32))
-		return LOX_DROP_NO_ENDPOINT;
-	choice->rule_id = rule_id;
-	choice->endpoint_id = lox_ring_at((__u32)slice + lox_position(v6, rule, rule_id, t, slice >> 32));
-	choice->mode = rule->mode;
-	choice->endpoint = bpf_map_lookup_elem(&endpoints, &choice->endpoint_id);
-	if (!choice->endpoint || !choice->endpoint->live)
-		return LOX_DROP_NO_ENDPOINT;
-	return 0;
+	if (!rule || !w || !rule->live)
+		return -LOX_DROP_NO_ENDPOINT;
+	if (!lox_allowed(v6, rule, rule_id, &w->p.tuple))
+		return -LOX_DROP_SOURCE;
+	id = lox_select(v6, rule, rule_id, &w->p.tuple);
+	return lox_live_endpoint(id, rule_id) ? (int)id : -LOX_DROP_NO_ENDPOINT;
+}
+
+__noinline int lox_choose4(__u32 rule_id)
+{
+	return lox_choose(false, rule_id);
+}
+
+__noinline int lox_choose6(__u32 rule_id)
+{
+	return lox_choose(true, rule_id);
 }
 
 #endif

@@ -6,10 +6,30 @@
 #ifndef LOX_SHIM_H
 #define LOX_SHIM_H
 
-#include "checksum.h"
+#include "verdict.h"
 #include "work.h"
 
 typedef struct xdp_md lox_ctx;
+
+/* Programs that go on where the entry program ends. */
+enum { LOX_STEP_SLOW4, LOX_STEP_SLOW6, LOX_STEPS_COUNT };
+
+int lox_xdp_slow4(lox_ctx *ctx);
+int lox_xdp_slow6(lox_ctx *ctx);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, LOX_STEPS_COUNT);
+	__uint(key_size, sizeof(__u32));
+	__array(values, int(lox_ctx *));
+} xdp_steps SEC(".maps") = {
+	.values = {
+		[LOX_STEP_SLOW4] = (void *)&lox_xdp_slow4,
+		[LOX_STEP_SLOW6] = (void *)&lox_xdp_slow6,
+	},
+};
+
+#define LOX_STEPS xdp_steps
 
 enum { LOX_PASS = XDP_PASS, LOX_DROP = XDP_DROP, LOX_HOOK_IS_XDP = 1 };
 
@@ -40,31 +60,31 @@ LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
 {
 }
 
-#define LOX_CHUNK 32
-#define LOX_CHUNKS 120 /* 3840 bytes: more than an XDP frame holds */
-
-/* Sum of the packet from offset `from` to its end, or 0 when it is out of reach. */
-LOX_INLINE __u64 lox_csum_rest(lox_ctx *ctx, __u32 from)
+/* A packet that will be cut into segments later may be larger than the next hop takes; XDP sees none. */
+LOX_INLINE bool lox_segmented(lox_ctx *ctx)
 {
-	void *end = lox_end(ctx), *at = lox_data(ctx) + (from & 0x7f);
-	__u64 sum = 0;
-
-	for (int i = 0; i < LOX_CHUNKS && at + LOX_CHUNK <= end; i++) {
-		__u32 *word = at;
-
-		sum += (__u64)word[0] + word[1] + word[2] + word[3] + word[4] + word[5] + word[6] + word[7];
-		at += LOX_CHUNK;
-		OPAQUE(at); /* clang 14 turns the bound into one the verifier does not follow */
-	}
-	for (int i = 0; i < LOX_CHUNK / 2 && at + 2 <= end; i++) {
-		sum += *(__u16 *)at;
-		at += 2;
-		OPAQUE(at);
-	}
-	if (at + 1 <= end)
-		sum += *(__u8 *)at;
-	return sum;
+	return false;
 }
+
+/* Answers and everything that needs more than a rewrite are the TC program's: pass it the packet as it came. */
+LOX_INLINE bool lox_hand_on(enum lox_reason reason)
+{
+	return reason == LOX_DROP_TTL || reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_NOT_SYN ||
+	       reason == LOX_DROP_TOO_BIG;
+}
+
+LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
+{
+	return lox_hand_on(reason) ? lox_leave(LOX_PASS, LOX_PASS_TO_TC) : lox_leave(LOX_DROP, reason);
+}
+
+/* ICMP errors and fragments, too. */
+LOX_INLINE int lox_special(lox_ctx *ctx, const bool v6, enum lox_reason reason)
+{
+	return lox_leave(LOX_PASS, reason);
+}
+
+#include "payload.h"
 
 /*
  * A socket behind a veth leaves the checksum to its device: the field holds the sum of the pseudo-header alone. Frames

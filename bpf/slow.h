@@ -48,18 +48,34 @@ __noinline int lox_end_flow6(void)
 	return lox_end_flow(true);
 }
 
-/* Ask the FIB where a packet of this flow goes, and remember the answer in its slot. */
-LOX_INLINE void lox_resolve(lox_ctx *ctx, const bool v6, struct lox_work *w, struct lox_flow *f, __u32 generation)
+/* Where a packet of this flow is routed to: what it is rewritten to, or the endpoint that shares our address. */
+LOX_INLINE const union lox_addr *lox_target(const struct lox_ref *ref, const struct lox_rewrite *rw)
 {
-	w->way.route = lox_route(ctx, v6, lox_ifindex(ctx), &w->rw.saddr, &w->rw.daddr, w->p.tuple.proto, &w->fib);
+	struct lox_endpoint *e;
+	__u32 id;
+
+	if (!(rw->flags & LOX_FLOW_DIRECT) || !ref->cold)
+		return &rw->daddr;
+	id = ref->cold->endpoint;
+	e = bpf_map_lookup_elem(&endpoints, &id);
+	return e ? &e->addr : &rw->daddr;
+}
+
+/* Ask the FIB where a packet of this flow goes, and remember the answer in its slot. */
+LOX_INLINE void lox_resolve(lox_ctx *ctx, const bool v6, struct lox_work *w, const struct lox_ref *ref,
+			    __u32 generation)
+{
+	w->way.route = lox_route(ctx, v6, lox_ifindex(ctx), &w->rw.saddr, lox_target(ref, &w->rw), w->p.tuple.proto,
+				 &w->fib);
 	w->way.ifindex = w->fib.ifindex;
+	w->way.mtu = lox_mtu_of(&w->fib);
 	if (w->way.route != LOX_ROUTE_READY)
 		return;
 	__builtin_memcpy(w->way.macs.dmac, w->fib.dmac, 6);
 	__builtin_memcpy(w->way.macs.smac, w->fib.smac, 6);
 	w->way.peer = lox_peer_of(w->fib.ifindex);
 	/* Index and generation change together. */
-	WRITE_ONCE(*(__u32 *)&f->next_hop, lox_hop_index(&w->fib, generation) | generation << 16);
+	WRITE_ONCE(*(__u32 *)&ref->flow->next_hop, lox_hop_index(&w->fib, generation) | generation << 16);
 }
 
 /* Let the kernel resolve the neighbour and send the packet then. */
@@ -74,20 +90,38 @@ LOX_INLINE int lox_send_unresolved(const bool v6, const struct bpf_fib_lookup *f
 	return lox_send_neigh(fib->ifindex, &to);
 }
 
-/* Move the flow's state on. Returns the state a half-open flow is to move to the large table with, else 0. */
+/* Flags of the segment that may change the flow's state: a FIN or RST from outside the window may not. */
+LOX_INLINE __u8 lox_flags_that_count(const struct lox_packet *p, const struct lox_flow *peer)
+{
+	enum lox_place place = lox_place_of(p, peer);
+
+	if (place == LOX_OUTSIDE)
+		return p->tcp_flags & ~(LOX_TCP_FIN | LOX_TCP_RST);
+	/* Inside, but not what is expected next: the receiver will challenge it (RFC 5961 section 3.2). */
+	return place == LOX_INSIDE ? p->tcp_flags & ~LOX_TCP_RST : p->tcp_flags;
+}
+
+/*
+ * Move the flow's state on. Returns the state a half-open flow is to move to the large table with, 0 if it stays, or the
+ * negative reason to drop.
+ */
 LOX_INLINE int lox_advance(const bool v6)
 {
 	struct lox_work *w = lox_work();
 	struct lox_ref own, peer;
-	__u8 state;
+	__u8 state, flags;
 
 	if (!w)
 		return 0;
 	lox_find_pair(v6, w, &own, &peer);
 	if (!own.flow)
 		return 0;
-	state = lox_next_state(&w->p, own.flow, peer.flow && peer.flow->flags & LOX_FLOW_FIN);
-	lox_set_state(own.flow, peer.flow, state, w->p.tcp_flags & LOX_TCP_FIN);
+	flags = lox_flags_that_count(&w->p, peer.flow);
+	if (w->p.tuple.proto == IPPROTO_TCP && w->p.tcp_flags & LOX_TCP_RST &&
+	    lox_place_of(&w->p, peer.flow) == LOX_OUTSIDE)
+		return -LOX_DROP_RST;
+	state = lox_next_state(&w->p, own.flow, flags, peer.flow && peer.flow->flags & LOX_FLOW_FIN);
+	lox_set_state(own.flow, peer.flow, state, flags & LOX_TCP_FIN);
 	return own.table == LOX_HALF && lox_matures(own.flow, state) ? state : 0;
 }
 
@@ -106,6 +140,8 @@ LOX_INLINE int lox_progress(const bool v6, struct lox_work *w, struct lox_ref *r
 {
 	int state = v6 ? lox_advance6() : lox_advance4();
 
+	if (state < 0)
+		return -state;
 	if (state && !(v6 ? lox_promote6(state) : lox_promote4(state)))
 		return LOX_DROP_TABLE_FULL;
 	lox_find_any(v6, &w->p.tuple, ref);
@@ -115,9 +151,10 @@ LOX_INLINE int lox_progress(const bool v6, struct lox_work *w, struct lox_ref *r
 /* Open a flow for this packet if it may. Returns 0 or the reason to drop. */
 LOX_INLINE int lox_open_for(const bool v6, struct lox_work *w, __u32 rule_id, struct lox_ref *ref)
 {
+	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
 	int reason;
 
-	if (!lox_opens(&w->p))
+	if (!rule || (!lox_opens(&w->p) && !lox_picks_up(&w->p, rule)))
 		return LOX_DROP_NOT_SYN;
 	reason = v6 ? lox_open6(rule_id) : lox_open4(rule_id);
 	if (reason)
@@ -157,6 +194,8 @@ LOX_INLINE int lox_finish(lox_ctx *ctx, const bool v6, struct lox_work *w, enum 
 {
 	bool ready = w->way.route == LOX_ROUTE_READY;
 
+	if (w->way.route == LOX_ROUTE_LOCAL)
+		w->rw.flags |= LOX_KEEP_TTL;
 	if (lox_rewrite(ctx, v6, &w->p, &w->rw, ready ? &w->way.macs : NULL))
 		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
 	if (w->way.route == LOX_ROUTE_LOCAL)
@@ -167,6 +206,22 @@ LOX_INLINE int lox_finish(lox_ctx *ctx, const bool v6, struct lox_work *w, enum 
 	return lox_send(ctx, w->way.ifindex, w->way.peer);
 }
 
+/* May the packet take this hop? Returns 0 or the reason to drop. One that may be fragmented is left to the kernel. */
+LOX_INLINE int lox_hop_check(lox_ctx *ctx, struct lox_work *w)
+{
+	if (w->way.route == LOX_ROUTE_LOCAL || w->rw.flags & LOX_FLOW_DIRECT)
+		return 0;
+	if (w->p.ttl <= 1)
+		return LOX_DROP_TTL;
+	if (!lox_too_big(ctx, &w->p, w->way.mtu))
+		return 0;
+	w->mtu = w->way.mtu;
+	if (w->p.df)
+		return LOX_DROP_TOO_BIG;
+	w->way.route = LOX_ROUTE_LOCAL;
+	return 0;
+}
+
 /* Find or open the flow and its way. 0, or the reason to drop. */
 LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 rule_id, struct lox_ref *ref,
 			   enum lox_reason *forward)
@@ -175,8 +230,8 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 	__u16 generation;
 	int reason;
 
-	if (!rt || w->p.ttl <= 1)
-		return LOX_DROP_TTL;
+	if (!rt)
+		return LOX_DROP_BUSY;
 	generation = rt->generation;
 	reason = lox_flow_of(v6, w, rule_id, ref, forward);
 	if (reason)
@@ -184,8 +239,27 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 	lox_copy(v6, ref->flow, &w->rw);
 	w->way.route = LOX_ROUTE_READY;
 	if (!lox_cached_way(ref->flow, generation, &w->way))
-		lox_resolve(ctx, v6, w, ref->flow, generation);
-	return w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : 0;
+		lox_resolve(ctx, v6, w, ref, generation);
+	return w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : lox_hop_check(ctx, w);
+}
+
+/* Window scale option of a SYN (RFC 7323 section 2.2); 0 without one. */
+LOX_INLINE __u8 lox_window_scale(lox_ctx *ctx, const struct lox_packet *p)
+{
+	void *options = lox_data(ctx) + (p->l4 & 0x7f) + sizeof(struct tcphdr), *end = lox_end(ctx);
+	__u32 at = 0;
+
+	for (int i = 0; i < 12; i++) {
+		__u8 *option = options + (at & 0x3f);
+
+		if ((void *)(option + 3) > end || option[0] == 0)
+			return 0;
+		if (option[0] == 3)
+			return option[2] < 14 ? option[2] : 14;
+		at += option[0] == 1 ? 1 : option[1];
+		OPAQUE(at);
+	}
+	return 0;
 }
 
 LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 rule_id)
@@ -195,7 +269,7 @@ LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 r
 	int reason = lox_prepare(ctx, v6, w, rule_id, &ref, &forward);
 
 	if (reason)
-		return lox_leave(LOX_DROP, reason);
+		return lox_refuse(ctx, v6, reason);
 	if (LOX_HOOK_IS_XDP && w->way.route != LOX_ROUTE_READY)
 		return lox_leave(LOX_PASS, LOX_PASS_TO_TC);
 	if (forward != LOX_FORWARD_NEW)
@@ -203,25 +277,24 @@ LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 r
 	if (reason)
 		return lox_leave(LOX_DROP, reason);
 	lox_account(ref.flow, w->p.bytes);
+	if (w->p.tcp_flags & LOX_TCP_SYN)
+		ref.flow->window_scale = lox_window_scale(ctx, &w->p);
+	if (forward != LOX_FORWARD_NEW)
+		lox_note_window(&w->p, ref.flow);
 	return lox_finish(ctx, v6, w, forward);
 }
 
-__noinline int lox_slow4(lox_ctx *ctx, __u32 rule_id)
+/*
+ * The slow path is a program of its own, reached by tail call: the plain path keeps its registers, and the slow one has
+ * the whole stack. The packet is parsed again, into the record that has room for it.
+ */
+LOX_INLINE int lox_slow_frame(lox_ctx *ctx, const bool v6)
 {
 	struct lox_work *w = lox_work();
 
-	if (!w || lox_parse4(lox_data(ctx), lox_end(ctx), &w->p))
+	if (!w || (v6 ? lox_parse6(lox_data(ctx), lox_end(ctx), &w->p) : lox_parse4(lox_data(ctx), lox_end(ctx), &w->p)))
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
-	return lox_slow(ctx, false, w, rule_id);
-}
-
-__noinline int lox_slow6(lox_ctx *ctx, __u32 rule_id)
-{
-	struct lox_work *w = lox_work();
-
-	if (!w || lox_parse6(lox_data(ctx), lox_end(ctx), &w->p))
-		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
-	return lox_slow(ctx, true, w, rule_id);
+	return lox_slow(ctx, v6, w, w->rule);
 }
 
 #endif

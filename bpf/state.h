@@ -3,13 +3,24 @@
 #ifndef LOX_STATE_H
 #define LOX_STATE_H
 
-#include "flow.h"
+#include "service.h"
 
 LOX_INLINE bool lox_opens(const struct lox_packet *p)
 {
 	if (p->tuple.proto == IPPROTO_TCP)
 		return (p->tcp_flags & (LOX_TCP_SYN | LOX_TCP_ACK | LOX_TCP_RST | LOX_TCP_FIN)) == LOX_TCP_SYN;
 	return !p->echo_reply;
+}
+
+/*
+ * May a segment in mid-stream open a flow that is not there? Only where the choice of the endpoint is the same again, and
+ * the client's port is kept.
+ */
+LOX_INLINE bool lox_picks_up(const struct lox_packet *p, const struct lox_rule *rule)
+{
+	return p->tuple.proto == IPPROTO_TCP && !(p->tcp_flags & (LOX_TCP_SYN | LOX_TCP_RST | LOX_TCP_FIN)) &&
+	       (rule->mode == LOX_MODE_DEFAULT || rule->mode == LOX_MODE_DSR) &&
+	       (rule->select == LOX_SELECT_HASH || rule->select == LOX_SELECT_PERSIST);
 }
 
 /* A SYN ends what is left of a closed connection between the same ports (RFC 9293 section 3.6.1). */
@@ -19,26 +30,51 @@ LOX_INLINE bool lox_reopens(const struct lox_packet *p, const struct lox_flow *f
 	       (f->state == LOX_STATE_TIME_WAIT || f->state == LOX_STATE_RESET);
 }
 
-LOX_INLINE __u8 lox_tcp_next(__u8 state, __u8 tcp_flags, bool reply, bool peer_fin)
+/*
+ * What a direction last said it expects: acknowledgement number, and how far its window reaches (RFC 9293 section 3.10.7.4).
+ * Low and high half of lox_flow.sequence; 0 while it has said nothing.
+ */
+LOX_INLINE void lox_note_window(const struct lox_packet *p, struct lox_flow *f)
+{
+	if (p->tuple.proto == IPPROTO_TCP)
+		WRITE_ONCE(f->sequence, (__u64)(bpf_ntohs(p->window) << (f->window_scale & 15)) << 32 | bpf_ntohl(p->ack));
+}
+
+/* Where a segment's sequence number lies in the window of the direction it goes to. */
+enum lox_place { LOX_OUTSIDE, LOX_INSIDE, LOX_EXACT };
+
+LOX_INLINE enum lox_place lox_place_of(const struct lox_packet *p, const struct lox_flow *receiver)
+{
+	__u64 said = receiver ? READ_ONCE(receiver->sequence) : 0;
+	__u32 ahead = bpf_ntohl(p->seq) - (__u32)said;
+
+	if (!said || !ahead)
+		return LOX_EXACT;
+	return ahead <= said >> 32 ? LOX_INSIDE : LOX_OUTSIDE;
+}
+
+/* `direct`: replies do not come by, so the client's acknowledgement alone completes the handshake. */
+LOX_INLINE __u8 lox_tcp_next(__u8 state, __u8 tcp_flags, bool reply, bool peer_fin, bool direct)
 {
 	if (tcp_flags & LOX_TCP_RST)
 		return LOX_STATE_RESET;
 	if (state == LOX_STATE_SYN_SENT && reply && (tcp_flags & LOX_TCP_SYN) && (tcp_flags & LOX_TCP_ACK))
 		return LOX_STATE_SYN_RECEIVED;
-	if (state == LOX_STATE_SYN_RECEIVED && !reply && (tcp_flags & LOX_TCP_ACK) && !(tcp_flags & LOX_TCP_SYN))
+	if ((state == LOX_STATE_SYN_RECEIVED || (state == LOX_STATE_SYN_SENT && direct)) && !reply &&
+	    (tcp_flags & LOX_TCP_ACK) && !(tcp_flags & LOX_TCP_SYN))
 		state = LOX_STATE_ESTABLISHED;
 	if ((tcp_flags & LOX_TCP_FIN) && (state == LOX_STATE_ESTABLISHED || state == LOX_STATE_CLOSING))
 		return peer_fin ? LOX_STATE_TIME_WAIT : LOX_STATE_CLOSING;
 	return state;
 }
 
-/* State after this packet. `peer_fin`: the other direction has sent its FIN. */
-LOX_INLINE __u8 lox_next_state(const struct lox_packet *p, const struct lox_flow *f, bool peer_fin)
+/* State after this packet, with those of its TCP flags that count. `peer_fin`: the other direction has sent its FIN. */
+LOX_INLINE __u8 lox_next_state(const struct lox_packet *p, const struct lox_flow *f, __u8 tcp_flags, bool peer_fin)
 {
 	bool reply = f->flags & LOX_FLOW_REPLY;
 
 	if (p->tuple.proto == IPPROTO_TCP)
-		return lox_tcp_next(f->state, p->tcp_flags, reply, peer_fin);
+		return lox_tcp_next(f->state, tcp_flags, reply, peer_fin, f->flags & LOX_FLOW_DIRECT);
 	return reply ? LOX_STATE_TWO_WAY : f->state;
 }
 

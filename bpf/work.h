@@ -5,13 +5,16 @@
 
 #include "next_hop.h"
 
+/* In lox_rewrite.flags: the kernel forwards the packet, and counts the hop. */
+#define LOX_KEEP_TTL 0x100
+
 /* What a packet of a flow becomes. */
 struct lox_rewrite {
 	union lox_addr saddr;
 	union lox_addr daddr;
 	__be16 sport;
 	__be16 dport;
-	__u32 flags; /* enum lox_flow_flags */
+	__u32 flags; /* enum lox_flow_flags, LOX_KEEP_TTL */
 };
 
 struct lox_macs {
@@ -24,10 +27,15 @@ struct lox_way {
 	struct lox_macs macs;
 	__u32 ifindex;
 	__u32 peer;
+	__u32 mtu;
 	__u32 route; /* enum lox_route */
 };
 
 struct lox_work {
+	__u32 rule;   /* of the packet's service, if both tables have been searched in vain; else 0 */
+	__u32 reason; /* why the packet is refused */
+	__u32 mtu;    /* of the next hop, when that is the reason */
+	__u32 pad;
 	struct lox_packet p;
 	struct lox_insert in;
 	struct lox_tuple reverse; /* key of the other direction */

@@ -9,4 +9,16 @@ int lox_xdp(struct xdp_md *ctx)
 	return lox_frame(ctx);
 }
 
+SEC("xdp")
+int lox_xdp_slow4(struct xdp_md *ctx)
+{
+	return lox_slow_frame(ctx, false);
+}
+
+SEC("xdp")
+int lox_xdp_slow6(struct xdp_md *ctx)
+{
+	return lox_slow_frame(ctx, true);
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
