@@ -109,7 +109,7 @@ enum lox_reason {
 	LOX_DROP_FRAGMENT,
 	LOX_DROP_RATE,
 	LOX_DROP_TOO_BIG,
-	LOX_REASONS = 48,
+	LOX_REASONS = 56,
 };
 
 union lox_addr {

@@ -24,6 +24,7 @@ FLOW_REPLY = 1
 FLOW_SOURCE = 2
 FLOW_FIN = 4
 FLOW_EXTENDED = 8
+FLOW_DIRECT = 16
 
 STATES = 9
 
@@ -38,11 +39,18 @@ class Reason(IntEnum):
     PASS_PROTOCOL = 4
     PASS_NOT_SERVICE = 5
     PASS_TO_TC = 6
+    PASS_ICMP_ERROR = 7
     FORWARD_ESTABLISHED = 16
     FORWARD_HALF_OPEN = 17
     FORWARD_NEW = 18
     FORWARD_RESOLVE = 19
     FORWARD_LOCAL = 20
+    FORWARD_FRAGMENT = 21
+    FORWARD_ICMP_ERROR = 22
+    ANSWER_RESET = 23
+    ANSWER_UNREACHABLE = 24
+    ANSWER_TOO_BIG = 25
+    ANSWER_EXPIRED = 26
     DROP_TTL = 32
     DROP_NO_ENDPOINT = 33
     DROP_NO_SOURCE = 34
@@ -54,9 +62,14 @@ class Reason(IntEnum):
     DROP_NOT_SYN = 40
     DROP_CHECKSUM = 41
     DROP_WRITE = 42
+    DROP_SOURCE = 43
+    DROP_RST = 44
+    DROP_FRAGMENT = 45
+    DROP_RATE = 46
+    DROP_TOO_BIG = 47
 
 
-REASONS = 48
+REASONS = 56
 
 _Address = ctypes.c_uint8 * 16
 _Port = ctypes.c_uint8 * 2
@@ -171,16 +184,18 @@ class RingLine(ctypes.Structure):
 
 
 class Rule(ctypes.Structure):
-    """``struct lox_rule``; ``timeout`` is in jiffies."""
+    """``struct lox_rule``; times are in jiffies."""
 
     _fields_ = (
         ("ring_base", ctypes.c_uint32),
         ("ring_length", ctypes.c_uint32),
         ("timeout", ctypes.c_uint32),
+        ("persist", ctypes.c_uint32),
         ("mode", ctypes.c_uint8),
         ("select", ctypes.c_uint8),
         ("live", ctypes.c_uint8),
-        ("pad", ctypes.c_uint8),
+        ("restricted", ctypes.c_uint8),
+        ("pad", ctypes.c_uint32),
     )
 
 
@@ -188,6 +203,30 @@ class RuleState(ctypes.Structure):
     """``struct lox_rule_state``."""
 
     _fields_ = (("position", ctypes.c_uint32), ("pad", ctypes.c_uint32))
+
+
+class EndpointState(ctypes.Structure):
+    """``struct lox_endpoint_state``."""
+
+    _fields_ = (("active", ctypes.c_uint32), ("pad", ctypes.c_uint32))
+
+
+class Client(ctypes.Structure):
+    """``struct lox_client``."""
+
+    _fields_ = (("addr", _Address), ("rule", ctypes.c_uint32), ("pad", ctypes.c_uint32))
+
+
+class Affinity(ctypes.Structure):
+    """``struct lox_affinity``."""
+
+    _fields_ = (("endpoint", ctypes.c_uint32), ("last", ctypes.c_uint32))
+
+
+class SourceKey(ctypes.Structure):
+    """``struct lox_source_key``."""
+
+    _fields_ = (("prefix", ctypes.c_uint32), ("rule", ctypes.c_uint32), ("addr", _Address))
 
 
 class Endpoint(ctypes.Structure):
@@ -219,14 +258,26 @@ class NextHop(ctypes.Structure):
         ("dmac", _Mac),
         ("smac", _Mac),
         ("peer", ctypes.c_uint32),
-        ("pad", ctypes.c_uint32),
+        ("mtu", ctypes.c_uint32),
     )
 
 
 class Link(ctypes.Structure):
     """``struct lox_link``."""
 
-    _fields_ = (("ifindex", ctypes.c_uint32), ("peer", ctypes.c_uint32))
+    _fields_ = (
+        ("ifindex", ctypes.c_uint32),
+        ("peer", ctypes.c_uint32),
+        ("addr6", _Address),
+        ("addr4", _Address4),
+        ("mtu", ctypes.c_uint32),
+    )
+
+
+class Bucket(ctypes.Structure):
+    """``struct lox_bucket``."""
+
+    _fields_ = (("last", ctypes.c_uint32), ("tokens", ctypes.c_uint32))
 
 
 class Config(ctypes.Structure):
@@ -264,7 +315,7 @@ class Runtime(ctypes.Structure):
         ("live6", ctypes.c_uint32),
         ("half4", ctypes.c_uint32),
         ("half6", ctypes.c_uint32),
-        ("pad", ctypes.c_uint32),
+        ("icmp_interval", ctypes.c_uint32),
     )
 
 

@@ -2,11 +2,11 @@
 """Map layouts to model values and back: one function per direction."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
-from loxilb.model import Counter, Flow, FlowState, IPAddress, Mode, Selection
+from loxilb.model import Counter, Flow, FlowState, IPAddress, IPNetwork, Mode, Selection
 from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId
 
 _NUMBER = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -63,9 +63,11 @@ def rule_to_value(entry: RuleEntry, clock: JiffyClock) -> bytes:
             ring_base=entry.ring_base,
             ring_length=entry.ring_length,
             timeout=clock.ticks(entry.timeout),
+            persist=clock.ticks(entry.persist) if entry.persist else 0,
             mode=entry.mode,
             select=entry.selection,
             live=1,
+            restricted=int(entry.restricted),
         )
     )
 
@@ -77,9 +79,24 @@ def rule_from_value(value: bytes, clock: JiffyClock) -> RuleEntry:
         mode=Mode(raw.mode),
         selection=Selection(raw.select),
         timeout=round(raw.timeout / clock.rate),
+        persist=round(raw.persist / clock.rate),
+        restricted=bool(raw.restricted),
         ring_base=raw.ring_base,
         ring_length=raw.ring_length,
     )
+
+
+def source_to_key(rule: RuleId, network: IPNetwork) -> bytes:
+    """Return the key of one allowed prefix of a rule; the rule's 32 bits count into the prefix length."""
+    key = abi.SourceKey(prefix=32 + network.prefixlen, rule=rule)
+    key.addr[:] = _packed(network.network_address)
+    return bytes(key)
+
+
+def source_from_key(key: bytes, version: int) -> tuple[RuleId, IPNetwork]:
+    """Inverse of :func:`source_to_key`; ``version`` is that of the rule's service."""
+    raw = abi.SourceKey.from_buffer_copy(key)
+    return RuleId(raw.rule), ip_network((_address(raw.addr, version), raw.prefix - 32))
 
 
 def endpoint_to_value(entry: EndpointEntry) -> bytes:

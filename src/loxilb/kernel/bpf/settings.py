@@ -35,6 +35,8 @@ class DataPlaneSettings:
     """Sizes are numbers of flows (both directions count as one), rules, endpoints and ring slots.
 
     ``timeouts`` are seconds without a packet by state; a state without one uses the rule's timeout.
+    ``clients`` are those that persistence remembers, ``sources`` the allowed prefixes of all services. An address gets
+    one ICMP error per ``icmp_interval`` seconds and six at once (0: no limit), like the kernel's icmp_ratelimit.
     ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
     """
 
@@ -43,12 +45,16 @@ class DataPlaneSettings:
     flows4: int = 262_144
     flows6: int = 65_536
     half_open4: int = 32_768
-    half_open6: int = 8_192
+    half_open6: int = 4_096
     rules: int = 16_384
     endpoints: int = 32_768
     ring: int = 524_288
     listeners: int = 65_536
     next_hops: int = 8_192
+    clients: int = 8_192
+    sources: int = 65_536
+    icmp_peers: int = 1_024
+    icmp_interval: float = 1.0
     links: int = 1_024
     redirect_peer: bool = True
     timeouts: Mapping[FlowState, float] = field(default_factory=lambda: dict(DEFAULT_TIMEOUTS))
