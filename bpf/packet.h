@@ -54,6 +54,7 @@ LOX_INLINE int lox_parse_l4(void *data, void *end, struct lox_packet *p)
 	__be16 *ports = l4;
 
 	p->tcp_flags = 0;
+	p->echo_reply = 0;
 	if (l4 + 8 > end)
 		return LOX_PASS_MALFORMED;
 	switch (p->tuple.proto) {

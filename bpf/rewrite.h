@@ -54,7 +54,7 @@ LOX_INLINE void lox_write_ports(__be16 *l4, const struct lox_packet *p, const st
 				struct lox_change *c)
 {
 	c->pseudo_header = p->tuple.proto != IPPROTO_ICMP;
-	c->zero_means_none = !c->v6 && p->tuple.proto == IPPROTO_UDP;
+	c->zero_means_none = p->tuple.proto == IPPROTO_UDP;
 	if (p->tuple.proto == IPPROTO_TCP || p->tuple.proto == IPPROTO_UDP) {
 		if (l4[0] != rw->sport || l4[1] != rw->dport)
 			c->ports = lox_csum_diff16(l4[0], rw->sport) + lox_csum_diff16(l4[1], rw->dport);

@@ -89,7 +89,7 @@ LOX_INLINE int lox_complete(lox_ctx *ctx, const bool v6)
 	if ((void *)(check + 1) > lox_end(ctx))
 		return -1;
 	if (*check == lox_csum_fold(pseudo)) /* the field stands for the pseudo-header in the sum */
-		*check = ~lox_csum_fold(lox_csum_rest(ctx, from));
+		*check = (__u16)~lox_csum_fold(lox_csum_rest(ctx, from)) ?: 0xffff; /* to UDP zero means none */
 	return 0;
 }
 
