@@ -12,26 +12,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.support.lab import ROOT, CommandError, Lab, remove_leftovers
+
 from bench import control, frames, program, sockets
 from bench.chart import chart
 from bench.figures import Figure, by_key, missing_targets
 from bench.place import PREFIX, MeasurementError, interruptible
 from bench.report import as_json, from_json, markdown, replace_figures, summary, table
 from loxilb.errors import LoxilbError
-from tests.support.lab import ROOT, CommandError, Lab, remove_leftovers
 
 Measure = Callable[[Lab, Callable[[str], None]], Sequence[Figure]]
+_SCRATCH = ROOT / "build" / "bench"  # the traffic tool, logs
 _DOCUMENT = ROOT / "docs" / "performance.md"
 _FULL: Mapping[str, Measure] = {
-    "program": lambda lab, say: program.measure(lab, program.Effort(samples=21, packets=200_000), say),
+    "program": lambda lab, say: program.measure(lab, program.Effort(samples=21, packets=50_000), say),
     "frames": lambda lab, say: frames.measure(lab, frames.Effort(rounds=7, runs=3, frames=300_000), say),
     "sockets": lambda lab, say: sockets.measure(
-        lab, sockets.Effort(rounds=7, seconds={"close": 2.5, "keep": 1.5, "bulk": 2.0}), say
+        lab, sockets.Effort(rounds=11, seconds={"close": 1.5, "keep": 1.0, "bulk": 1.2}), say
     ),
     "control": lambda lab, say: control.measure(lab, control.Effort(samples=21), say),
 }
 _QUICK: Mapping[str, Measure] = {
-    "program": lambda lab, say: program.measure(lab, program.Effort(samples=5, packets=100_000), say),
+    "program": lambda lab, say: program.measure(lab, program.Effort(samples=5, packets=25_000), say),
     "frames": lambda lab, say: frames.measure(lab, frames.Effort(rounds=3, runs=1, frames=100_000), say),
     "sockets": lambda lab, say: sockets.measure(
         lab, sockets.Effort(rounds=3, seconds={"close": 0.6, "keep": 0.4, "bulk": 0.6}), say
@@ -56,11 +58,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _machine() -> dict[str, str]:
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    return {"cpu": cpu, "processors": str(os.cpu_count()), "kernel": platform.release()}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {"cpu": next(models, platform.machine()), "processors": str(os.cpu_count()), "kernel": platform.release()}
 
 
 def _say(began: float) -> Callable[[str], None]:
@@ -71,8 +71,9 @@ def _say(began: float) -> Callable[[str], None]:
 
 
 def _measured(sections: Mapping[str, Measure], say: Callable[[str], None]) -> Iterator[Figure]:
+    _SCRATCH.mkdir(parents=True, exist_ok=True)
     for measure in sections.values():
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, Lab(folder=Path(folder), prefix=PREFIX) as lab:
+        with tempfile.TemporaryDirectory(dir=_SCRATCH) as folder, Lab(folder=Path(folder), prefix=PREFIX) as lab:
             yield from measure(lab, say)
 
 
@@ -85,8 +86,9 @@ def _write(path: Path, figures: Sequence[Figure], *, quick: bool) -> None:
 def _document(source: Path) -> None:
     """Put measured figures into the documentation."""
     figures = from_json(json.loads(source.read_text()))
-    body = f"{markdown(figures)}\n{summary(figures, missing_targets(figures, tuple(_FULL)))}\n"
-    _DOCUMENT.write_text(replace_figures(_DOCUMENT.read_text(), body.replace("\nmissed", "\n- missed")))
+    met, *rest = summary(figures, missing_targets(figures, tuple(_FULL))).splitlines()
+    body = "\n".join((markdown(figures), met, "", *(f"- {line}" for line in rest), ""))
+    _DOCUMENT.write_text(replace_figures(_DOCUMENT.read_text(), body))
     _DOCUMENT.with_suffix(".svg").write_text(chart(by_key(figures)))
 
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from tests.support.lab import Lab, Namespace
+
 from bench.packet import ACK, SYN, Address, Frame
 from bench.place import Device, device, inside
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
@@ -22,7 +24,6 @@ from loxilb.model.image import (
     RuleEntry,
     RuleId,
 )
-from tests.support.lab import Lab, Namespace
 
 # Addresses set aside for measuring: RFC 2544 (IPv4), RFC 5180 (IPv6).
 VIP4, VIP6 = IPv4Address("198.18.255.1"), IPv6Address("2001:2:0:ff::1")
@@ -68,12 +69,14 @@ class Bed:
         """Return the packets that establish the flow of ``request`` and the devices they arrive on."""
         if request.udp:
             return (request, self.front), (self.answer(request), self.back)
-        return (replace(request, flags=SYN), self.front), (self.answer(request, flags=SYN | ACK), self.back), (request, self.front)
+        return (
+            (replace(request, flags=SYN), self.front),
+            (self.answer(request, flags=SYN | ACK), self.back),
+            (request, self.front),
+        )
 
 
-def _rule(
-    number: int, address: Address, port: int, *, udp: bool = False, mode: Mode = Mode.DEFAULT
-) -> tuple[Op, ...]:
+def _rule(number: int, address: Address, port: int, *, udp: bool = False, mode: Mode = Mode.DEFAULT) -> tuple[Op, ...]:
     rule, endpoint = RuleId(number), EndpointId(number)
     entry = EndpointEntry(
         rule=rule,
@@ -86,9 +89,7 @@ def _rule(
         PutRing(base=number, endpoints=(endpoint,)),
         PutRule(
             rule=rule,
-            entry=RuleEntry(
-                mode=mode, selection=Selection.RR, timeout=_TIMEOUT_S, ring_base=number, ring_length=1
-            ),
+            entry=RuleEntry(mode=mode, selection=Selection.RR, timeout=_TIMEOUT_S, ring_base=number, ring_length=1),
         ),
         PutListener(listener=Listener.of(address, L4Protocol.UDP if udp else L4Protocol.TCP, port), rule=rule),
     )

@@ -12,18 +12,21 @@ from bench.targets import RECORDED
 _WIDTH, _MARGIN, _GAP = 1000, 24, 28
 _LABEL, _VALUE = 156, 66
 _BAR, _STEP, _GROUP = 13, 17, 12
-_TITLE = 54
+_TITLE = 62
+_LETTER = 6.3  # width of one of the legend's, roughly: SVG cannot measure text
 
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .page { fill: #ffffff } .panel { fill: #f6f8fa; stroke: #d0d7de }
 .title { font-weight: 600; font-size: 15px } .note, .value { font-size: 11px } .note { fill: #57606a }
 .head { font-weight: 700; font-size: 20px }
-.ours { fill: #0969da } .second { fill: #54aeff } .peer { fill: #afb8c1 } .other { fill: #d4a72c } .third { fill: #bc8cff }
+.ours { fill: #0969da } .second { fill: #54aeff }
+.peer { fill: #afb8c1 } .other { fill: #d4a72c } .third { fill: #bc8cff }
 .mark { stroke: #cf222e; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .page { fill: #0d1117 } .panel { fill: #161b22; stroke: #30363d } .note { fill: #8b949e }
-  .ours { fill: #388bfd } .second { fill: #79c0ff } .peer { fill: #6e7681 } .other { fill: #bb8009 } .mark { stroke: #ff7b72 }
+  .ours { fill: #388bfd } .second { fill: #79c0ff } .peer { fill: #6e7681 } .other { fill: #bb8009 }
+  .mark { stroke: #ff7b72 }
 }
 """
 
@@ -40,16 +43,21 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """Groups of bars over one scale; bars longer than ``limit`` are cut and say their value."""
+    """Groups of bars over one scale; bars longer than ``limit`` are cut and say their value.
+
+    ``legend`` pairs colours with what they stand for, ``mark`` is what the lines across bars stand for.
+    """
 
     title: str
-    note: str
+    legend: tuple[tuple[str, str], ...]
+    mark: str
     groups: tuple[tuple[str, tuple[Bar, ...]], ...]
     limit: float
+    foot: str = ""
 
     @property
     def height(self) -> float:
-        """Height of the panel with its title."""
+        """Height of the panel with its title and its foot."""
         return _TITLE + sum(len(bars) * _STEP + _GROUP for _, bars in self.groups) + _GROUP
 
 
@@ -63,16 +71,28 @@ def _bar(bar: Bar, x: float, y: float, room: float, limit: float) -> Iterator[st
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{length:.1f}" height="{_BAR}" rx="2" class="{bar.colour}">'
         f"<title>{escape(bar.name)}: {number(bar.value)}</title></rect>"
     )
-    yield _text(x + length + 5, y + _BAR - 2.5, f"{number(bar.value)}{' →' if bar.value > limit else ''}", "value")
+    clear = x + length
     if bar.target is not None and bar.target <= limit:
         at = x + bar.target / limit * room
+        clear = max(clear, at)
         yield f'<path d="M{at:.1f} {y - 2:.1f}v{_BAR + 4}" class="mark"/>'
+    yield _text(clear + 5, y + _BAR - 2.5, f"{number(bar.value)}{' →' if bar.value > limit else ''}", "value")
+
+
+def _legend(panel: Panel, x: float, y: float) -> Iterator[str]:
+    for colour, name in panel.legend:
+        yield f'<rect x="{x:.1f}" y="{y - 9:.1f}" width="10" height="10" rx="2" class="{colour}"/>'
+        yield _text(x + 14, y, name, "note")
+        x += 14 + len(name) * _LETTER + 10
+    yield f'<path d="M{x + 3:.1f} {y - 10:.1f}v12" class="mark"/>'
+    yield _text(x + 10, y, panel.mark, "note")
 
 
 def _draw(panel: Panel, x: float, y: float, width: float, height: float) -> Iterator[str]:
     yield f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" class="panel"/>'
     yield _text(x + 16, y + 25, panel.title, "title")
-    yield _text(x + 16, y + 42, panel.note, "note")
+    yield from _legend(panel, x + 16, y + 46)
+    yield _text(x + 16, y + height - 14, panel.foot, "note")
     at, room = y + _TITLE, width - _LABEL - _VALUE - 16
     for label, bars in panel.groups:
         middle = at + len(bars) * _STEP / 2 + 3
@@ -112,9 +132,11 @@ def _program(figures: Mapping[str, Figure]) -> Panel:
     groups = tuple((label, tuple(_program_bars(figures, case))) for case, label in _CASES.items())
     return Panel(
         title="Program cost, ns per packet",
-        note="blue: XDP · light blue: TC · grey: katran (XDP) · yellow: loxilb in Go (TC), both recorded · red: target",
+        legend=(("ours", "XDP"), ("second", "TC"), ("peer", "katran, XDP"), ("other", "loxilb in Go, TC")),
+        mark="target",
         groups=groups,
         limit=1000,
+        foot="katran and loxilb in Go: recorded, not measured in this run",
     )
 
 
@@ -129,7 +151,8 @@ def _frames(figures: Mapping[str, Figure]) -> Panel:
         groups.append((figure.label, (bar,)))
     return Panel(
         title="Live frames, CPU ns per packet",
-        note="generator, load balancer and sink together · red: target, a share of nft DNAT",
+        legend=(),
+        mark="target: a share of nft DNAT",
         groups=tuple(groups),
         limit=max(bar.value for _, (bar,) in groups) * 1.05,
     )
@@ -137,13 +160,13 @@ def _frames(figures: Mapping[str, Figure]) -> Panel:
 
 def _sockets(figures: Mapping[str, Figure]) -> Panel:
     tests = {"close": "connection", "keep": "request", "bulk": "gigabyte", "p50": "time, p50"}
-    ways = (("loxilb", "second"), ("nft", "other"), ("haproxy", "third"))
+    ways = {"loxilb": ("second", "loxilb, TC"), "nft": ("other", "nft DNAT"), "haproxy": ("third", "haproxy")}
     groups = tuple(
         (
             label,
             tuple(
                 Bar(value=figure.median, colour=colour, name=figure.label, target=1.0)
-                for way, colour in ways
+                for way, (colour, _) in ways.items()
                 for figure in (figures[f"sockets.ratio.{test}.{way}"],)
             ),
         )
@@ -151,7 +174,8 @@ def _sockets(figures: Mapping[str, Figure]) -> Panel:
     )
     return Panel(
         title="Sockets over veth, CPU relative to direct routing",
-        note="light blue: loxilb, TC · yellow: nft DNAT · violet: haproxy · red: direct routing",
+        legend=tuple(ways.values()),
+        mark="direct routing",
         groups=groups,
         limit=2.5,
     )
@@ -162,19 +186,16 @@ def _control(figures: Mapping[str, Figure]) -> Panel:
     groups = tuple(
         (
             label,
-            (
-                Bar(
-                    value=figures[key].median, colour="ours", name=figures[key].label, target=figures[key].target
-                ),
-            ),
+            (Bar(value=figures[key].median, colour="ours", name=figures[key].label, target=figures[key].target),),
         )
         for key, label in names.items()
     )
     return Panel(
         title="Control plane, ms",
-        note="wall time of a listing · from the request to the data plane · red: target",
+        legend=(),
+        mark="target",
         groups=groups,
-        limit=220,
+        limit=max(bar.target or bar.value for _, (bar,) in groups) * 1.1,
     )
 
 
@@ -194,7 +215,7 @@ def chart(figures: Mapping[str, Figure]) -> str:
     columns = _columns({name: draw(figures) for name, draw in _PANELS.items() if name in sections})
     width = (_WIDTH - 2 * _MARGIN - _GAP * (len(columns) - 1)) / max(1, len(columns))
     height = max((sum(panel.height + _GAP for panel in column) for column in columns), default=0) + 56
-    body = []
+    body: list[str] = []
     for place, column in enumerate(columns):
         at = 64.0
         for panel in column:

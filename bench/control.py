@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
+from tests.support.lab import BIN, Lab
+from tests.support.lab_star import LoadBalancer
+
 from bench.figures import Figure
 from bench.place import MeasurementError, inside
 from loxiapi import client
@@ -22,8 +25,6 @@ from loxilb.kernel.bpf import convert, maps, pins
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model import L4Protocol
 from loxilb.model.image import Listener
-from tests.support.lab import BIN, Lab
-from tests.support.lab_star import LoadBalancer
 
 SERVICES = 100
 _PATH = "/config/loadbalancer"
@@ -76,9 +77,7 @@ class Watch:
         self._ring = ArrayView(
             self._pins["ring"], entries=config.ring // abi.RING_LINE, value_size=sizeof(abi.RingLine)
         )
-        self._endpoints = ArrayView(
-            self._pins["endpoints"], entries=config.endpoints, value_size=sizeof(abi.Endpoint)
-        )
+        self._endpoints = ArrayView(self._pins["endpoints"], entries=config.endpoints, value_size=sizeof(abi.Endpoint))
         key = convert.listener_to_key(Listener.of(service, L4Protocol.TCP, _PORT))
         self._rule = int.from_bytes(maps.lookup(self._pins["listeners4"], key, 4) or b"", "little")
 

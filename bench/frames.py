@@ -13,17 +13,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from tests.support.lab import Lab, Namespace
+from tests.support.lab_star import LoadBalancer
+
 from bench.cpu import Meter
 from bench.figures import Figure, ratios
 from bench.packet import Frame
 from bench.place import Device, MeasurementError, device, inside, pinned, processors
-from bench.rounds import interleaved
+from bench.rounds import rounds
 from bench.template import Template, Vary, open_object
 from loxilb.kernel.bpf import attach, libbpf, maps, pins
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.run import run_frames
-from tests.support.lab import Lab, Namespace
-from tests.support.lab_star import LoadBalancer
 
 VIP, SINK, CLIENT = IPv4Address("198.18.255.1"), IPv4Address("198.19.1.2"), IPv4Address("198.18.0.2")
 PORT, SINK_PORT = 53, 5353
@@ -55,9 +56,9 @@ class Lane:
         """Tell the programs which frames to make and to count."""
         translated = self.frame.destination != SINK
         sink = (SINK, SINK_PORT if translated else self.frame.destination_port)
-        Template(
-            frame=bytes(self.frame), vary=Vary.RANDOM, flows=_FLOWS, ifindex=self.device.index, sink=sink
-        ).write(self.programs)
+        Template(frame=bytes(self.frame), vary=Vary.RANDOM, flows=_FLOWS, ifindex=self.device.index, sink=sink).write(
+            self.programs
+        )
 
     def arrived(self) -> int:
         """Return the frames that the sink has counted."""
@@ -183,6 +184,7 @@ def measure(lab: Lab, effort: Effort, say: Callable[[str], None]) -> Sequence[Fi
             lane.send(effort.frames)
         say("live frames: measuring")
         costs: dict[str, list[float]] = {way: [] for way in LABELS}
-        for way in interleaved(tuple(LABELS), effort.rounds):
-            costs[way].append(_round(lanes[way], way, effort))
+        for order in rounds(tuple(LABELS), effort.rounds):
+            for way in order:
+                costs[way].append(_round(lanes[way], way, effort))
         return tuple(_figures(costs))

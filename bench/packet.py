@@ -14,7 +14,7 @@ _SENDER = bytes.fromhex("020000000002")
 
 def _checksum(data: bytes) -> int:
     """Internet checksum (RFC 1071) of an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from loxilb.kernel import netns
 from tests.support.lab import Namespace
+
+from loxilb.kernel import netns
 
 PREFIX = "loxb"
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def interleaved(things: Sequence[_T], rounds: int) -> Iterator[_T]:
-    """Yield every thing once a round, the order reversed every other round: what drifts hits all alike."""
-    for number in range(rounds):
-        yield from things if number % 2 == 0 else reversed(things)
+def rounds(things: Sequence[_T], count: int) -> Iterator[Sequence[_T]]:
+    """Yield the things once a round, the order reversed every other round: what drifts hits all alike."""
+    for number in range(count):
+        yield things if number % 2 == 0 else things[::-1]

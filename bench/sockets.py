@@ -14,16 +14,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cpu import Meter
-from bench.figures import Figure, ratios
-from bench.place import PREFIX, MeasurementError, processors
-from bench.rounds import interleaved
 from tests.support.lab import ROOT, Lab, Namespace, run
 from tests.support.lab_star import SERVERS4, Star, build, route_directly
 
+from bench.cpu import Meter
+from bench.figures import Figure, ratios
+from bench.place import PREFIX, MeasurementError, processors
+from bench.rounds import rounds
+
 VIP, PORT = "20.20.20.1", 5000
 LABELS = {"direct": "direct routing", "loxilb": "loxilb, TC", "nft": "nft DNAT", "haproxy": "haproxy"}
-_TESTS = {"close": "CPU a connection", "keep": "CPU a request", "bulk": "CPU a gigabyte", "p50": "time of a request, p50"}
+_TESTS = {
+    "close": "CPU a connection",
+    "keep": "CPU a request",
+    "bulk": "CPU a gigabyte",
+    "p50": "time of a request",
+}
 _MAX_ERRORS = 0.001
 _WARM_UP_S = 0.3
 
@@ -51,7 +57,7 @@ class Lane:
         Raises MeasurementError when more than one in a thousand failed.
         """
         meter = Meter(self.processes)
-        command = (self.tool, str(processors()[test != "keep"]), test, str(PORT), str(seconds), *self.addresses)
+        command = (str(self.tool), str(processors()[test != "keep"]), test, str(PORT), str(seconds), *self.addresses)
         seen = json.loads(self.star.client.run(*command, timeout=seconds + 20))
         used = meter.read() + seen["cpu_ns"]
         if not seen["count"] or seen["errors"] > seen["count"] * _MAX_ERRORS:
@@ -77,7 +83,7 @@ table ip loxb {{
     }}
     chain post {{ type nat hook postrouting priority 100; }}
 }}
-""" % ", ".join(f"{number} : {server}" for number, server in enumerate(SERVERS4))  # noqa: UP031 braces all over
+""" % ", ".join(f"{number} : {server}" for number, server in enumerate(SERVERS4))
 
 _HAPROXY = "\n".join(
     (
@@ -125,7 +131,9 @@ def _lane(lab: Lab, way: str, tool: Path) -> Lane:
     star.lb.namespace.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
     servers = []
     for namespace in star.servers:
-        namespace.sysctl(net__ipv4__tcp_max_tw_buckets=0, net__core__somaxconn=4096, net__ipv4__tcp_max_syn_backlog=4096)
+        namespace.sysctl(
+            net__ipv4__tcp_max_tw_buckets=0, net__core__somaxconn=4096, net__ipv4__tcp_max_syn_backlog=4096
+        )
         servers.append(lab.process(namespace, tool, str(processors()[0]), "serve", str(PORT)))
     for server in servers:
         server.wait_line("serves", deadline=10)
@@ -172,13 +180,14 @@ def measure(lab: Lab, effort: Effort, say: Callable[[str], None]) -> Sequence[Fi
 
 
 def _rounds(lanes: Mapping[str, Lane], effort: Effort, say: Callable[[str], None]) -> dict[str, dict[str, list[float]]]:
-    """Return what each test found by way, one value a round."""
+    """Return what each test found by way, one value a round; what is compared runs right after each other."""
     found: dict[str, dict[str, list[float]]] = {test: {way: [] for way in lanes} for test in _TESTS}
-    for number, way in enumerate(interleaved(tuple(lanes), effort.rounds)):
-        say(f"sockets: round {number // len(lanes) + 1} of {effort.rounds}, {LABELS[way]}")
+    for number, order in enumerate(rounds(tuple(lanes), effort.rounds)):
+        say(f"sockets: round {number + 1} of {effort.rounds}")
         for test, seconds in effort.seconds.items():
-            cost, p50 = lanes[way].run(test, seconds)
-            found[test][way].append(cost)
-            if test == "keep":
-                found["p50"][way].append(p50)
+            for way in order:
+                cost, p50 = lanes[way].run(test, seconds)
+                found[test][way].append(cost)
+                if test == "keep":
+                    found["p50"][way].append(p50)
     return found

@@ -41,5 +41,6 @@ RECORDED: Mapping[str, Recorded] = {
     "udp": Recorded(katran=200, original=210),
     "reply": Recorded(katran=None, original=259),
     "fullnat": Recorded(katran=None, original=341),
+    "not_ours": Recorded(katran=59, original=1553),
 }
 """Program cost in ns per packet by case: katran (base features) on XDP, the loxilb written in Go on TC."""

@@ -285,6 +285,24 @@ struct lox_link {
 	__u32 mtu;
 };
 
+/*
+ * Fragments behind the first have no ports: the first one leaves them here (RFC 791 section 3.2, RFC 8200 section 4.5).
+ */
+struct lox_fragment_key {
+	union lox_addr saddr;
+	union lox_addr daddr;
+	__u32 id;
+	__u32 proto;
+};
+
+struct lox_fragment {
+	__be16 sport;
+	__be16 dport;
+	__u32 first; /* bytes of the first fragment, none of which another one may overwrite */
+	__u32 last;
+	__u32 pad;
+};
+
 /* Token bucket, in jiffies. */
 struct lox_bucket {
 	__u32 last;

@@ -12,7 +12,7 @@ struct lox_change {
 	__u32 check; /* offset of the checksum field */
 	bool v6;
 	bool pseudo_header;   /* the checksum covers the addresses */
-	bool zero_means_none; /* UDP over IPv4 (RFC 768) */
+	bool zero_means_none; /* UDP (RFC 768, RFC 6935) */
 	bool pad;
 };
 

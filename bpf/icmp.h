@@ -192,7 +192,7 @@ LOX_INLINE int lox_icmp_error(lox_ctx *ctx, const bool v6)
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	lox_reach(ctx, LOX_L3 + 2 * sizeof(struct ipv6hdr) + 8 + 20);
-	reason = v6 ? lox_parse6(lox_data(ctx), lox_end(ctx), &w->p) : lox_parse4(lox_data(ctx), lox_end(ctx), &w->p);
+	reason = v6 ? lox_parse6(lox_data(ctx), lox_end(ctx), &w->p, LOX_NO_FRAGMENT) : lox_parse4(lox_data(ctx), lox_end(ctx), &w->p, LOX_NO_FRAGMENT);
 	q.icmp = w->p.l4;
 	if (reason != LOX_PASS_ICMP_ERROR || lox_read_quote(ctx, v6, &q, &w->reverse))
 		return lox_leave(LOX_PASS, LOX_PASS_ICMP_ERROR);

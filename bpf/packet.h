@@ -66,10 +66,11 @@ LOX_INLINE bool lox_is_error6(__u8 type)
 /* Read ports (or the echo identifier) from the transport header at data + p->l4. Returns 0 or the reason to pass. */
 LOX_INLINE int lox_parse_l4(void *data, void *end, struct lox_packet *p)
 {
-	void *l4 = data + (p->l4 & 0x7f);
+	void *l4 = data + (p->l4 & 0xff);
 	__be16 *ports = l4;
 
 	p->tcp_flags = 0;
+	p->echo_reply = 0;
 	if (l4 + 8 > end)
 		return LOX_PASS_MALFORMED;
 	switch (p->tuple.proto) {
@@ -103,8 +104,11 @@ LOX_INLINE int lox_parse_l4(void *data, void *end, struct lox_packet *p)
 	return LOX_PASS_PROTOCOL;
 }
 
+/* Which fragments a parser takes for packets. */
+enum lox_fragments { LOX_NO_FRAGMENT, LOX_FIRST_FRAGMENT };
+
 /* Returns 0 or the reason to pass. */
-LOX_INLINE int lox_parse4(void *data, void *end, struct lox_packet *p)
+LOX_INLINE int lox_parse4(void *data, void *end, struct lox_packet *p, enum lox_fragments fragments)
 {
 	struct iphdr *ip = data + LOX_L3;
 
@@ -112,8 +116,6 @@ LOX_INLINE int lox_parse4(void *data, void *end, struct lox_packet *p)
 		return LOX_PASS_MALFORMED;
 	if (ip->version != 4 || ip->ihl < 5)
 		return LOX_PASS_MALFORMED;
-	if (ip->frag_off & bpf_htons(LOX_IP_FRAGMENT))
-		return LOX_PASS_FRAGMENT;
 	p->tuple.saddr.v4 = ip->saddr;
 	p->tuple.daddr.v4 = ip->daddr;
 	p->tuple.proto = ip->protocol;
@@ -121,13 +123,40 @@ LOX_INLINE int lox_parse4(void *data, void *end, struct lox_packet *p)
 	p->bytes = bpf_ntohs(ip->tot_len);
 	p->df = !!(ip->frag_off & bpf_htons(LOX_IP_DF));
 	p->l4 = LOX_L3 + ip->ihl * 4;
+	if (fragments == LOX_NO_FRAGMENT && ip->frag_off & bpf_htons(LOX_IP_FRAGMENT))
+		return LOX_PASS_FRAGMENT;
 	if (ip->protocol == IPPROTO_ICMPV6)
 		return LOX_PASS_PROTOCOL;
 	return lox_parse_l4(data, end, p);
 }
 
+#define LOX_IP6_HEADERS 4
+
+LOX_INLINE bool lox_is_extension(__u8 header)
+{
+	return header == IPPROTO_HOPOPTS || header == IPPROTO_ROUTING || header == IPPROTO_DSTOPTS;
+}
+
+/* Walk over the extension headers (RFC 8200 section 4) to a fragment or transport header; p->l4 is its offset. */
+LOX_INLINE bool lox_walk_extensions(void *data, void *end, struct lox_packet *p)
+{
+	for (int i = 0; i < LOX_IP6_HEADERS; i++) {
+		__u8 *header = data + (p->l4 & 0xff);
+
+		if (!lox_is_extension(p->tuple.proto))
+			return true;
+		if ((void *)(header + 8) > end)
+			return false;
+		p->tuple.proto = header[0];
+		p->l4 += 8 + header[1] * 8;
+		if (p->l4 > 0xc0)
+			return false;
+	}
+	return !lox_is_extension(p->tuple.proto);
+}
+
 /* Returns 0 or the reason to pass. */
-LOX_INLINE int lox_parse6(void *data, void *end, struct lox_packet *p)
+LOX_INLINE int lox_parse6(void *data, void *end, struct lox_packet *p, enum lox_fragments fragments)
 {
 	struct ipv6hdr *ip = data + LOX_L3;
 
@@ -142,9 +171,19 @@ LOX_INLINE int lox_parse6(void *data, void *end, struct lox_packet *p)
 	p->bytes = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	p->df = 1;
 	p->l4 = LOX_L3 + sizeof(*ip);
-	if (ip->nexthdr == IPPROTO_FRAGMENT)
-		return LOX_PASS_FRAGMENT;
-	if (ip->nexthdr == IPPROTO_ICMP)
+	if (lox_is_extension(ip->nexthdr) && !lox_walk_extensions(data, end, p))
+		return LOX_PASS_PROTOCOL;
+	if (p->tuple.proto == IPPROTO_FRAGMENT) {
+		__u8 *header = data + (p->l4 & 0xff);
+
+		if (fragments == LOX_NO_FRAGMENT)
+			return LOX_PASS_FRAGMENT;
+		if ((void *)(header + 8) > end)
+			return LOX_PASS_MALFORMED;
+		p->tuple.proto = header[0];
+		p->l4 += 8;
+	}
+	if (p->tuple.proto == IPPROTO_ICMP)
 		return LOX_PASS_PROTOCOL;
 	return lox_parse_l4(data, end, p);
 }

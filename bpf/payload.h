@@ -11,7 +11,7 @@
 /* Sum of the packet from offset `from` to its end, or 0 when it is out of reach. */
 LOX_INLINE __u64 lox_csum_rest(lox_ctx *ctx, __u32 from)
 {
-	void *end = lox_end(ctx), *at = lox_data(ctx) + (from & 0x7f);
+	void *end = lox_end(ctx), *at = lox_data(ctx) + (from & 0xff);
 	__u64 sum = 0;
 
 	for (int i = 0; i < LOX_CHUNKS && at + LOX_CHUNK <= end; i++) {

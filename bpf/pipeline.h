@@ -84,6 +84,7 @@ LOX_INLINE int lox_go_slow(lox_ctx *ctx, const bool v6, __u32 rule)
 
 	if (w) {
 		w->rule = rule;
+		w->fragments = LOX_NO_FRAGMENT;
 		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_SLOW6 : LOX_STEP_SLOW4);
 	}
 	return lox_leave(LOX_DROP, LOX_DROP_BUSY);
@@ -127,11 +128,11 @@ LOX_INLINE int lox_frame(lox_ctx *ctx)
 	if (!lox_for_us(ctx, eth))
 		return lox_leave(LOX_PASS, LOX_PASS_OTHER_HOST);
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		reason = lox_parse4(data, end, &p);
+		reason = lox_parse4(data, end, &p, LOX_NO_FRAGMENT);
 		return reason ? lox_special(ctx, false, reason) : lox_ip(ctx, false, &p);
 	}
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-		reason = lox_parse6(data, end, &p);
+		reason = lox_parse6(data, end, &p, LOX_NO_FRAGMENT);
 		return reason ? lox_special(ctx, true, reason) : lox_ip(ctx, true, &p);
 	}
 	return lox_leave(LOX_PASS, LOX_PASS_NOT_IP);

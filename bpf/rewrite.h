@@ -58,7 +58,7 @@ LOX_INLINE void lox_write_ports(__be16 *l4, const struct lox_packet *p, const st
 				struct lox_change *c)
 {
 	c->pseudo_header = p->tuple.proto != IPPROTO_ICMP;
-	c->zero_means_none = !c->v6 && p->tuple.proto == IPPROTO_UDP;
+	c->zero_means_none = p->tuple.proto == IPPROTO_UDP;
 	if (p->tuple.proto == IPPROTO_TCP || p->tuple.proto == IPPROTO_UDP) {
 		if (l4[0] != rw->sport || l4[1] != rw->dport)
 			c->ports = lox_csum_diff16(l4[0], rw->sport) + lox_csum_diff16(l4[1], rw->dport);
@@ -86,7 +86,7 @@ LOX_INLINE int lox_rewrite(lox_ctx *ctx, const bool v6, const struct lox_packet 
 	lox_before_rewrite(ctx, v6, p);
 	eth = data = lox_data(ctx);
 	end = lox_end(ctx);
-	l4 = data + (p->l4 & 0x7f);
+	l4 = data + (p->l4 & 0xff);
 	if (data + LOX_L3 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > end || l4 + 8 > end)
 		return -1;
 	if (macs)

@@ -22,6 +22,8 @@ enum {
 	LOX_STEP_REJECT6,
 	LOX_STEP_ICMP4,
 	LOX_STEP_ICMP6,
+	LOX_STEP_FRAGMENT4,
+	LOX_STEP_FRAGMENT6,
 	LOX_STEPS_COUNT,
 };
 
@@ -31,6 +33,8 @@ int lox_tc_reject4(lox_ctx *ctx);
 int lox_tc_reject6(lox_ctx *ctx);
 int lox_tc_icmp4(lox_ctx *ctx);
 int lox_tc_icmp6(lox_ctx *ctx);
+int lox_tc_fragment4(lox_ctx *ctx);
+int lox_tc_fragment6(lox_ctx *ctx);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -45,6 +49,8 @@ struct {
 		[LOX_STEP_REJECT6] = (void *)&lox_tc_reject6,
 		[LOX_STEP_ICMP4] = (void *)&lox_tc_icmp4,
 		[LOX_STEP_ICMP6] = (void *)&lox_tc_icmp6,
+		[LOX_STEP_FRAGMENT4] = (void *)&lox_tc_fragment4,
+		[LOX_STEP_FRAGMENT6] = (void *)&lox_tc_fragment6,
 	},
 };
 
@@ -115,6 +121,8 @@ LOX_INLINE int lox_special(lox_ctx *ctx, const bool v6, enum lox_reason reason)
 {
 	if (reason == LOX_PASS_ICMP_ERROR)
 		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_ICMP6 : LOX_STEP_ICMP4);
+	if (reason == LOX_PASS_FRAGMENT)
+		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_FRAGMENT6 : LOX_STEP_FRAGMENT4);
 	return lox_leave(LOX_PASS, reason);
 }
 

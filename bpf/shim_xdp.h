@@ -105,11 +105,11 @@ LOX_INLINE int lox_complete(lox_ctx *ctx, const bool v6)
 	pseudo = (__u64)bpf_htonl(length) + bpf_htonl(w->p.tuple.proto);
 	pseudo += v6 ? lox_csum_sum128(&w->p.tuple.saddr) + lox_csum_sum128(&w->p.tuple.daddr) :
 		       (__u64)w->p.tuple.saddr.v4 + w->p.tuple.daddr.v4;
-	check = lox_data(ctx) + (from & 0x7f) + (w->p.tuple.proto == IPPROTO_TCP ? 16 : 6);
+	check = lox_data(ctx) + (from & 0xff) + (w->p.tuple.proto == IPPROTO_TCP ? 16 : 6);
 	if ((void *)(check + 1) > lox_end(ctx))
 		return -1;
 	if (*check == lox_csum_fold(pseudo)) /* the field stands for the pseudo-header in the sum */
-		*check = ~lox_csum_fold(lox_csum_rest(ctx, from));
+		*check = (__u16)~lox_csum_fold(lox_csum_rest(ctx, from)) ?: 0xffff; /* to UDP zero means none */
 	return 0;
 }
 
@@ -144,7 +144,7 @@ LOX_INLINE void lox_before_rewrite(lox_ctx *ctx, const bool v6, const struct lox
 LOX_INLINE int lox_fix_l4(lox_ctx *ctx, struct lox_change *c)
 {
 	void *data = lox_data(ctx), *end = lox_end(ctx);
-	__be16 *check = data + (c->check & 0x7f);
+	__be16 *check = data + (c->check & 0xff);
 
 	if ((void *)(check + 1) > end)
 		return -1;

@@ -246,7 +246,7 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 /* Window scale option of a SYN (RFC 7323 section 2.2); 0 without one. */
 LOX_INLINE __u8 lox_window_scale(lox_ctx *ctx, const struct lox_packet *p)
 {
-	void *options = lox_data(ctx) + (p->l4 & 0x7f) + sizeof(struct tcphdr), *end = lox_end(ctx);
+	void *options = lox_data(ctx) + (p->l4 & 0xff) + sizeof(struct tcphdr), *end = lox_end(ctx);
 	__u32 at = 0;
 
 	for (int i = 0; i < 12; i++) {
@@ -291,8 +291,13 @@ LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 r
 LOX_INLINE int lox_slow_frame(lox_ctx *ctx, const bool v6)
 {
 	struct lox_work *w = lox_work();
+	void *data = lox_data(ctx), *end = lox_end(ctx);
+	int reason;
 
-	if (!w || (v6 ? lox_parse6(lox_data(ctx), lox_end(ctx), &w->p) : lox_parse4(lox_data(ctx), lox_end(ctx), &w->p)))
+	if (!w)
+		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+	reason = v6 ? lox_parse6(data, end, &w->p, w->fragments) : lox_parse4(data, end, &w->p, w->fragments);
+	if (reason)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	return lox_slow(ctx, v6, w, w->rule);
 }

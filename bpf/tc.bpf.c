@@ -4,6 +4,7 @@
 #include "pipeline.h"
 #include "reject.h"
 #include "icmp.h"
+#include "fragment.h"
 
 SEC("tc")
 int lox_tc(struct __sk_buff *ctx)
@@ -45,6 +46,18 @@ SEC("tc")
 int lox_tc_icmp6(struct __sk_buff *ctx)
 {
 	return lox_icmp_error(ctx, true);
+}
+
+SEC("tc")
+int lox_tc_fragment4(struct __sk_buff *ctx)
+{
+	return lox_fragment(ctx, false);
+}
+
+SEC("tc")
+int lox_tc_fragment6(struct __sk_buff *ctx)
+{
+	return lox_fragment(ctx, true);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -35,7 +35,7 @@ struct lox_work {
 	__u32 rule;   /* of the packet's service, if both tables have been searched in vain; else 0 */
 	__u32 reason; /* why the packet is refused */
 	__u32 mtu;    /* of the next hop, when that is the reason */
-	__u32 pad;
+	__u32 fragments; /* enum lox_fragments: is it a first one? */
 	struct lox_packet p;
 	struct lox_insert in;
 	struct lox_tuple reverse; /* key of the other direction */

@@ -75,7 +75,13 @@ _BGP = Parameter(name="bgp", place=Place.QUERY, kind=Kind.BOOLEAN, about="Accept
 _BLOCK = Parameter(name="block", place=Place.QUERY, kind=Kind.NUMBER, about="Mark of the rule")
 _NAME = Parameter(name="lb_name", place=Place.PATH, kind=Kind.TEXT, about="Exact name of the rules")
 
+_ENDPOINT_NAME = Parameter(name="name", place=Place.QUERY, kind=Kind.TEXT, about="Name of the endpoint")
+_PROBE_TYPE = Parameter(name="probe_type", place=Place.QUERY, kind=Kind.TEXT, about="Without a name: its probe type")
+_PROBE_PORT = Parameter(name="probe_port", place=Place.QUERY, kind=Kind.NUMBER, about="Without a name: its probe port")
+_ENDPOINT_ADDRESS = Parameter(name="ip_address", place=Place.PATH, kind=Kind.TEXT, about="Address of the endpoint")
+
 _LB = f"{BASE_PATH}/config/loadbalancer"
+_ENDPOINT = f"{BASE_PATH}/config/endpoint"
 _BY_HOST = f"{_LB}/hosturl/{{hosturl}}"
 _BY_ADDRESS = "/externalipaddress/{ip_address}/port/{port}"
 _BY_RANGE = f"{_BY_ADDRESS}/portmax/{{portmax}}"
@@ -117,6 +123,28 @@ OPERATIONS: tuple[Operation, ...] = (
     _delete_rule("delete_rule_range", _LB + _BY_RANGE, _ADDRESS, _PORT, _PORT_MAX),
     _delete_rule("delete_host_rule", _BY_HOST + _BY_ADDRESS, _HOST, _ADDRESS, _PORT),
     _delete_rule("delete_host_rule_range", _BY_HOST + _BY_RANGE, _HOST, _ADDRESS, _PORT, _PORT_MAX),
+    _get("list_endpoints", f"{_ENDPOINT}/all", "Every endpoint and its health", wire.MonitoredEndpointList),
+    Operation(
+        name="write_endpoint",
+        method="POST",
+        path=_ENDPOINT,
+        about="Check an endpoint, or check it otherwise",
+        body=wire.MonitoredEndpoint,
+    ),
+    Operation(
+        name="delete_endpoint",
+        method="DELETE",
+        path=f"{_ENDPOINT}/epipaddress/{{ip_address}}",
+        about="Stop to check an endpoint; without name and probe type the only one of the address",
+        parameters=(_ENDPOINT_ADDRESS, _ENDPOINT_NAME, _PROBE_TYPE, _PROBE_PORT),
+    ),
+    Operation(
+        name="set_endpoint_state",
+        method="POST",
+        path=f"{BASE_PATH}/config/endpointhoststate",
+        about="Take endpoints out of service, or leave them to their probes again",
+        body=wire.EndpointHostState,
+    ),
     _get("list_flows", f"{BASE_PATH}/config/conntrack/all", "Both directions of every flow", wire.ConntrackList),
     _get("list_ports", f"{BASE_PATH}/config/port/all", "Every network interface", wire.PortList),
     _get("get_params", f"{BASE_PATH}/config/params", "Settings that change at run time", wire.Params),

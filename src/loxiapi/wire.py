@@ -15,6 +15,7 @@ from loxiapi.scalars import Int32, Int64, Uint16, Uint32, about, one_of
 
 LOG_LEVELS = ("trace", "debug", "info", "error", "warning", "notice", "critical", "emergency", "alert")
 PROTOCOLS = ("tcp", "udp", "sctp", "icmp")
+PROBE_TYPES = ("tcp", "udp", "sctp", "http", "https", "ping", "none")
 
 OPER_REPLACE = 0
 OPER_ATTACH = 1
@@ -61,7 +62,7 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     oper: Annotated[Int32, one_of(0, 1, 2), about("0 create or replace, 1 attach endpoints, 2 detach endpoints")] = 0
     security: Annotated[Int32, one_of(0, 1, 2), about("0 plain, 1 https, 2 e2ehttps")] = 0
     host: str = ""
-    probe_type: Annotated[str, one_of("tcp", "udp", "sctp", "http", "https", "ping", "none")] = field(
+    probe_type: Annotated[str, one_of(*PROBE_TYPES)] = field(
         name="probetype", default=""
     )
     probe_port: Uint16 = field(name="probeport", default=0)
@@ -119,6 +120,63 @@ class LoadBalancerList(Wire, kw_only=True, frozen=True):
     """Answer with every load balancer rule."""
 
     entries: list[LoadBalancerEntry] = field(name="lbAttr")
+
+
+class MonitoredEndpoint(Wire, kw_only=True, frozen=True):
+    """An endpoint to check; services with an endpoint of this name follow what comes of it."""
+
+    go_name: ClassVar[str] = "EndPoint"
+
+    host_name: Annotated[str, about("Address, IPv4 or IPv6")] = field(name="hostName")
+    name: Annotated[str, about("<address>_<probeType>_<probePort> where it is not given")] = ""
+    retries: Annotated[Int64, about("Probes that must fail in a row; 0 is 2")] = field(
+        name="inactiveReTries", default=0
+    )
+    probe_type: Annotated[str, one_of(*PROBE_TYPES)] = field(name="probeType", default="")
+    probe_request: Annotated[str, about("Path (http, https) or what is sent (tcp, udp)")] = field(
+        name="probeReq", default=""
+    )
+    probe_response: Annotated[str, about("Body or answer that must come back")] = field(name="probeResp", default="")
+    probe_duration: Annotated[Int64, about("Seconds between two probes; 0 is 60")] = field(
+        name="probeDuration", default=0
+    )
+    probe_port: Int64 = field(name="probePort", default=0)
+
+
+class MonitoredEndpointEntry(Wire, kw_only=True, frozen=True):
+    """An endpoint whose health is known; ``probeType`` none is not probed."""
+
+    host_name: str = field(name="hostName", default="")
+    name: str = ""
+    retries: int = field(name="inactiveReTries", default=0)
+    probe_type: str = field(name="probeType", default="")
+    probe_request: str = field(name="probeReq", default="")
+    probe_response: str = field(name="probeResp", default="")
+    probe_duration: int = field(name="probeDuration", default=0)
+    probe_port: int = field(name="probePort", default=0)
+    min_delay: Annotated[str, about("Round trip time of a ping, such as 1.2ms")] = field(name="minDelay", default="")
+    avg_delay: str = field(name="avgDelay", default="")
+    max_delay: str = field(name="maxDelay", default="")
+    state: Annotated[str, about("ok, nok (its probes fail) or red (out of service)")] = field(
+        name="currState", default=""
+    )
+
+
+class MonitoredEndpointList(Wire, kw_only=True, frozen=True):
+    """Answer with every endpoint whose health is known."""
+
+    entries: list[MonitoredEndpointEntry] = field(name="Attr")
+
+
+class EndpointHostState(Wire, kw_only=True, frozen=True):
+    """What an operator says about one endpoint, or without port and protocol about all of a host."""
+
+    go_name: ClassVar[str] = "EndPointState"
+
+    host_name: str = field(name="hostName", default="")
+    port: Int64 = field(name="epPort", default=0)
+    protocol: str = field(name="epProto", default="")
+    state: Annotated[str, about("green: probes decide; yellow: no new flow; red: out of service")] = ""
 
 
 class ConntrackEntry(Wire, kw_only=True, frozen=True):

@@ -174,7 +174,7 @@ def command(context: click.Context, /, **options: Any) -> None:
 @click.pass_obj
 def down(outer: dict[str, Any], netns: str | None, bpffs: Path | None) -> None:
     """Remove every trace of the daemon of a network namespace."""
-    take_down(netns or outer["netns"], bpffs or outer["bpffs"])
+    click.echo(take_down(netns or outer["netns"], bpffs or outer["bpffs"]))
 
 
 command.params.extend(_missing_options())

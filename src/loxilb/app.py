@@ -16,7 +16,7 @@ import uvloop
 import loxilb
 from loxilb.errors import KernelError, LoxilbError
 from loxilb.kernel import netns
-from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
+from loxilb.kernel.bpf import BpfDataPlane, remove_data_plane
 from loxilb.kernel.claim import claim_namespace
 from loxilb.kernel.netlink import LinkChanged, LinkRemoved, Network, NetworkEvent
 from loxilb.logs import LogLevel, configure
@@ -24,6 +24,7 @@ from loxilb.plan import Limits
 from loxilb.ports import DataPlane, Links, VipHost
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
+from loxilb.services.flowlog import FlowLog, FlowReporter
 from loxilb.services.interfaces import Attachable, Interfaces
 from loxilb.settings import Settings
 
@@ -33,7 +34,7 @@ _RETRY_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class PacketPath(DataPlane, Attachable, Protocol):
+class PacketPath(DataPlane, Attachable, FlowReporter, Protocol):
     """A data plane with everything that the daemon needs of it."""
 
     def resolve_again(self) -> None:
@@ -64,6 +65,8 @@ class Daemon:
         self._packet_path = packet_path
         self._surroundings = surroundings
         self._interfaces = Interfaces(packet_path, surroundings, settings.interfaces)
+        self._level = level
+        self._flow_log = FlowLog(packet_path)
         self._routes_changed = asyncio.Event()
         self.configuration = ConfigurationService(
             data_plane=packet_path,
@@ -91,6 +94,8 @@ class Daemon:
             adopted = await self.configuration.start()
             if adopted:
                 _log.info("services taken over", services=adopted)
+            self._level.watch(self._trace_flows)
+            watchers.append(asyncio.create_task(self._flow_log.run()))
             if self._settings.follow_network:
                 watchers += [asyncio.create_task(self._follow()), asyncio.create_task(self._refresh())]
             if self._settings.api:
@@ -105,7 +110,12 @@ class Daemon:
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
+        self._flow_log.report(False)
         self.configuration.close()
+
+    def _trace_flows(self) -> None:
+        """Have the data plane report flows only while somebody sees them: a report costs it some time."""
+        self._flow_log.report(self._level.shows("trace"))
 
     def _summary(self) -> str:
         return f"{self._interfaces.summary()}, API {self._api_address()}"
@@ -195,12 +205,22 @@ async def _serve(daemon: Daemon, ready: Callable[[str], None]) -> None:
     _log.info("stopped; forwarding stays in place", remedy="loxilb down removes it")
 
 
-def take_down(namespace: str | None, bpffs: Path | None) -> None:
-    """Remove every trace of a daemon: programs, pins, maps, addresses, switches; raises LoxilbError."""
+def take_down(namespace: str | None, bpffs: Path | None) -> str:
+    """Remove every trace of a daemon and say what there was; raises LoxilbError.
+
+    Programs, links, pins, maps, addresses and switches go; nothing is loaded for it.
+    """
     _enter(namespace)
     with claim_namespace(), Network.open() as network:
-        BpfDataPlane.open(DataPlaneSettings(bpffs=bpffs)).destroy()
-        network.remove_all()
+        removed = remove_data_plane(bpffs)
+        host = network.remove_all()
+    counts = {
+        "attached programs": removed.links + removed.filters,
+        "maps": removed.maps,
+        "addresses and switches of the host": host,
+    }
+    found = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
+    return f"removed: {found}" if found else "nothing to remove"
 
 
 def build_info() -> BuildInfo:

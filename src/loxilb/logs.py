@@ -2,7 +2,7 @@
 """Structured logs on stderr, with a level that can be set while running."""
 
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from enum import Enum
 from typing import Any
 
@@ -35,6 +35,7 @@ class LogLevel:
     def __init__(self, level: str = _DEFAULT) -> None:
         """Start with ``level``."""
         self._level = _DEFAULT
+        self._observers: list[Callable[[], object]] = []
         self.set(level)
 
     def get(self) -> str:
@@ -44,12 +45,38 @@ class LogLevel:
     def set(self, level: str) -> None:
         """Put ``level`` into force; an unknown word means debug."""
         self._level = level if level in _RANKS else _DEFAULT
+        for observer in self._observers:
+            observer()
+
+    def shows(self, level: str) -> bool:
+        """Tell whether events of ``level`` are logged."""
+        return _RANKS[level] >= _RANKS[self._level]
+
+    def watch(self, observer: Callable[[], object]) -> None:
+        """Call ``observer`` now, and after every :meth:`set` in the thread that sets."""
+        self._observers.append(observer)
+        observer()
 
     def filter(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Drop events below the level; a processor of structlog."""
-        if _RANKS.get(method, _RANKS[_DEFAULT]) < _RANKS[self._level]:
+        if not self.shows(method if method in _RANKS else _DEFAULT):
             raise structlog.DropEvent
         return event
+
+
+_EveryLevel: Any = structlog.make_filtering_bound_logger(0)
+
+
+class Logger(_EveryLevel):  # type: ignore[misc]  # structlog makes the base at run time
+    """A logger with the level that structlog has no method for."""
+
+    def trace(self, event: str, **pairs: object) -> None:
+        """Log what only somebody who looks for it wants to see."""
+        try:
+            arguments, keywords = self._process_event("trace", event, pairs)
+        except structlog.DropEvent:
+            return
+        self._logger.msg(*arguments, **keywords)
 
 
 def configure(level: LogLevel, form: LogFormat) -> None:
@@ -67,6 +94,7 @@ def configure(level: LogLevel, form: LogFormat) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
+        wrapper_class=Logger,
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )

@@ -2,7 +2,8 @@
 """The ports of the core: what it needs from the outside, each a Protocol of two to six methods.
 
 Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``VipHost`` and ``Links``;
-``loxilb.services.config`` for ``Configuration``. Nothing here does I/O.
+``loxilb.services.config`` for ``Configuration`` and ``EndpointHealth``; ``loxilb.services.health`` for ``Endpoints``
+and ``ServiceWatcher``. Nothing here does I/O.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Protocol
 
 from loxilb.model import Counter, Flow, IPAddress, Port, Service, ServiceKey
 from loxilb.model.image import EndpointId, Image, Op
+from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
 
 
 class DataPlane(Protocol):
@@ -109,3 +111,49 @@ class Configuration(Protocol):
 
     async def ports(self) -> Sequence[Port]:
         """Return every interface, ordered by index."""
+
+
+class ServiceWatcher(Protocol):
+    """Somebody who has to know what services there are."""
+
+    def services_changed(self, changes: Mapping[ServiceKey, Service | None]) -> None:
+        """Learn what services are now (None: deleted); called from any thread, in order, must not block."""
+
+
+class EndpointHealth(Protocol):
+    """What becomes of a verdict on endpoints."""
+
+    async def set_availability(self, changes: Mapping[EndpointKey, Availability]) -> None:
+        """Bring every service that uses these endpoints in line, now and later; the others stay as told before.
+
+        Done in the kernel when it returns. Raises KernelError; nothing has changed then.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointChoice:
+    """Names one endpoint: by name, by address with kind and port, or (both None) as the only one of its address."""
+
+    address: IPAddress
+    name: str = ""
+    kind: ProbeKind | None = None
+    port: int | None = None
+
+
+class Endpoints(Protocol):
+    """The endpoints whose health is known; errors are those of ``loxilb.errors``, with compatible codes."""
+
+    async def endpoints(self) -> Sequence[EndpointStatus]:
+        """Return every endpoint, ordered by address and name."""
+
+    async def put_endpoint(self, endpoint: MonitoredEndpoint) -> None:
+        """Check an endpoint as told here, whatever services want; replaces what was told before."""
+
+    async def delete_endpoint(self, choice: EndpointChoice) -> None:
+        """Forget an endpoint; NotFound without one, Conflict while a service uses it."""
+
+    async def set_host_state(self, address: IPAddress, state: HostState, key: EndpointKey | None) -> None:
+        """Set what an operator says about one endpoint, or (``key`` None) about all of an address, later ones too.
+
+        Raises NotFound for an unknown ``key``. Done in the kernel when it returns, unless the kernel refuses.
+        """

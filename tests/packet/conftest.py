@@ -2,10 +2,12 @@
 """Packets through the loaded programs, on both hooks, with both families."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from loxilb.kernel.bpf import DataPlaneSettings
 from tests.packet.driver import SMALL, Driver
 from tests.support.bpf import Hook, World
 from tests.support.lab import Lab
@@ -26,16 +28,37 @@ def _inside(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def driver(world: World) -> Iterator[Driver]:
-    """Return a data plane that the tests of a module share; services and clients are each test's own."""
+@contextmanager
+def loaded(world: World, settings: DataPlaneSettings) -> Iterator[Driver]:
+    """Return a driver whose data plane goes away afterwards."""
     with world.inside():
-        made = Driver(world, SMALL)
+        made = Driver(world, settings)
     try:
         yield made
     finally:
         with world.inside():
             made.close()
+
+
+@pytest.fixture(scope="session")
+def driver(world: World) -> Iterator[Driver]:
+    """Return a data plane that most tests share; services and clients are each test's own."""
+    with loaded(world, SMALL) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_driver(world: World, request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """Return a data plane that the tests of a module share, with the module's SETTINGS."""
+    with loaded(world, request.module.SETTINGS) as made:
+        yield made
+
+
+@pytest.fixture
+def own_driver(world: World, request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """Return a data plane for one test, with the settings that the test is parametrised with."""
+    with loaded(world, request.param) as made:
+        yield made
 
 
 @pytest.fixture(params=list(Hook), ids=lambda hook: hook.value)

@@ -1,26 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Services, the packets of their flows, and what the programs make of them."""
 
+import ctypes
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Any
 
+from loxilb.kernel import abi
 from loxilb.kernel.abi import Reason
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
+from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.pins import find_bpffs
 from loxilb.kernel.bpf.run import RunResult, run
 from loxilb.model import Counter, Endpoint, Flow, IPAddress, L4Protocol, Mode, Service, ServiceKey
 from loxilb.model.image import EndpointId
 from loxilb.plan import Ledger, Limits, plan
 from tests.support.bpf import CLIENT, CLIENTS4, CLIENTS6, DEVICES, SERVERS, VERDICTS, Device, Hook, Verdict, World
-from tests.support.packets import Echo, Packet, Tcp, Transport, Udp, difference, parse
+from tests.support.packets import ACK, ICMP, ICMPV6, SYN, Echo, Packet, Tcp, Transport, Udp, difference, parse
 
 PORT, TARGET = 80, 8080
+_FIRST_PORT = 10_000
 SMALL = DataPlaneSettings(
-    flows4=1024, flows6=1024, half_open4=256, half_open6=256, rules=256, endpoints=1024, ring=65536, listeners=1024
+    flows4=16_384,
+    flows6=16_384,
+    half_open4=16_384,
+    half_open6=16_384,
+    rules=4_096,
+    endpoints=16_384,
+    ring=1 << 20,
+    listeners=4_096,
 )
+_TABLES = {"flow4": abi.Flow4, "flow6": abi.Flow6, "half4": abi.Whole4, "half6": abi.Flow6}
 _SOURCES: Mapping[IPAddress, IPAddress] = {
     device.gateway(version): device.address(version) for device in SERVERS for version in (4, 6)
 }
@@ -94,7 +107,7 @@ class Driver:
     def __init__(self, world: World, settings: DataPlaneSettings) -> None:
         """Load a data plane with pins of its own; the calling thread is inside ``world``."""
         self.world = world
-        self._pins = find_bpffs(None) / world.namespace.name
+        self._pins = find_bpffs(None) / f"{world.namespace.name}-{secrets.token_hex(2)}"
         self.data_plane = BpfDataPlane.open(replace(settings, bpffs=self._pins))
         self._ledger = Ledger(
             Limits(rules=settings.rules - 1, endpoints=settings.endpoints - 1, ring=settings.ring)
@@ -156,6 +169,16 @@ class Driver:
         rule = self._ledger.services[service.key].rule
         return sorted((flow for flow in self.data_plane.flows() if flow.rule == rule), key=lambda flow: flow.reply)
 
+    def used_slots(self) -> int:
+        """Return how many slots of the four tables hold anything, be it a dead flow."""
+        used = 0
+        for name, layout in _TABLES.items():
+            entries = self.data_plane.sizes[name]
+            view = ArrayView(self.data_plane.descriptors[name], entries=entries, value_size=ctypes.sizeof(layout))
+            used += entries - len(list(view.indexes(0, abi.SLOT_FREE)))
+            view.close()
+        return used
+
     # Flows.
 
     def client(self, version: int) -> IPAddress:
@@ -164,12 +187,15 @@ class Driver:
         return network[next(self._numbers)]
 
     def path(
-        self, service: Service, *, endpoint: int = 0, client: IPAddress | None = None, port: int = 40_000
+        self, service: Service, *, endpoint: int = 0, client: IPAddress | None = None, port: int = 0
     ) -> Path:
-        """Return the path from a client (a new one unless given) to one of a service's endpoints, in given order."""
+        """Return the path from a client (a new one unless given) to one of a service's endpoints, in given order.
+
+        Without ``port`` it is one that was not used before.
+        """
         target, version = service.endpoints[endpoint], service.key.address.version
-        server = next(device for device in SERVERS if device.gateway(version) == target.address)
-        client = client or self.client(version)
+        server = next((one for one in SERVERS if target.address in one.network(version)), SERVERS[0])
+        client, port = client or self.client(version), port or _FIRST_PORT + next(self._numbers)
         sources = {Mode.DEFAULT: client, Mode.ONEARM: server.address(version), Mode.FULLNAT: service.key.address}
         return Path(
             protocol=service.key.protocol,
@@ -183,6 +209,21 @@ class Driver:
             endpoint_port=target.port,
             server=server,
         )
+
+    def open(self, hook: Hook, path: Path) -> Path:
+        """Bring a flow through until it is established; returns its path with the source port it was given."""
+        first = path.request(flags=SYN) if path.protocol is L4Protocol.TCP else path.request()
+        opened = replace(path, source_port=source_port(self.send(hook, first)))
+        if path.protocol is L4Protocol.TCP:
+            self.send(hook, opened.reply(flags=SYN | ACK), opened.request(flags=ACK))
+        else:
+            self.send(hook, opened.reply())
+        return opened
+
+    def use(self, hook: Hook, path: Path) -> None:
+        """Check that an established flow is translated exactly, either way."""
+        self.expect(hook, path.request(payload=b"there"), Reason.FORWARD_ESTABLISHED, path.requested(payload=b"there"))
+        self.expect(hook, path.reply(payload=b"back"), Reason.FORWARD_ESTABLISHED, path.replied(payload=b"back"))
 
     # Packets.
 
@@ -200,8 +241,12 @@ class Driver:
         becomes: Packet | bytes | None = None,
         *,
         device: Device | None = None,
+        wrong: tuple[str, ...] = (),
     ) -> None:
-        """Check all that one packet causes: verdict, bytes (None: unmodified), checksums, and just one counter."""
+        """Check all that one packet causes: verdict, bytes (None: unmodified), checksums, and just one counter.
+
+        ``wrong`` names the checksums that were wrong before, and stay so.
+        """
         before = self.data_plane.reasons()
         result = self.run(hook, packet, device)
         after = self.data_plane.reasons()
@@ -212,21 +257,25 @@ class Driver:
             expected = bytes(packet if becomes is None else becomes)
             assert not difference(expected, result.packet), difference(expected, result.packet)
         if reason > 15 and verdict_of(reason) is not Verdict.DROPPED:
-            assert not parse(result.packet).wrong
+            assert parse(result.packet).wrong == wrong
 
     def send(self, hook: Hook, *packets: Packet) -> bytes:
         """Run packets that must be sent on; returns what the last one became."""
         result = None
         for packet in packets:
             result = self.run(hook, packet)
-            assert VERDICTS[hook][result.code] is Verdict.SENT, parse(bytes(packet)).fields
+            assert VERDICTS[hook][result.code] is Verdict.SENT, str(packet)
         assert result is not None
         return result.packet
 
-    def opened_to(self, hook: Hook, packets: Iterable[Packet]) -> list[Device]:
-        """Run packets that must be sent on; returns which server each went to."""
-        return [_receiver(self.send(hook, packet)) for packet in packets]
+    def servers(self, hook: Hook, packets: Iterable[Packet]) -> list[int]:
+        """Run packets that must be sent on; returns which server (0, 1, 2) each went to."""
+        macs = [server.neighbour for server in SERVERS]
+        return [macs.index(self.send(hook, packet)[:6]) for packet in packets]
 
 
-def _receiver(frame: bytes) -> Device:
-    return next(device for device in SERVERS if device.neighbour == frame[:6])
+def source_port(frame: bytes) -> int:
+    """Return the source port of a packet without IP options, or the identifier of an echo request."""
+    l4 = 34 if frame[12:14] == b"\x08\x00" else 54
+    at = l4 + 4 if frame[l4 - 11 if l4 == 34 else 20] in (ICMP, ICMPV6) else l4
+    return int.from_bytes(frame[at : at + 2], "big")

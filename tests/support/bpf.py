@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 
 from loxilb.kernel import netns
@@ -85,6 +85,10 @@ class Device:
     def gateway(self, version: int) -> IPAddress:
         """Return the neighbour's address."""
         return self.gateway4 if version == 4 else self.gateway6
+
+    def network(self, version: int) -> IPv4Network | IPv6Network:
+        """Return the addresses that are reached here."""
+        return ip_network(f"{self.address(version)}/{24 if version == 4 else 64}", strict=False)
 
     def commands(self) -> Iterator[str]:
         """Return the ip(8) commands that make it; the far end has no address, so it never speaks."""

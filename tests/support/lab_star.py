@@ -36,10 +36,12 @@ class LoadBalancer:
         self.ready_line = ""
         self._lab = lab
         self._daemon: Process | None = None
+        self._touched = False
         lab.undo(self.down)
 
     def start(self, *flags: str) -> None:
         """Start the daemon and wait until it serves."""
+        self._touched = True  # before there is a process: an interrupt may come while there is one
         self._daemon = self._lab.process(self.namespace, BIN / "loxilb", *flags)
         self.ready_line = self._daemon.wait_line(r"ready in", deadline=_READY_S)
 
@@ -52,6 +54,7 @@ class LoadBalancer:
         """End the daemon and take every trace of it away."""
         if self._daemon is not None:
             self._daemon.stop()
+        if self._touched:
             self.namespace.run(BIN / "loxilb", "down")
 
     def work(self) -> float:

@@ -3,6 +3,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_a_broken_expression_is_named(started, capsys):
 def test_defaults(started):
     assert call() == 0
 
-    assert started == [Settings(data_plane=DataPlaneSettings(ring=1_048_576))]
+    assert started == [Settings()]
 
 
 def test_every_flag_reaches_its_setting(started):
@@ -132,9 +133,15 @@ def test_environment_variables_stand_in_for_flags(started, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", ["down --netns blue --bpffs /bpf", "--netns blue --bpffs /bpf down"])
-def test_down_works_where_it_is_told(arguments, monkeypatch):
+def test_down_works_where_it_is_told_and_says_what_it_did(arguments, monkeypatch, capsys):
     places: list[tuple[str, Path]] = []
-    monkeypatch.setattr(cli, "take_down", lambda *place: places.append(place))
+
+    def take_down(*place: Any) -> str:
+        places.append(place)
+        return "nothing to remove"
+
+    monkeypatch.setattr(cli, "take_down", take_down)
 
     assert call(*arguments.split()) == 0
     assert places == [("blue", Path("/bpf"))]
+    assert capsys.readouterr().out == "nothing to remove\n"

@@ -59,3 +59,25 @@ def test_an_unknown_word_means_debug():
     level.set("loud")
 
     assert level.get() == "debug"
+
+
+def test_trace_is_below_debug(capsys):
+    level = LogLevel("debug")
+    configure(level, LogFormat.TEXT)
+    log = structlog.get_logger("x")
+    log.trace("one")
+    level.set("trace")
+    log.trace("two", flow=1)
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert " level=trace event=two flow=1" in line
+
+
+def test_observers_hear_of_every_change():
+    level = LogLevel("trace")
+    seen: list[bool] = []
+    level.watch(lambda: seen.append(level.shows("trace")))
+    for word in ("info", "trace", "loud"):
+        level.set(word)
+
+    assert seen == [True, False, True, False]

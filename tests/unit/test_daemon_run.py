@@ -37,13 +37,15 @@ class Stage:
         self.lines: list[str] = []
         self.stop = asyncio.Event()
 
+        self.level = LogLevel()
+
     async def run(self, scene: Callable[["Stage"], Coroutine[Any, Any, None]]) -> None:
         self.daemon = Daemon(
             settings=self.settings,
             packet_path=self.fake,
             surroundings=self.network,
             limits=Limits(),
-            level=LogLevel(),
+            level=self.level,
         )
         ready = asyncio.Event()
 
@@ -146,6 +148,18 @@ def test_routes_are_followed():
         assert stage.fake.resolved == 1
 
     play(scene)
+
+
+def test_flows_are_reported_only_while_the_level_shows_them():
+    async def scene(stage: Stage) -> None:
+        assert not stage.fake.reporting
+        stage.level.set("trace")
+        assert stage.fake.reporting
+        stage.level.set("debug")
+        assert not stage.fake.reporting
+        stage.level.set("trace")
+
+    assert not play(scene).fake.reporting
 
 
 def test_with_nonlp_nothing_is_followed():

@@ -5,7 +5,7 @@ Belongs here: what an operator configures and what the data plane reports, as im
 I/O, clocks, wire formats, anything that changes. Nobody can build an invalid value, whatever door it came through.
 """
 
-from loxilb.model.flow import Counter, Flow, FlowState
+from loxilb.model.flow import Counter, Flow, FlowEvent, FlowEventKind, FlowState
 from loxilb.model.port import LinkKind, Port
 from loxilb.model.service import (
     Endpoint,
@@ -22,6 +22,8 @@ __all__ = [
     "Counter",
     "Endpoint",
     "Flow",
+    "FlowEvent",
+    "FlowEventKind",
     "FlowState",
     "IPAddress",
     "L4Protocol",

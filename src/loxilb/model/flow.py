@@ -59,3 +59,30 @@ class Flow:
     idle: float
     age: float
     counter: Counter
+
+
+class FlowEventKind(IntEnum):
+    """What happened to a flow; the values are shared with the data plane (``enum lox_event_kind``)."""
+
+    OPENED = 1
+    ENDED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowEvent:
+    """A flow was established, or ended: the direction from the client, as it arrives.
+
+    Ports are host order, ``protocol`` is the IANA number. ``state`` and ``counter`` are those of the moment; a flow
+    that was never established ends without having been opened.
+    """
+
+    kind: FlowEventKind
+    protocol: int
+    source: IPAddress
+    destination: IPAddress
+    source_port: int
+    destination_port: int
+    state: FlowState
+    rule: int
+    endpoint: int
+    counter: Counter

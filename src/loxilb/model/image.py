@@ -79,7 +79,10 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutEndpoint:
-    """Write an endpoint slot; ``fresh`` says that its counters start at zero."""
+    """Write an endpoint slot; ``fresh`` says that its counters start at zero.
+
+    Flows that point to a slot that is not LIVE any more end at the next ageing pass.
+    """
 
     endpoint: EndpointId
     entry: EndpointEntry

@@ -17,6 +17,7 @@ from loxilb.model.image import (
     DropListener,
     DropRule,
     EndpointEntry,
+    EndpointFlags,
     EndpointId,
     Listener,
     Op,
@@ -27,12 +28,16 @@ from loxilb.model.image import (
     RuleEntry,
     RuleId,
 )
+from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan.ledger import Holdings, Ledger, Programmed
 from loxilb.plan.pools import exhausted
 from loxilb.plan.selection import in_rule_order, ring_of
 from loxilb.plan.support import check_supported
 
 Sources = Mapping[IPAddress, IPAddress]
+Health = Mapping[EndpointKey, Availability]
+
+_ALL_UP: Health = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,7 @@ class _Draft:
 
     ledger: Ledger
     sources: Sources
+    health: Health
     first: list[Op] = field(default_factory=list)
     listeners: dict[Listener, RuleId] = field(default_factory=dict)
     gone: list[Listener] = field(default_factory=list)
@@ -80,18 +86,21 @@ class _Draft:
         return Plan(ops=ops, after=self.after, taken=self.taken, freed=self.freed)
 
 
-def plan(changes: Mapping[ServiceKey, Service | None], ledger: Ledger, sources: Sources) -> Plan:
+def plan(
+    changes: Mapping[ServiceKey, Service | None], ledger: Ledger, sources: Sources, health: Health = _ALL_UP
+) -> Plan:
     """Plan how to get from what ``ledger`` says to ``changes`` (None: delete); the rest stays as it is.
 
     ``sources`` has this host's address towards each endpoint of a onearm service. An endpoint without one is
     programmed without a source, so that a service may come before its route; plan again when routes change.
+    ``health`` names the endpoints that are not up: they keep slot and counters and get no new flow.
 
     Raises NotBuilt (a field that the data plane cannot honour), Conflict (a port that another service listens
     on) and InvalidRequest (a limit is reached); the ledger is then as before.
     """
     for service in changes.values():
         _check(service, ledger)
-    draft = _Draft(ledger=ledger, sources=sources)
+    draft = _Draft(ledger=ledger, sources=sources, health=health)
     try:
         for key, service in changes.items():
             _plan_one(draft, key, service)
@@ -135,7 +144,8 @@ def _program(draft: _Draft, service: Service, before: Programmed | None) -> Prog
     ordered = in_rule_order(service.endpoints)
     rule = before.rule if before else draft.ledger.take_rule(draft.taken)
     ids = _endpoint_ids(draft, ordered, before)
-    ring = ring_of(service.selection, ordered, ids)
+    health = [_health(service, endpoint, draft.health) for endpoint in ordered]
+    ring = _ring(service, ordered, ids, health)
     same_ring = before is not None and before.ring == ring
     place = before.slice if before and same_ring else draft.ledger.take_slice(draft.taken, len(ring))
     return Programmed(
@@ -155,11 +165,24 @@ def _program(draft: _Draft, service: Service, before: Programmed | None) -> Prog
                 address=endpoint.address,
                 port=endpoint.port,
                 source=_source(service, endpoint, draft.sources),
+                flags=EndpointFlags.NONE if state is Availability.DOWN else EndpointFlags.LIVE,
             )
-            for slot, endpoint in zip(ids, ordered, strict=True)
+            for slot, endpoint, state in zip(ids, ordered, health, strict=True)
         },
         listeners=listeners_of(service),
     )
+
+
+def _health(service: Service, endpoint: Endpoint, health: Health) -> Availability:
+    return health.get(EndpointKey.of(service, endpoint), Availability.UP) if health else Availability.UP
+
+
+def _ring(
+    service: Service, ordered: Sequence[Endpoint], ids: Sequence[EndpointId], health: Sequence[Availability]
+) -> tuple[EndpointId, ...]:
+    """Return the slice for the endpoints that are up."""
+    up = [place for place, state in enumerate(health) if state is Availability.UP]
+    return ring_of(service.selection, [ordered[place] for place in up], [ids[place] for place in up])
 
 
 def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress | None:
@@ -194,7 +217,7 @@ def _put(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
             draft.freed.slices.append(before.slice)
     if before is None or before.entry != after.entry:
         draft.first.append(PutRule(rule=after.rule, entry=after.entry, fresh=before is None))
-    _put_sources_away(draft, before, after)
+    _put_losses(draft, before, after)
     old = before.listeners if before else frozenset()
     draft.listeners.update((listener, after.rule) for listener in sorted(after.listeners - old))
     draft.gone.extend(sorted(old - after.listeners))
@@ -207,16 +230,26 @@ def _put(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
 def _put_endpoints(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
     for slot, entry in after.endpoints.items():
         old = before.endpoints.get(slot) if before else None
-        if old is None or (old != entry and entry.source is not None):
+        if old is None or (old != entry and not _loses(old, entry)):
             draft.first.append(PutEndpoint(endpoint=slot, entry=entry, fresh=old is None))
 
 
-def _put_sources_away(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
-    """Endpoints lose their source only after the rule has left the mode that needs it."""
+def _put_losses(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+    """Endpoints lose something only after the rule has stopped to need it."""
     for slot, entry in after.endpoints.items():
         old = before.endpoints.get(slot) if before else None
-        if old is not None and old != entry and entry.source is None:
+        if old is not None and old != entry and _loses(old, entry):
             draft.first.append(PutEndpoint(endpoint=slot, entry=entry, fresh=False))
+
+
+def _loses(old: EndpointEntry, entry: EndpointEntry) -> bool:
+    """Tell whether the slice of before needs ``old``: its flows, or a source that it has.
+
+    An endpoint that was not live is in no slice, so all of its new entry may come first.
+    """
+    if EndpointFlags.LIVE not in old.flags:
+        return False
+    return EndpointFlags.LIVE not in entry.flags or entry.source is None
 
 
 def _drop(draft: _Draft, before: Programmed) -> None:

@@ -71,7 +71,8 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
     shares = Counter(image.rings.get(rule, ()))
     weighted = entry.selection is Selection.PRIORITY
     endpoints = [
-        Endpoint(address=one.address, port=one.port, weight=shares[slot] if weighted else 1)
+        # One that was down has no share to read; it must not come back as one that takes nothing.
+        Endpoint(address=one.address, port=one.port, weight=shares[slot] if weighted and one.flags else 1)
         for slot, one in _in_ring_order(image, rule, slots)
     ]
     try:

@@ -39,8 +39,7 @@ _GAPS = (
     _Gap("block", lambda s: s.key.block, lambda s: s.key.block != 0),
     _Gap("proxyprotocolv2", _true, lambda s: s.proxy_protocol_v2),
     _Gap("egress", _true, lambda s: s.egress),
-    _Gap("probetype", lambda s: s.probe.kind, lambda s: s.probe.kind not in ("", "none")),
-    _Gap("monitor", _true, lambda s: s.monitor),
+    _Gap("probetype", lambda s: s.probe.kind, lambda s: s.probe.kind == "sctp"),
     _Gap("secondaryIPs", lambda s: len(s.secondary_addresses), lambda s: bool(s.secondary_addresses)),
     _Gap("allowedSources", lambda s: len(s.allowed_sources), lambda s: bool(s.allowed_sources)),
 )

@@ -5,6 +5,7 @@ Belongs here: every use of bpf(2). Stands on libbpf through ctypes; the programs
 """
 
 from loxilb.kernel.bpf.dataplane import BpfDataPlane
+from loxilb.kernel.bpf.removal import Removed, remove_data_plane
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 
-__all__ = ["BpfDataPlane", "DataPlaneSettings", "XdpPolicy"]
+__all__ = ["BpfDataPlane", "DataPlaneSettings", "Removed", "XdpPolicy", "remove_data_plane"]

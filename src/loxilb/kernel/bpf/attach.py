@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from loxilb.errors import KernelError
 from loxilb.kernel.bpf import libbpf, pins
 from loxilb.kernel.bpf.libbpf import check
 
@@ -23,6 +22,9 @@ _CLSACT = 7
 _REPLACE = 1
 _HANDLE = 1
 _PRIORITY = 1
+_TC_PROGRAM = b"lox_tc"
+# No such filter, no clsact on the device, no such device.
+_NO_FILTER = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
 # Without these the kernel has no TCX (before 6.6): unknown attach type, or unknown command.
 _NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -54,9 +56,7 @@ def _renew(path: Path, program: int) -> bool:
     return False
 
 
-def _attach_link(
-    directory: pins.PinDirectory, name: str, index: int, program: int, hook: int, flags: int
-) -> int:
+def _attach_link(directory: pins.PinDirectory, name: str, index: int, program: int, hook: int, flags: int) -> int:
     """Return 0 or the negative errno of the attachment."""
     path = directory.link_path(name, index)
     if _renew(path, program):
@@ -107,13 +107,33 @@ def _attach_clsact(index: int, program: int) -> None:
     check(libbpf.tc_attach(ctypes.byref(hook), ctypes.byref(options)), f"attach TC to interface {index}")
 
 
-def detach_clsact(index: int) -> None:
-    """Remove our filter; the qdisc stays, others may use it. A missing one is no error."""
+def detach_clsact(index: int) -> bool:
+    """Remove our filter and tell whether there was one; the qdisc and filters of others stay. Raises KernelError."""
     hook = _clsact_hook(index)
     options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
-    result = libbpf.tc_detach(ctypes.byref(hook), ctypes.byref(options))
-    if result < 0 and -result not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
-        raise KernelError(f"detach TC from interface {index}", -result)
+    result = libbpf.tc_query(ctypes.byref(hook), ctypes.byref(options))
+    if -result in _NO_FILTER:
+        return False
+    check(result, f"query TC on interface {index}")
+    if _program_name(options.prog_id) != _TC_PROGRAM:
+        return False
+    options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
+    check(libbpf.tc_detach(ctypes.byref(hook), ctypes.byref(options)), f"detach TC from interface {index}")
+    return True
+
+
+def _program_name(identity: int) -> bytes:
+    """Return the name of a loaded program, empty when it is gone; raises KernelError."""
+    descriptor = libbpf.program_by_id(identity)
+    if descriptor == -errno.ENOENT:
+        return b""
+    check(descriptor, f"open program {identity}")
+    info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
+    try:
+        check(libbpf.object_info(descriptor, ctypes.byref(info), ctypes.byref(size)), f"ask for program {identity}")
+    finally:
+        os.close(descriptor)
+    return bytes(info.name)
 
 
 def detach(directory: pins.PinDirectory, index: int) -> None:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
-from loxilb.model import Counter, Flow, FlowState, IPAddress, IPNetwork, Mode, Selection
+from loxilb.model import Counter, Flow, FlowEvent, FlowEventKind, FlowState, IPAddress, IPNetwork, Mode, Selection
 from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId
 
 _NUMBER = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -101,9 +101,7 @@ def source_from_key(key: bytes, version: int) -> tuple[RuleId, IPNetwork]:
 
 def endpoint_to_value(entry: EndpointEntry) -> bytes:
     """Return the element of the endpoint array."""
-    raw = abi.Endpoint(
-        rule=entry.rule, live=int(EndpointFlags.LIVE in entry.flags), family=entry.address.version
-    )
+    raw = abi.Endpoint(rule=entry.rule, live=int(EndpointFlags.LIVE in entry.flags), family=entry.address.version)
     raw.addr[:] = _packed(entry.address)
     raw.port[:] = _port_bytes(entry.port)
     if entry.source is not None:
@@ -124,9 +122,7 @@ def endpoint_from_value(value: bytes) -> EndpointEntry:
     )
 
 
-def flow_from_slot(
-    raw: abi.Flow4 | abi.Flow6, cold: abi.Cold, mode: Mode, clock: JiffyClock, now: int
-) -> Flow:
+def flow_from_slot(raw: abi.Flow4 | abi.Flow6, cold: abi.Cold, mode: Mode, clock: JiffyClock, now: int) -> Flow:
     """Return one direction of a flow; ``now`` is in jiffies."""
     version = 4 if isinstance(raw, abi.Flow4) else 6
     head = raw.head
@@ -148,4 +144,21 @@ def flow_from_slot(
         idle=clock.seconds_since(head.last, now),
         age=clock.seconds_since(cold.created, now),
         counter=Counter(packets=head.packets, bytes=head.bytes),
+    )
+
+
+def flow_event_from_record(record: bytes) -> FlowEvent:
+    """Return what a record of the ring buffer (``struct lox_event``) says."""
+    raw = abi.Event.from_buffer_copy(record)
+    return FlowEvent(
+        kind=FlowEventKind(raw.kind),
+        protocol=raw.proto,
+        source=_address(raw.saddr, raw.family),
+        destination=_address(raw.daddr, raw.family),
+        source_port=_port(raw.sport),
+        destination_port=_port(raw.dport),
+        state=FlowState(raw.state),
+        rule=raw.rule,
+        endpoint=raw.endpoint,
+        counter=Counter(packets=raw.packets, bytes=raw.bytes),
     )

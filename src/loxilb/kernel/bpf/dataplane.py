@@ -5,22 +5,24 @@ import contextlib
 import ctypes
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Self
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins
 from loxilb.kernel.bpf.clock import JiffyClock
+from loxilb.kernel.bpf.events import FlowEvents
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 from loxilb.kernel.bpf.tables import FlowTables
-from loxilb.model import Counter, Flow, LinkKind, Mode, Port
+from loxilb.model import Counter, Flow, FlowEvent, LinkKind, Mode, Port
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
     DropRule,
+    EndpointFlags,
     EndpointId,
     Image,
     Listener,
@@ -44,9 +46,7 @@ class BpfDataPlane:
     Writes are serialised by a lock; every method may be called from any thread of the namespace.
     """
 
-    def __init__(
-        self, loaded: loading.Loaded, directory: pins.PinDirectory, settings: DataPlaneSettings
-    ) -> None:
+    def __init__(self, loaded: loading.Loaded, directory: pins.PinDirectory, settings: DataPlaneSettings) -> None:
         """Take over what is loaded; use :meth:`open`."""
         self._loaded = loaded
         self._directory = directory
@@ -165,10 +165,15 @@ class BpfDataPlane:
                 rules=rules,
                 endpoints={
                     EndpointId(at): convert.endpoint_from_value(bytes(self._views["endpoints"].element(at)))
-                    for at in self._views["endpoints"].indexes(abi.Endpoint.live.offset, 1)
+                    for at in self._endpoints_used()
                 },
                 rings={rule: self._ring(entry.ring_base, entry.ring_length) for rule, entry in rules.items()},
             )
+
+    def _endpoints_used(self) -> list[int]:
+        """Return the endpoint slots that are used, live or not."""
+        view, family = self._views["endpoints"], abi.Endpoint.family.offset
+        return sorted([*view.indexes(family, 4), *view.indexes(family, 6)])
 
     def _listeners(self) -> Iterator[tuple[Listener, RuleId]]:
         for version, layout in ((4, abi.Listener4), (6, abi.Listener6)):
@@ -194,6 +199,8 @@ class BpfDataPlane:
     def _execute(self, op: Op, undo: list[_Undo]) -> None:
         match op:
             case PutEndpoint():
+                if EndpointFlags.LIVE not in op.entry.flags:
+                    self._purge()
                 if op.fresh:
                     self._put("traffic", op.endpoint, bytes(ctypes.sizeof(abi.Traffic)), undo)
                 self._put("endpoints", op.endpoint, convert.endpoint_to_value(op.entry), undo)
@@ -236,7 +243,7 @@ class BpfDataPlane:
             maps.update(descriptor, key, value, "write a listener")
 
     def _purge(self) -> None:
-        """Let the ager end the flows of dropped endpoints within its next passes."""
+        """Let the ager end the flows of endpoints that are dropped or down within its next passes."""
         until = (self._clock.now() + self._clock.ticks(_PURGE_SECONDS)) & 0xFFFFFFFF
         self._runtime.write(abi.Runtime.purge_until.offset, struct.pack("=I", until))
 
@@ -249,7 +256,7 @@ class BpfDataPlane:
             ended, live = self._views["traffic"], self._views["live_traffic"]
             return {
                 EndpointId(at): _counter(ended, at) + _counter(live, at)
-                for at in self._views["endpoints"].indexes(abi.Endpoint.live.offset, 1)
+                for at in self._endpoints_used()
             }
 
     def flows(self) -> Iterator[Flow]:
@@ -268,6 +275,20 @@ class BpfDataPlane:
             value = maps.lookup(self._maps["reasons"], maps.index_key(reason), size) or bytes(size)
             found[reason.name.lower()] = sum(struct.unpack(f"={size // 8}Q", value))
         return found
+
+    def report_flows(self, wanted: bool) -> None:
+        """Have the programs report flows to :meth:`flow_events`; each costs them a record in the ring buffer."""
+        # A word of its own, written at once: no lock, so that no caller waits for a write under way.
+        self._runtime.write(abi.Runtime.events.offset, struct.pack("=I", wanted))
+
+    async def flow_events(self) -> AsyncIterator[FlowEvent]:
+        """Report flows as they open and end, without end; one consumer at a time; raises KernelError."""
+        events = FlowEvents(self._maps["events"])
+        try:
+            async for event in events.follow():
+                yield event
+        finally:
+            events.close()
 
     # The end.
 

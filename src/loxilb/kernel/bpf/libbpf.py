@@ -97,6 +97,12 @@ class TcOptions(ctypes.Structure):
     )
 
 
+class ProgramInfo(ctypes.Structure):
+    """Start of ``struct bpf_prog_info`` (linux/bpf.h), up to the name."""
+
+    _fields_ = (("before", c_uint64 * 8), ("name", ctypes.c_char * 16))
+
+
 object_open = _declare("bpf_object__open_file", c_void_p, c_char_p, c_void_p)
 object_load = _declare("bpf_object__load", c_int, c_void_p)
 object_close = _declare("bpf_object__close", None, c_void_p)
@@ -127,6 +133,8 @@ test_run = _declare("bpf_prog_test_run_opts", c_int, c_int, c_void_p)
 tc_hook_create = _declare("bpf_tc_hook_create", c_int, c_void_p)
 tc_hook_destroy = _declare("bpf_tc_hook_destroy", c_int, c_void_p)
 tc_attach = _declare("bpf_tc_attach", c_int, c_void_p, c_void_p)
+program_by_id = _declare("bpf_prog_get_fd_by_id", c_int, c_uint32)
+tc_query = _declare("bpf_tc_query", c_int, c_void_p, c_void_p)
 tc_detach = _declare("bpf_tc_detach", c_int, c_void_p, c_void_p)
 ring_buffer_new = _declare("ring_buffer__new", c_void_p, c_int, c_void_p, c_void_p, c_void_p)
 ring_buffer_consume = _declare("ring_buffer__consume", c_int, c_void_p)

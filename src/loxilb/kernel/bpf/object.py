@@ -58,9 +58,7 @@ class BpfObject:
     @property
     def maps(self) -> dict[str, int]:
         """Descriptor of every map that is not internal to the object."""
-        return {
-            name: libbpf.map_fd(item) for name, item in self._maps.items() if not libbpf.map_is_internal(item)
-        }
+        return {name: libbpf.map_fd(item) for name, item in self._maps.items() if not libbpf.map_is_internal(item)}
 
     @property
     def programs(self) -> dict[str, int]:

@@ -94,16 +94,44 @@ class PinDirectory:
     def remove(self) -> None:
         """Remove every pin and the namespace's directory; links without another holder detach."""
         for kind in ("links", "maps"):
-            directory = self.root / kind
-            for path in directory.iterdir() if directory.is_dir() else ():
-                path.unlink()
-            if directory.is_dir():
-                directory.rmdir()
-        for directory in (self.root, self.root.parent, self.root.parent.parent):
-            try:
-                directory.rmdir()
-            except OSError:  # not there, or another namespace's pins are in it
-                return
+            unpin(self.root / kind)
+        remove_empty(self.root)
+
+
+def existing(wanted: Path | None) -> list[Path]:
+    """Return the directories of the calling thread's namespace, of every ABI version, without mounting anything.
+
+    ``wanted`` is a BPF file system as for :func:`find_bpffs`; None means each that it may have chosen.
+    """
+    mounted = _mounted()
+    places = [wanted] if wanted is not None else [place for place in (_STANDARD, _OWN) if place in mounted]
+    return sorted(root for place in places for root in (place / "loxilb" / netns.identity()).glob("v*"))
+
+
+def unpin(directory: Path) -> int:
+    """Remove a directory with the pins in it; links without another holder detach. Return how many there were.
+
+    Raises KernelError.
+    """
+    try:
+        pinned = list(directory.iterdir())
+        for path in pinned:
+            path.unlink()
+        directory.rmdir()
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise KernelError(f"remove {directory}", error.errno or errno.EIO, remedy="run as root") from error
+    return len(pinned)
+
+
+def remove_empty(root: Path) -> None:
+    """Remove the directory of one ABI version, and those above it while they are empty."""
+    for directory in (root, root.parent, root.parent.parent):
+        try:
+            directory.rmdir()
+        except OSError:  # not there, or another namespace's pins are in it
+            return
 
 
 def pin(descriptor: int, path: Path) -> None:

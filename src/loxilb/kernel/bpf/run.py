@@ -20,9 +20,7 @@ class RunResult:
     nanoseconds: int
 
 
-def run(
-    program: int, packet: bytes, *, context: bytes = b"", repeat: int = 1, want_packet: bool = True
-) -> RunResult:
+def run(program: int, packet: bytes, *, context: bytes = b"", repeat: int = 1, want_packet: bool = True) -> RunResult:
     """Run the program with descriptor ``program`` on ``packet``; raises KernelError.
 
     ``context`` is the start of ``struct xdp_md`` or ``struct __sk_buff``. The kernel does not restore the packet

@@ -2,25 +2,27 @@
 """A data plane in memory that carries operations out and answers which endpoint a new flow would get.
 
 It is stricter than the kernel: what would send a packet astray for a moment (a rule pointing to slots that
-are not written, a slice rewritten while a rule points to it, an endpoint dropped while a slice names it) is
-an error here.
+are not written, a slice rewritten while a rule points to it, an endpoint dropped or down while a slice names
+it) is an error here.
 """
 
+import asyncio
 import errno
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import TypeVar
 
 from loxilb.errors import KernelError
-from loxilb.model import Counter, Flow, FlowState, IPAddress, Mode, Port, Selection
+from loxilb.model import Counter, Flow, FlowEvent, FlowState, IPAddress, Mode, Port, Selection
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
     DropRule,
     EndpointEntry,
+    EndpointFlags,
     EndpointId,
     Image,
     Listener,
@@ -50,7 +52,10 @@ _Value = TypeVar("_Value")
 
 
 class FakeDataPlane:
-    """``loxilb.ports.DataPlane`` in memory; ``applied`` and ``attached`` show what was done."""
+    """``loxilb.ports.DataPlane`` in memory; ``applied`` and ``attached`` show what was done.
+
+    ``happenings`` takes the flow events that it is to report.
+    """
 
     def __init__(self, limits: Limits | None = None) -> None:
         """Start empty, with ``limits`` as the size of the tables."""
@@ -59,6 +64,8 @@ class FakeDataPlane:
         self.attached: dict[IfIndex, str] = {}
         self.refused: set[str] = set()
         self.resolved = 0
+        self.reporting = False
+        self.happenings: asyncio.Queue[FlowEvent] = asyncio.Queue()
         self._listeners: dict[Listener, RuleId] = {}
         self._rules: dict[RuleId, RuleEntry] = {}
         self._endpoints: dict[EndpointId, EndpointEntry] = {}
@@ -120,6 +127,15 @@ class FakeDataPlane:
     def resolve_again(self) -> None:
         """Count the times that routes had to be looked up again."""
         self.resolved += 1
+
+    def report_flows(self, wanted: bool) -> None:
+        """Remember whether flows are to be reported."""
+        self.reporting = wanted
+
+    async def flow_events(self) -> AsyncIterator[FlowEvent]:
+        """Report what is put into ``happenings``, without end."""
+        while True:
+            yield await self.happenings.get()
 
     # What a test asks
 
@@ -191,6 +207,9 @@ class FakeDataPlane:
     def _put_endpoint(self, op: PutEndpoint) -> _Undo:
         _check(1 <= op.endpoint <= self.limits.endpoints, op, errno.E2BIG)
         _check(1 <= op.entry.rule <= self.limits.rules, op, errno.E2BIG)
+        rule = self._rules.get(op.entry.rule)
+        named = rule is not None and op.endpoint in self._slice(rule)
+        _check(EndpointFlags.LIVE in op.entry.flags or not named, op, errno.EBUSY)
         old_counter = self._counters.get(op.endpoint)
         undo = _write(self._endpoints, op.endpoint, op.entry)
         if op.fresh:

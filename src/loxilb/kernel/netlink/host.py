@@ -23,6 +23,11 @@ class HostSwitches:
         """Find the memory of the calling thread's namespace."""
         self._file = _STATE / netns.identity() / "host.json"
 
+    @property
+    def remembered(self) -> int:
+        """How many switches there are to put back."""
+        return len(self._load())
+
     def enable_forwarding(self) -> None:
         """Let the kernel forward IPv4 and IPv6; raises OSError.
 

@@ -115,9 +115,12 @@ class Network:
         """Switch on forwarding and bring the loopback up; ``remove_all`` undoes it. Raises KernelError."""
         self._call("enable forwarding", self._enable_forwarding)
 
-    def remove_all(self) -> None:
-        """Remove every address marked as ours and put the host's switches back; raises KernelError."""
-        self._call("remove service addresses", self._remove_all)
+    def remove_all(self) -> int:
+        """Remove every address marked as ours and put the host's switches back; return how many of both.
+
+        Raises KernelError.
+        """
+        return self._call("remove service addresses", self._remove_all)
 
     async def events(self) -> AsyncIterator[NetworkEvent]:
         """Report changes since it was opened, without end. One consumer at a time."""
@@ -232,12 +235,14 @@ class Network:
         self._raise_loopback()
         self._switches.enable_forwarding()
 
-    def _remove_all(self) -> None:
+    def _remove_all(self) -> int:
         self._held = dict(self._ours())
+        removed = len(self._held) + self._switches.remembered
         for address in list(self._held):
             self._release(address)
         if self._switches.restore():
             self._netlink.link("set", index=_LOOPBACK, state="down")
+        return removed
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from loxiapi import wire
 from loxiapi.openapi import document
 from loxilb.errors import InvalidRequest, NotFound
 from loxilb.model import L4Protocol, ServiceKey
-from loxilb.ports import Configuration
+from loxilb.ports import Configuration, Endpoints
+from loxilb.services.api.endpoints import choice_of, endpoint_of, host_state_of, status_entry_of
 from loxilb.services.api.observed import conntrack_of, ports_of
 from loxilb.services.api.rules import address_of, entry_of, protocol_of, service_of
 
@@ -52,9 +53,12 @@ Handler = Callable[[Call], Awaitable[Answer]]
 class Handlers:
     """Carries operations out on a configuration; errors are those of ``loxilb.errors``."""
 
-    def __init__(self, *, configuration: Configuration, log_level: LogLevel, build: BuildInfo) -> None:
+    def __init__(
+        self, *, configuration: Configuration, endpoints: Endpoints, log_level: LogLevel, build: BuildInfo
+    ) -> None:
         """Keep what the operations work on."""
         self._configuration = configuration
+        self._endpoints = endpoints
         self._log_level = log_level
         self._build = build
 
@@ -69,6 +73,10 @@ class Handlers:
             "delete_rule_range": self._delete_rule,
             "delete_host_rule": self._delete_host_rule,
             "delete_host_rule_range": self._delete_host_rule,
+            "list_endpoints": self._list_endpoints,
+            "write_endpoint": self._write_endpoint,
+            "delete_endpoint": self._delete_endpoint,
+            "set_endpoint_state": self._set_endpoint_state,
             "list_flows": self._list_flows,
             "list_ports": self._list_ports,
             "get_params": self._get_params,
@@ -108,6 +116,22 @@ class Handlers:
     async def _delete_host_rule(self, call: Call) -> Answer:
         host = call.parameters["hosturl"]
         await self._configuration.delete(_key_of(call.parameters, host="" if host == _ANY_HOST else host))
+        return wire.SUCCESS
+
+    async def _list_endpoints(self, _: Call) -> Answer:
+        statuses = await self._endpoints.endpoints()
+        return wire.MonitoredEndpointList(entries=[status_entry_of(status) for status in statuses])
+
+    async def _write_endpoint(self, call: Call) -> Answer:
+        await self._endpoints.put_endpoint(endpoint_of(call.body))
+        return wire.SUCCESS
+
+    async def _delete_endpoint(self, call: Call) -> Answer:
+        await self._endpoints.delete_endpoint(choice_of(call.parameters))
+        return wire.SUCCESS
+
+    async def _set_endpoint_state(self, call: Call) -> Answer:
+        await self._endpoints.set_host_state(*host_state_of(call.body))
         return wire.SUCCESS
 
     async def _list_flows(self, _: Call) -> Answer:

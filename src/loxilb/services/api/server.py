@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from loxilb.errors import KernelError
-from loxilb.ports import Configuration
+from loxilb.ports import Configuration, Endpoints
 from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import BuildInfo, Handlers, LogLevel
 from loxilb.services.api.joining import JoiningProtocol
@@ -39,10 +39,17 @@ class ApiServer:
     """The REST API on one address, inside the event loop that is running."""
 
     def __init__(
-        self, *, configuration: Configuration, log_level: LogLevel, build: BuildInfo, host: str, port: int
+        self,
+        *,
+        configuration: Configuration,
+        endpoints: Endpoints,
+        log_level: LogLevel,
+        build: BuildInfo,
+        host: str,
+        port: int,
     ) -> None:
         """Keep what to serve and where; ``port`` 0 takes a free one. Nothing listens before ``start``."""
-        handlers = Handlers(configuration=configuration, log_level=log_level, build=build)
+        handlers = Handlers(configuration=configuration, endpoints=endpoints, log_level=log_level, build=build)
         self._application = create_application(handlers)
         self._host = host.strip("[]")
         self._port = port

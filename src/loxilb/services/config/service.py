@@ -13,9 +13,11 @@ from loxilb.errors import KernelError, LoxilbError, NotFound
 from loxilb.model import Counter, Flow, IPAddress, Mode, Port, Service, ServiceKey
 from loxilb.model.image import EndpointFlags, EndpointId
 from loxilb.model.port import IfIndex
+from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import Ledger, Limits, Plan, adopt, plan, recover
-from loxilb.ports import DataPlane, FlowStatus, Links, ServiceStatus, VipHost
+from loxilb.ports import DataPlane, FlowStatus, Links, ServiceStatus, ServiceWatcher, VipHost
 from loxilb.services.config.edits import attached, detached, matching_key, normal, replaced
+from loxilb.services.config.health import HealthBook
 from loxilb.services.config.vips import VipBook
 
 _Result = TypeVar("_Result")
@@ -26,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ConfigurationService:
-    """``loxilb.ports.Configuration`` over a data plane, a host for the addresses, and the links.
+    """``loxilb.ports.Configuration`` and ``EndpointHealth`` over a data plane, a host for the addresses, and the links.
 
     All state belongs to one worker thread, which carries writes out in the order in which they came: the
     event loop never waits for the kernel, and a caller that goes away in the middle cannot leave a write half
@@ -50,7 +52,13 @@ class ConfigurationService:
         self._vips = VipBook(vip_host)
         self._ledger = Ledger(self._limits)
         self._desired: dict[ServiceKey, Service] = {}
+        self._health = HealthBook()
+        self._watchers: list[ServiceWatcher] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="configuration")
+
+    def watch(self, watcher: ServiceWatcher) -> None:
+        """Tell ``watcher`` of every change from now on; call it before ``start``."""
+        self._watchers.append(watcher)
 
     async def start(self) -> int:
         """Take over what the data plane holds, drop what belongs to no service; return how many services.
@@ -96,6 +104,10 @@ class ConfigurationService:
         """Bring the sources of onearm services in line with the routes of now; raises KernelError."""
         await self._run(self._refresh_sources)
 
+    async def set_availability(self, changes: Mapping[EndpointKey, Availability]) -> None:
+        """Bring every service that uses these endpoints in line; raises KernelError."""
+        await self._run(self._set_availability, changes)
+
     # Reads
 
     async def services(self) -> Sequence[ServiceStatus]:
@@ -129,6 +141,7 @@ class ConfigurationService:
         self._desired = {service.key: service for service in services}
         self._vips.follow((), services)
         self._program(self._desired)
+        self._tell(self._desired)
         return len(services)
 
     def _edit(self, edit: _Edit, wanted: Service) -> None:
@@ -160,11 +173,12 @@ class ConfigurationService:
                 self._desired.pop(key, None)
             else:
                 self._desired[key] = service
+        self._tell(changes)
         _log.info("services changed", changed=len(changes), services=len(self._desired))
 
     def _program(self, changes: _Changes) -> None:
         """Plan ``changes`` and apply them; the ledger follows only what the kernel has accepted."""
-        self._apply(plan(changes, self._ledger, self._sources(changes)))
+        self._apply(plan(changes, self._ledger, self._sources(changes), self._health.states))
 
     def _apply(self, planned: Plan) -> None:
         accepted = False
@@ -184,6 +198,21 @@ class ConfigurationService:
         except LoxilbError as error:
             _log.error("services not restored in the data plane", services=len(before), cause=error.cause)
 
+    def _tell(self, changes: _Changes) -> None:
+        self._health.follow(changes)
+        for watcher in self._watchers:
+            watcher.services_changed(dict(changes))
+
+    def _set_availability(self, changes: Mapping[EndpointKey, Availability]) -> None:
+        before = self._health.put(changes)
+        users = {key: self._desired[key] for key in self._health.users(changes)}
+        try:
+            self._program(users)
+        except LoxilbError:
+            self._health.put(before)
+            raise
+        _log.info("endpoints changed", endpoints={key.name: state.value for key, state in changes.items()})
+
     def _sources(self, changes: _Changes) -> dict[IPAddress, IPAddress]:
         onearm = (service for service in changes.values() if service and service.mode is Mode.ONEARM)
         wanted = {endpoint.address for service in onearm for endpoint in service.endpoints}
@@ -200,7 +229,7 @@ class ConfigurationService:
             if entry.source != sources.get(entry.address)
         }
         if stale:
-            self._apply(plan(stale, self._ledger, sources))
+            self._apply(plan(stale, self._ledger, sources, self._health.states))
             _log.info("sources changed with the routes", services=len(stale))
 
     def _statuses(self, counters: Mapping[EndpointId, Counter]) -> list[ServiceStatus]:

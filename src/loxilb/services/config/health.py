@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of the health of endpoints, and which services use them."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from loxilb.model import Service, ServiceKey
+from loxilb.model.probe import Availability, EndpointKey
+
+
+class HealthBook:
+    """Endpoints that are not up, and the users of every endpoint."""
+
+    def __init__(self) -> None:
+        """Start with every endpoint up and no service."""
+        self.states: dict[EndpointKey, Availability] = {}
+        self._users: defaultdict[EndpointKey, set[ServiceKey]] = defaultdict(set)
+        self._used: dict[ServiceKey, frozenset[EndpointKey]] = {}
+
+    def follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
+        """Note which endpoints the services use now (None: none)."""
+        for key, service in changes.items():
+            before = self._used.pop(key, frozenset())
+            after = frozenset(EndpointKey.of(service, one) for one in service.endpoints) if service else frozenset()
+            if after:
+                self._used[key] = after
+            for gone in before - after:
+                self._users[gone].discard(key)
+                if not self._users[gone]:
+                    del self._users[gone]
+            for new in after - before:
+                self._users[new].add(key)
+
+    def put(self, changes: Mapping[EndpointKey, Availability]) -> dict[EndpointKey, Availability]:
+        """Note the states of endpoints; returns what they were."""
+        before = {key: self.states.get(key, Availability.UP) for key in changes}
+        for key, state in changes.items():
+            if state is Availability.UP:
+                self.states.pop(key, None)
+            else:
+                self.states[key] = state
+        return before
+
+    def users(self, keys: Iterable[EndpointKey]) -> set[ServiceKey]:
+        """Return the services that use any of ``keys``."""
+        return set().union(*(self._users.get(key, ()) for key in keys))

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The health service: endpoints, when each is probed, and who is told."""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+
+from loxilb.errors import Conflict, InvalidRequest, LoxilbError, NotFound
+from loxilb.model import IPAddress, Service, ServiceKey
+from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
+from loxilb.plan import checks_of
+from loxilb.ports import EndpointChoice, EndpointHealth
+from loxilb.proto.probe.verdict import QUICK_S, Verdict, judge, pause
+from loxilb.services.health.probes import Outcome, Prober
+from loxilb.services.health.records import Probed, Record
+from loxilb.services.health.timers import Timers
+
+_WIDTH = 256
+_FIRST_S = 1.0
+_RETRY_S = 1.0
+_DELIVERY_S = 5.0
+_JITTER = 0.1
+
+_log = structlog.get_logger(__name__)
+
+
+class HealthService:
+    """``loxilb.ports.Endpoints`` and ``ServiceWatcher``; verdicts go to ``target``.
+
+    All of it runs in the event loop of ``start``; only ``services_changed`` may be called from elsewhere.
+    """
+
+    def __init__(self, *, target: EndpointHealth, prober: Prober) -> None:
+        """Keep what to work with; nothing is probed before ``start``."""
+        self._target = target
+        self._prober = prober
+        self._records: dict[str, Record] = {}
+        self._used: dict[ServiceKey, frozenset[EndpointKey]] = {}
+        self._hosts: dict[IPAddress, HostState] = {}
+        self._pending: dict[EndpointKey, Availability] = {}
+        self._delivery: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timers = Timers(self._probe, _WIDTH)
+
+    async def start(self) -> None:
+        """Take changes from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    async def stop(self) -> None:
+        """Probe no more; services stay as they were told last."""
+        self._loop = None
+        await self._timers.close()
+        if self._delivery is not None:
+            self._delivery.cancel()
+            await asyncio.gather(self._delivery, return_exceptions=True)
+        self._prober.close()
+
+    # What services there are
+
+    def services_changed(self, changes: Mapping[ServiceKey, Service | None]) -> None:
+        """Learn what services are now (None: deleted); from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._follow, changes)
+
+    def _follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
+        for key, service in changes.items():
+            checks = checks_of(service) if service else {}
+            before = self._used.pop(key, frozenset())
+            for gone in before - checks.keys():
+                self._release(gone, key)
+            for used, check in checks.items():
+                record = self._record(used.name, used)
+                before_change = record.probed
+                record.users[key] = check
+                self._revise(record, before_change)
+            if checks:
+                self._used[key] = frozenset(checks)
+
+    def _release(self, used: EndpointKey, user: ServiceKey) -> None:
+        record = self._records[used.name]
+        before = record.probed
+        del record.users[user]
+        self._revise(record, before)
+
+    # What an operator asks
+
+    async def endpoints(self) -> Sequence[EndpointStatus]:
+        """Return every endpoint, ordered by address and name."""
+        found = [record.status for record in self._records.values()]
+        return sorted(found, key=lambda one: (one.address.version, int(one.address), one.name))
+
+    async def put_endpoint(self, endpoint: MonitoredEndpoint) -> None:
+        """Check an endpoint as told here, whatever services want; replaces what was told before."""
+        record = self._record(endpoint.name, EndpointKey.parse(endpoint.name), endpoint.address)
+        before = record.probed
+        record.told = endpoint
+        self._revise(record, before)
+
+    async def delete_endpoint(self, choice: EndpointChoice) -> None:
+        """Forget an endpoint; NotFound without one, Conflict while a service uses it."""
+        record = self._chosen(choice)
+        if record.users:
+            user = next(iter(record.users))
+            cause = f"{record.name} is used by {user.address} port {user.port}/{user.protocol.value}"
+            raise Conflict("LB Rule-referred", cause=cause)
+        self._forget(record)
+
+    def _chosen(self, choice: EndpointChoice) -> Record:
+        """Find what is to be deleted; of several at one address it is the one that may be."""
+        if choice.name or choice.kind is not None or choice.port is not None:
+            kind = choice.kind.value if choice.kind else ""
+            name = choice.name or f"{choice.address}_{kind}_{choice.port or 0}"
+            key = EndpointKey.parse(name)
+            found = [self._records[one] for one in (key.name if key else name,) if one in self._records]
+        else:
+            found = [record for record in self._records.values() if record.address == choice.address]
+            found = [record for record in found if not record.users] or found[:1]
+        if not found:
+            raise NotFound("host-notfound error", cause=f"no such endpoint at {choice.address}")
+        if len(found) > 1:
+            names = ", ".join(sorted(record.name for record in found))
+            raise InvalidRequest("host-args error", field="name", cause=f"{choice.address} has several: {names}")
+        return found[0]
+
+    async def set_host_state(self, address: IPAddress, state: HostState, key: EndpointKey | None) -> None:
+        """Set what an operator says about one endpoint, or (``key`` None) about all of an address, later ones too."""
+        if key is not None:
+            if key.name not in self._records:
+                raise NotFound("ephost-notfound error", cause=f"no endpoint {key.name}")
+            records = [self._records[key.name]]
+        else:
+            self._hosts[address] = state
+            if state is HostState.GREEN:
+                del self._hosts[address]
+            records = [record for record in self._records.values() if record.address == address]
+        for record in records:
+            record.state = state
+            self._announce(record)
+        if self._delivery is not None:
+            await asyncio.wait({self._delivery}, timeout=_DELIVERY_S)
+
+    # Records
+
+    def _record(self, name: str, key: EndpointKey | None, address: IPAddress | None = None) -> Record:
+        if name not in self._records:
+            where = address or (key.address if key else None)
+            state = self._hosts.get(where, HostState.GREEN) if where else HostState.GREEN
+            self._records[name] = Record(name=name, key=key, state=state)
+        return self._records[name]
+
+    def _revise(self, record: Record, before: Probed | None) -> None:
+        """Act on a record whose users or operator's wish may have changed; ``before`` is what was probed."""
+        if not record.needed:
+            self._forget(record)
+            return
+        if before == record.probed:
+            return
+        check = record.check
+        self._timers.stop(record.name)
+        record.delays.clear()
+        if check.kind is ProbeKind.NONE:
+            record.verdict = Verdict()
+        else:
+            # One that is down stays so until a probe of the new kind says otherwise.
+            record.verdict = replace(record.verdict, failures=0)
+            self._timers.start(record.name, random.uniform(0, min(_FIRST_S, check.period)))
+        self._announce(record)
+
+    def _forget(self, record: Record) -> None:
+        self._timers.stop(record.name)
+        del self._records[record.name]
+        record.state, record.verdict = HostState.GREEN, Verdict()
+        self._announce(record)
+
+    # Probes
+
+    async def _probe(self, name: str) -> float:
+        """Probe, judge, tell; returns the seconds until the next time."""
+        record = self._records[name]
+        check = record.check
+        outcome = await self._prober.probe(record.address, check)
+        now = asyncio.get_running_loop().time()
+        if outcome.late:
+            return QUICK_S
+        before = record.verdict
+        record.verdict = judge(before, succeeded=not outcome.fault, retries=check.retries, now=now)
+        if outcome.delay is not None:
+            record.delays.append(outcome.delay)
+        _report(record, before, outcome)
+        self._announce(record)
+        wait = pause(record.verdict, period=check.period, now=now)
+        return wait * random.uniform(1 - _JITTER, 1) if wait == check.period else wait
+
+    # Telling
+
+    def _announce(self, record: Record) -> None:
+        """Tell the services what a record has come to, if it has changed."""
+        availability = record.availability
+        if record.key is None or availability is record.announced:
+            return
+        record.announced = availability
+        self._pending[record.key] = availability
+        if self._delivery is None or self._delivery.done():
+            self._delivery = asyncio.create_task(self._deliver())
+
+    async def _deliver(self) -> None:
+        """Deliver what is pending; what comes meanwhile goes together next."""
+        while self._pending:
+            changes, self._pending = self._pending, {}
+            try:
+                await self._target.set_availability(changes)
+            except LoxilbError as error:
+                _log.error("endpoints not changed, trying again", endpoints=len(changes), cause=error.cause)
+                self._pending = {**changes, **self._pending}
+                await asyncio.sleep(_RETRY_S)
+
+
+def _report(record: Record, before: Verdict, outcome: Outcome) -> None:
+    if before.up and not record.verdict.up:
+        _log.warning("endpoint down", endpoint=record.name, cause=outcome.fault, falls=record.verdict.falls)
+    elif record.verdict.up and not before.up:
+        _log.info("endpoint up", endpoint=record.name)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking the data plane out of the kernel by its pins alone, and only what is ours."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from loxilb.app import take_down
+from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, Removed, XdpPolicy, attach, pins, remove_data_plane
+from loxilb.kernel.bpf.object import BpfObject
+from tests.support.bpf import OBJECTS
+from tests.support.lab import BIN, Lab, Namespace
+
+pytestmark = pytest.mark.must_run
+SETTINGS = DataPlaneSettings(xdp=XdpPolicy.OFF, flows4=1024, flows6=1024, half_open4=256, half_open6=256)
+
+
+@pytest.fixture
+def space(lab: Lab) -> Namespace:
+    """Return a namespace with a veth whose two ends are in it."""
+    made = lab.namespace("down")
+    lab.link(made, "one", made, "two")
+    return made
+
+
+@pytest.fixture
+def foreign() -> Iterator[int]:
+    """Return the descriptor of a program that is not the load balancer's."""
+    with BpfObject(OBJECTS / "fuzz_tc.bpf.o") as loaded:
+        yield loaded.programs["fuzz_tc"]
+
+
+def filters(space: Namespace, device: str) -> str:
+    """Return the filters at the ingress of a device."""
+    return space.run("tc", "filter", "show", "dev", device, "ingress").strip()
+
+
+def down(space: Namespace) -> str:
+    """Take the load balancer down and return what it says."""
+    return space.run(BIN / "loxilb", "down").strip()
+
+
+def test_down_says_what_it_removed_and_then_that_nothing_is_left(space: Namespace) -> None:
+    """Also links of other versions go; a second time nothing is loaded, mounted or left."""
+
+    def work() -> None:
+        data_plane = BpfDataPlane.open(SETTINGS)
+        program = data_plane.programs["tc"]
+        directory = pins.PinDirectory(pins.find_bpffs(None))
+        attach.attach_tc(directory, socket.if_nametoindex("one"), program)
+        data_plane.close()
+        directory.root.rename(directory.root.with_name("v999"))
+
+    space.call(work)
+    root = space.call(lambda: pins.PinDirectory(pins.find_bpffs(None))).root.parent
+    count = len(list((root / "v999/maps").iterdir()))
+
+    assert down(space) == f"removed: attached programs 1, maps {count}"
+    assert not root.exists()
+    assert down(space) == "nothing to remove"
+    assert not root.exists()
+
+
+def test_nothing_is_loaded_to_take_a_data_plane_down(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where there is one nor where there is none."""
+    space.call(lambda: BpfDataPlane.open(SETTINGS).close())
+
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise AssertionError("a BPF object was opened")
+
+    monkeypatch.setattr(BpfObject, "__init__", refuse)
+
+    assert "maps" in space.call(take_down, None, None)
+    assert space.call(take_down, None, None) == "nothing to remove"
+
+
+def test_filters_of_clsact_are_removed_and_those_of_others_stay(space: Namespace, foreign: int) -> None:
+    """On kernels without TCX the filter is all there is: no pin names its interface."""
+
+    def work() -> None:
+        data_plane = BpfDataPlane.open(SETTINGS)
+        for name, program in (("one", data_plane.programs["tc"]), ("two", foreign)):
+            attach._attach_clsact(socket.if_nametoindex(name), program)
+        data_plane.close()
+
+    space.call(work)
+    assert [name for name in ("one", "two") if "lox_tc" in filters(space, name)] == ["one"]
+    assert "fuzz_tc" in filters(space, "two")
+
+    removed = space.call(remove_data_plane, None)
+
+    assert removed == Removed(links=0, filters=1, maps=removed.maps)
+    assert removed.maps > 0
+    assert filters(space, "one") == ""
+    assert "fuzz_tc" in filters(space, "two")
