@@ -13,6 +13,14 @@
 
 #define LOX_ABI_VERSION 1
 
+/*
+ * A service address sets one bit of the map `served`, (word * LOX_SERVED_FACTOR) >> 16 where `word` is the exclusive or of
+ * the address's 32-bit words as they are in memory. A packet for another address is mostly known to be not ours by a look
+ * at 8 KiB that stay in the cache.
+ */
+#define LOX_SERVED_BITS 65536
+#define LOX_SERVED_FACTOR 0x9e3779b1U
+
 /* Slots of a table that one key may occupy, from its hash on. */
 #define LOX_WINDOW 16
 #define LOX_HALF_WINDOW 8

@@ -8,6 +8,7 @@
 #define LOX_AGER_H
 
 #include "event.h"
+#include "insert.h"
 #include "service.h"
 
 #define LOX_TICK_NS 4000000ULL

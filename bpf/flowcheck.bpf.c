@@ -4,7 +4,7 @@
  * are private to the CPU, which knows exactly what the table must answer for them; the others are shared by all, and
  * for them every answer must hang together: a rewrite belongs to its key, and insertions minus removals is what is left.
  */
-#include "flow.h"
+#include "insert.h"
 
 enum lox_violation {
 	LOX_LOST,      /* a private key that is in the table was not found */

@@ -6,7 +6,7 @@
 #ifndef LOX_FOLD_H
 #define LOX_FOLD_H
 
-#include "flow.h"
+#include "insert.h"
 
 LOX_ARRAY(live_traffic, struct lox_traffic, BPF_F_MMAPABLE);
 

@@ -3,6 +3,7 @@
 #ifndef LOX_OPEN_H
 #define LOX_OPEN_H
 
+#include "insert.h"
 #include "service.h"
 #include "state.h"
 #include "work.h"

@@ -4,6 +4,7 @@
 #define LOX_PROMOTE_H
 
 #include "event.h"
+#include "insert.h"
 #include "state.h"
 #include "work.h"
 

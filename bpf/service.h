@@ -25,6 +25,14 @@ struct {
 	__type(value, __u32);
 } listeners6 SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, LOX_SERVED_BITS / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} served SEC(".maps");
+
 LOX_ARRAY(rules, struct lox_rule, BPF_F_MMAPABLE);
 LOX_ARRAY(rule_states, struct lox_rule_state, BPF_F_MMAPABLE);
 LOX_ARRAY(endpoints, struct lox_endpoint, BPF_F_MMAPABLE);
@@ -45,6 +53,16 @@ struct {
 	__type(value, __u32);
 } sources SEC(".maps");
 
+/* False when this is no service address for certain. */
+LOX_INLINE bool lox_maybe_served(const bool v6, const union lox_addr *addr)
+{
+	__u32 word = v6 ? addr->word[0] ^ addr->word[1] ^ addr->word[2] ^ addr->word[3] : addr->word[0];
+	__u32 bit = (word * LOX_SERVED_FACTOR) >> 16, at = bit / 64;
+	__u64 *bits = bpf_map_lookup_elem(&served, &at);
+
+	return bits && *bits >> (bit & 63) & 1;
+}
+
 /* Rule of the service this packet is addressed to; 0 when there is none. */
 LOX_INLINE __u32 lox_listener(const bool v6, const struct lox_packet *p)
 {
@@ -52,7 +70,7 @@ LOX_INLINE __u32 lox_listener(const bool v6, const struct lox_packet *p)
 	__be16 port = echo ? 0 : p->tuple.dport;
 	__u32 *rule;
 
-	if (echo && p->echo_reply)
+	if ((echo && p->echo_reply) || !lox_maybe_served(v6, &p->tuple.daddr))
 		return 0;
 	if (v6) {
 		struct lox_listener6 key = { .addr = p->tuple.daddr, .port = port, .proto = p->tuple.proto };

@@ -3,6 +3,7 @@
 #ifndef LOX_WORK_H
 #define LOX_WORK_H
 
+#include "insert.h"
 #include "next_hop.h"
 
 /* In lox_rewrite.flags: the kernel forwards the packet, and counts the hop. */

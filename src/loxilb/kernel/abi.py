@@ -14,6 +14,8 @@ HALF_WINDOW = 8
 QUARANTINE = 2
 ONE_WAY_PACKETS = 8
 RING_LINE = 16
+SERVED_BITS = 65_536
+SERVED_FACTOR = 0x9E3779B1
 
 SLOT_FREE = 0
 SLOT_CLAIMED = 1
@@ -271,6 +273,29 @@ class Link(ctypes.Structure):
         ("addr6", _Address),
         ("addr4", _Address4),
         ("mtu", ctypes.c_uint32),
+    )
+
+
+class FragmentKey(ctypes.Structure):
+    """``struct lox_fragment_key``."""
+
+    _fields_ = (
+        ("saddr", _Address),
+        ("daddr", _Address),
+        ("id", ctypes.c_uint32),
+        ("proto", ctypes.c_uint32),
+    )
+
+
+class Fragment(ctypes.Structure):
+    """``struct lox_fragment``."""
+
+    _fields_ = (
+        ("sport", _Port),
+        ("dport", _Port),
+        ("first", ctypes.c_uint32),
+        ("last", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
     )
 
 

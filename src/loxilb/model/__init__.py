@@ -10,6 +10,7 @@ from loxilb.model.port import LinkKind, Port
 from loxilb.model.service import (
     Endpoint,
     IPAddress,
+    IPNetwork,
     L4Protocol,
     Mode,
     Probe,
@@ -26,6 +27,7 @@ __all__ = [
     "FlowEventKind",
     "FlowState",
     "IPAddress",
+    "IPNetwork",
     "L4Protocol",
     "LinkKind",
     "Mode",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import NewType
 
-from loxilb.model.service import IPAddress, L4Protocol, Mode, Selection
+from loxilb.model.service import IPAddress, IPNetwork, L4Protocol, Mode, Selection
 
 RuleId = NewType("RuleId", int)
 EndpointId = NewType("EndpointId", int)
@@ -57,7 +57,8 @@ class EndpointEntry:
 class RuleEntry:
     """One rule; its slice of the ring is ``ring_length`` endpoint ids from ``ring_base``.
 
-    ``timeout`` is in seconds. An empty slice means that no endpoint can take a flow.
+    ``timeout`` is in seconds. An empty slice means that no endpoint can take a flow. ``persist`` is how many seconds a
+    client is remembered (0: the selection remembers none); ``restricted`` says that only its sources may use the rule.
     """
 
     mode: Mode
@@ -65,16 +66,19 @@ class RuleEntry:
     timeout: int
     ring_base: int
     ring_length: int
+    persist: int = 0
+    restricted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """Everything programmed: listeners, rules, endpoints, and the slice of every rule."""
+    """Everything programmed: listeners, rules, endpoints, the slice of every rule, and the sources of those with any."""
 
     listeners: Mapping[Listener, RuleId] = field(default_factory=dict)
     rules: Mapping[RuleId, RuleEntry] = field(default_factory=dict)
     endpoints: Mapping[EndpointId, EndpointEntry] = field(default_factory=dict)
     rings: Mapping[RuleId, tuple[EndpointId, ...]] = field(default_factory=dict)
+    sources: Mapping[RuleId, frozenset[IPNetwork]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,4 +139,30 @@ class DropListener:
     listener: Listener
 
 
-Op = PutEndpoint | DropEndpoint | PutRing | PutRule | DropRule | PutListener | DropListener
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutSource:
+    """Let clients of a prefix use a rule; one that is not there yet."""
+
+    rule: RuleId
+    network: IPNetwork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropSource:
+    """Take a prefix that is there from a rule."""
+
+    rule: RuleId
+    network: IPNetwork
+
+
+Op = (
+    PutEndpoint
+    | DropEndpoint
+    | PutRing
+    | PutRule
+    | DropRule
+    | PutListener
+    | DropListener
+    | PutSource
+    | DropSource
+)

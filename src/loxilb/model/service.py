@@ -3,16 +3,18 @@
 
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NewType
 
 from loxilb.errors import InvalidRequest
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 L4Port = NewType("L4Port", int)
 
 MAX_TIMEOUT_S = 86_400
 MAX_WEIGHT = 65_535
+DEFAULT_PERSISTENCE_S = 10_800
 _DEFAULT_STREAM_TIMEOUT_S = 240
 _DEFAULT_DATAGRAM_TIMEOUT_S = 20
 
@@ -157,7 +159,9 @@ class Service:
     """One load balancing rule as configured.
 
     ``inactive_timeout`` is in seconds (0: the protocol's default). ``private_address`` stands in for the service
-    address in the data plane where a cloud translates the public one.
+    address in the data plane where a cloud translates the public one. ``persist_timeout`` is how many seconds after its
+    last new flow selection persist remembers a client (0: three hours). With ``allowed_sources`` only clients of these
+    prefixes are served.
     """
 
     key: ServiceKey
@@ -165,6 +169,7 @@ class Service:
     mode: Mode = Mode.DEFAULT
     selection: Selection = Selection.RR
     inactive_timeout: int = 0
+    persist_timeout: int = 0
     name: str = ""
     private_address: IPAddress | None = None
     monitor: bool = False
@@ -175,11 +180,12 @@ class Service:
     egress: bool = False
     probe: Probe = field(default_factory=Probe)
     secondary_addresses: tuple[IPAddress, ...] = ()
-    allowed_sources: tuple[str, ...] = ()
+    allowed_sources: tuple[IPNetwork, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the fields against each other; raises InvalidRequest."""
-        _check_timeout(self)
+        _check_timeouts(self)
+        _check_sources(self)
         if not self.endpoints:
             raise InvalidRequest("endpoints-range error", field="endpoints", cause="a service needs one or more")
         for endpoint in self.endpoints:
@@ -192,6 +198,11 @@ class Service:
         return self.inactive_timeout or self.key.protocol.default_timeout
 
     @property
+    def persistence(self) -> int:
+        """Seconds after its last new flow that a client is remembered; 0 where the selection remembers none."""
+        return (self.persist_timeout or DEFAULT_PERSISTENCE_S) if self.selection is Selection.PERSIST else 0
+
+    @property
     def data_address(self) -> IPAddress:
         """The address packets carry when they reach this host."""
         return self.private_address or self.key.address
@@ -201,13 +212,24 @@ class Service:
         return replace(self, endpoints=endpoints)
 
 
-def _check_timeout(service: Service) -> None:
-    if not 0 <= service.inactive_timeout <= MAX_TIMEOUT_S:
-        raise InvalidRequest(
-            "service-args error",
-            field="inactiveTimeOut",
-            cause=f"{service.inactive_timeout} is not within 0 to {MAX_TIMEOUT_S}",
-        )
+def _check_timeouts(service: Service) -> None:
+    for name, value in (("inactiveTimeOut", service.inactive_timeout), ("persistTimeout", service.persist_timeout)):
+        if not 0 <= value <= MAX_TIMEOUT_S:
+            raise InvalidRequest(
+                "service-args error", field=name, cause=f"{value} is not within 0 to {MAX_TIMEOUT_S}"
+            )
+    if service.persist_timeout and service.selection is not Selection.PERSIST:
+        raise InvalidRequest("service-args error", field="persistTimeout", cause="only selection persist has one")
+
+
+def _check_sources(service: Service) -> None:
+    for network in service.allowed_sources:
+        if network.version != service.key.address.version:
+            raise InvalidRequest(
+                "rule-allowed-src error",
+                field="allowedSources",
+                cause=f"{network} cannot reach an IPv{service.key.address.version} service",
+            )
 
 
 def _check_endpoint(service: Service, endpoint: Endpoint) -> None:

@@ -10,7 +10,7 @@ from loxilb.plan.ledger import Ledger, Programmed
 from loxilb.plan.planner import Health, Plan, listeners_of, plan
 from loxilb.plan.pools import Limits
 from loxilb.plan.recover import adopt, recover
-from loxilb.plan.selection import in_rule_order
+from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.support import check_supported
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "adopt",
     "check_supported",
     "checks_of",
+    "in_address_order",
     "in_rule_order",
     "is_probed",
     "listeners_of",

@@ -8,7 +8,7 @@ thing here that changes, and its owner calls from one thread at a time.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from loxilb.model import ServiceKey
+from loxilb.model import IPNetwork, ServiceKey
 from loxilb.model.image import EndpointEntry, EndpointId, Listener, RuleEntry, RuleId
 from loxilb.plan.pools import IdPool, Limits, Slice, SlicePool
 
@@ -23,6 +23,7 @@ class Programmed:
     ids: tuple[EndpointId, ...]
     endpoints: Mapping[EndpointId, EndpointEntry]
     listeners: frozenset[Listener]
+    sources: frozenset[IPNetwork] = frozenset()
 
     @property
     def slice(self) -> Slice:
@@ -48,6 +49,7 @@ class Ledger:
         self.services: dict[ServiceKey, Programmed] = dict(programmed or {})
         present = self.services.values()
         self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
+        self.sources = sum(len(one.sources) for one in present)
         self._rules = IdPool("rules", limits.rules, {one.rule for one in present})
         self._endpoints = IdPool("endpoints", limits.endpoints, {slot for one in present for slot in one.endpoints})
         self._ring = SlicePool(limits.ring, (one.slice for one in present))
@@ -85,7 +87,9 @@ class Ledger:
             before = self.services.pop(key, None)
             for listener in before.listeners if before else ():
                 self.owners.pop(listener, None)
+            self.sources -= len(before.sources) if before else 0
         for key, one in changes:
             if one is not None:
                 self.services[key] = one
                 self.owners.update((listener, key) for listener in one.listeners)
+                self.sources += len(one.sources)

@@ -2,8 +2,8 @@
 """Desired services and what is programmed, to operations.
 
 The order of the operations keeps every moment right for packets on their way: endpoints and the new slice of
-the ring are written before the rule points to them, the rule before a listener leads to it; what nobody names
-any more is dropped last. A plan costs in proportion to the change, however many services there are.
+the ring are written before the rule points to them, its allowed sources before it asks for them, the rule before
+a listener leads to it; what nobody names any more is dropped last. A plan costs in proportion to the change, however many services there are.
 """
 
 from collections import defaultdict, deque
@@ -16,6 +16,7 @@ from loxilb.model.image import (
     DropEndpoint,
     DropListener,
     DropRule,
+    DropSource,
     EndpointEntry,
     EndpointFlags,
     EndpointId,
@@ -25,13 +26,14 @@ from loxilb.model.image import (
     PutListener,
     PutRing,
     PutRule,
+    PutSource,
     RuleEntry,
     RuleId,
 )
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan.ledger import Holdings, Ledger, Programmed
 from loxilb.plan.pools import exhausted
-from loxilb.plan.selection import in_rule_order, ring_of
+from loxilb.plan.selection import in_address_order, in_rule_order, ring_of
 from loxilb.plan.support import check_supported
 
 Sources = Mapping[IPAddress, IPAddress]
@@ -105,6 +107,7 @@ def plan(
         for key, service in changes.items():
             _plan_one(draft, key, service)
         _check_listeners(draft)
+        _check_sources(draft)
     except InvalidRequest:
         ledger.give(draft.taken)
         raise
@@ -156,6 +159,8 @@ def _program(draft: _Draft, service: Service, before: Programmed | None) -> Prog
             timeout=service.timeout,
             ring_base=place.base,
             ring_length=place.length,
+            persist=service.persistence,
+            restricted=bool(service.allowed_sources),
         ),
         ring=ring,
         ids=ids,
@@ -170,6 +175,7 @@ def _program(draft: _Draft, service: Service, before: Programmed | None) -> Prog
             for slot, endpoint, state in zip(ids, ordered, health, strict=True)
         },
         listeners=listeners_of(service),
+        sources=frozenset(service.allowed_sources),
     )
 
 
@@ -210,6 +216,7 @@ def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed
 
 def _put(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
     _put_endpoints(draft, before, after)
+    _put_sources(draft, before, after)
     if before is None or before.ring != after.ring:
         if after.ring:
             draft.first.append(PutRing(base=after.entry.ring_base, endpoints=after.ring))
@@ -234,6 +241,13 @@ def _put_endpoints(draft: _Draft, before: Programmed | None, after: Programmed) 
             draft.first.append(PutEndpoint(endpoint=slot, entry=entry, fresh=old is None))
 
 
+def _put_sources(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+    """Let new sources in before the rule asks for them; old ones stay until it has changed."""
+    old = before.sources if before else frozenset()
+    draft.first.extend(PutSource(rule=after.rule, network=one) for one in in_address_order(after.sources - old))
+    draft.last.extend(DropSource(rule=after.rule, network=one) for one in in_address_order(old - after.sources))
+
+
 def _put_losses(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
     """Endpoints lose something only after the rule has stopped to need it."""
     for slot, entry in after.endpoints.items():
@@ -255,6 +269,7 @@ def _loses(old: EndpointEntry, entry: EndpointEntry) -> bool:
 def _drop(draft: _Draft, before: Programmed) -> None:
     draft.gone.extend(sorted(before.listeners))
     draft.last.append(DropRule(rule=before.rule))
+    draft.last.extend(DropSource(rule=before.rule, network=one) for one in in_address_order(before.sources))
     draft.last.extend(DropEndpoint(endpoint=slot) for slot in before.endpoints)
     draft.freed.rules.append(before.rule)
     draft.freed.endpoints.extend(before.endpoints)
@@ -276,6 +291,14 @@ def _check_listeners(draft: _Draft) -> None:
     added = sum(listener not in ledger.owners for listener in draft.listeners)
     if len(ledger.owners) + added - gone > ledger.limits.listeners:
         raise exhausted("listeners (one a port)", ledger.limits.listeners)
+
+
+def _check_sources(draft: _Draft) -> None:
+    """Refuse too many; new ones come before old ones go, so both count."""
+    added = sum(isinstance(op, PutSource) for op in draft.first)
+    limit = draft.ledger.limits.sources
+    if added and draft.ledger.sources + added > limit:
+        raise exhausted("allowed sources", limit)
 
 
 def _taken(listener: Listener, owner: ServiceKey) -> Conflict:

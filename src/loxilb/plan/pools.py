@@ -20,6 +20,7 @@ class Limits:
     endpoints: int = 262_144
     ring: int = 4_194_304
     listeners: int = 1_048_576
+    sources: int = 1_048_576
     service_endpoints: int = 4_096
 
 

@@ -17,6 +17,7 @@ from loxilb.model.image import (
     DropEndpoint,
     DropListener,
     DropRule,
+    DropSource,
     EndpointEntry,
     EndpointId,
     Image,
@@ -27,7 +28,7 @@ from loxilb.model.image import (
 from loxilb.plan.ledger import Ledger, Programmed
 from loxilb.plan.planner import listeners_of
 from loxilb.plan.pools import Limits
-from loxilb.plan.selection import in_rule_order
+from loxilb.plan.selection import in_address_order, in_rule_order
 
 _Slots = Mapping[RuleId, Mapping[EndpointId, EndpointEntry]]
 
@@ -66,7 +67,8 @@ def _slots(image: Image) -> _Slots:
 def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slots) -> Service | None:
     entry = image.rules.get(rule)
     first = listeners[0]
-    if entry is None:
+    allowed = image.sources.get(rule, frozenset()) if entry and entry.restricted else frozenset()
+    if entry is None or (entry.restricted and not allowed):
         return None
     shares = Counter(image.rings.get(rule, ()))
     weighted = entry.selection is Selection.PRIORITY
@@ -87,6 +89,8 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
             mode=entry.mode,
             selection=entry.selection,
             inactive_timeout=entry.timeout,
+            persist_timeout=entry.persist if entry.persist != DEFAULT_PERSISTENCE_S else 0,
+            allowed_sources=in_address_order(allowed),
         )
     except InvalidRequest:
         return None
@@ -133,6 +137,7 @@ def _programmed(image: Image, service: Service, slots: _Slots) -> Programmed | N
         ids=tuple(place.pop(0) for place in places if place),
         endpoints=slots.get(rule, {}),
         listeners=frozenset(one for one in listeners if image.listeners.get(one) == rule),
+        sources=image.sources.get(rule, frozenset()),
     )
 
 
@@ -142,5 +147,11 @@ def _strays(image: Image, programmed: Iterable[Programmed]) -> list[Op]:
     return [
         *(DropListener(listener=one) for one in sorted(image.listeners) if one not in listeners),
         *(DropRule(rule=one) for one in sorted(image.rules) if one not in kept),
+        *(
+            DropSource(rule=rule, network=one)
+            for rule, networks in sorted(image.sources.items())
+            if rule not in kept
+            for one in in_address_order(networks)
+        ),
         *(DropEndpoint(endpoint=one) for one, entry in sorted(image.endpoints.items()) if entry.rule not in kept),
     ]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the endpoints of a service to its slice of the ring."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from loxilb.model import Endpoint, Selection
+from loxilb.model import Endpoint, IPNetwork, Selection
 from loxilb.model.image import EndpointId
 from loxilb.plan.maglev import maglev_table
 from loxilb.plan.smooth import slot_counts, smooth_sequence
@@ -18,6 +18,11 @@ def in_rule_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     if any(endpoint.address.version == 6 for endpoint in endpoints):
         return tuple(endpoints)
     return tuple(sorted(endpoints, key=_ipv4_order))
+
+
+def in_address_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """Return the networks sorted by address and length, each once."""
+    return tuple(sorted(set(networks), key=lambda one: (int(one.network_address), one.prefixlen)))
 
 
 def _ipv4_order(endpoint: Endpoint) -> tuple[int, int]:
@@ -49,13 +54,16 @@ _SELECTIONS: Mapping[Selection, Callable[[Sequence[Endpoint]], list[int]]] = {
     Selection.RR: _round_robin,
     Selection.HASH: _hash,
     Selection.PRIORITY: _priority,
+    Selection.PERSIST: _round_robin,
+    Selection.LC: _round_robin,
 }
 
 
 def ring_of(selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[EndpointId]) -> tuple[EndpointId, ...]:
     """Return the slice for ``endpoints`` (in rule order) whose ids are ``ids``.
 
-    Round robin and hash ignore the weights, zero included: clients send any weight with them and expect equal
-    shares. Priority gives each endpoint its weight's share and weight 0 no new flow.
+    Only priority heeds the weights: it gives each endpoint its weight's share and weight 0 no new flow. Clients send
+    any weight with the others, zero included, and expect equal shares. Persist takes turns for clients that are new,
+    lc looks through the slice and takes the first of several with the fewest flows.
     """
     return tuple(ids[position] for position in _SELECTIONS[selection](endpoints))

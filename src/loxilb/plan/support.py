@@ -7,8 +7,8 @@ from typing import NamedTuple
 from loxilb.errors import NotBuilt
 from loxilb.model import L4Protocol, Mode, Selection, Service
 
-_MODES = (Mode.DEFAULT, Mode.ONEARM, Mode.FULLNAT)
-_SELECTIONS = (Selection.RR, Selection.HASH, Selection.PRIORITY)
+_MODES = (Mode.DEFAULT, Mode.ONEARM, Mode.FULLNAT, Mode.DSR)
+_SELECTIONS = (Selection.RR, Selection.HASH, Selection.PRIORITY, Selection.PERSIST, Selection.LC)
 
 
 class _Gap(NamedTuple):
@@ -41,7 +41,6 @@ _GAPS = (
     _Gap("egress", _true, lambda s: s.egress),
     _Gap("probetype", lambda s: s.probe.kind, lambda s: s.probe.kind == "sctp"),
     _Gap("secondaryIPs", lambda s: len(s.secondary_addresses), lambda s: bool(s.secondary_addresses)),
-    _Gap("allowedSources", lambda s: len(s.allowed_sources), lambda s: bool(s.allowed_sources)),
 )
 
 

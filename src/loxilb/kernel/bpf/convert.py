@@ -56,6 +56,11 @@ def listener_from_key(key: bytes, version: int) -> Listener:
     )
 
 
+def listener_address(listener: Listener) -> IPAddress:
+    """Return the address a listener is on."""
+    return IPv4Address(listener.address) if listener.version == 4 else IPv6Address(listener.address)
+
+
 def rule_to_value(entry: RuleEntry, clock: JiffyClock) -> bytes:
     """Return the element of the rule array."""
     return bytes(
@@ -107,6 +112,12 @@ def endpoint_to_value(entry: EndpointEntry) -> bytes:
     if entry.source is not None:
         raw.source[:] = _packed(entry.source)
     return bytes(raw)
+
+
+def endpoint_address(value: bytes) -> IPAddress | None:
+    """Return the address in an element of the endpoint array; None in an unused one."""
+    raw = abi.Endpoint.from_buffer_copy(value)
+    return _address(raw.addr, raw.family) if raw.family else None
 
 
 def endpoint_from_value(value: bytes) -> EndpointEntry:

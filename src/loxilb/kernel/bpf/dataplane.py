@@ -13,6 +13,7 @@ from loxilb.kernel import abi
 from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.events import FlowEvents
+from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
@@ -67,6 +68,11 @@ class BpfDataPlane:
         self._runtime = ArrayView(
             loaded.maps["runtime"], entries=1, value_size=ctypes.sizeof(abi.Runtime), writable=True
         )
+        self._served = ArrayView(
+            loaded.maps["served"], entries=abi.SERVED_BITS // 64, value_size=8, writable=True
+        )
+        self._hosts = HostIndex(loaded.maps["hosts"], self._served)
+        self._index_hosts()
         self._write_timeouts()
         run_syscall(gc["lox_age_start"])
 
@@ -194,6 +200,7 @@ class BpfDataPlane:
                 for step in reversed(undo):
                     with contextlib.suppress(KernelError):
                         step()
+                self._index_hosts()
                 raise
 
     def _execute(self, op: Op, undo: list[_Undo]) -> None:
@@ -203,10 +210,10 @@ class BpfDataPlane:
                     self._purge()
                 if op.fresh:
                     self._put("traffic", op.endpoint, bytes(ctypes.sizeof(abi.Traffic)), undo)
-                self._put("endpoints", op.endpoint, convert.endpoint_to_value(op.entry), undo)
+                self._put_endpoint(op.endpoint, convert.endpoint_to_value(op.entry), undo)
             case DropEndpoint():
                 self._purge()
-                self._put("endpoints", op.endpoint, bytes(ctypes.sizeof(abi.Endpoint)), undo)
+                self._put_endpoint(op.endpoint, bytes(ctypes.sizeof(abi.Endpoint)), undo)
             case PutRing():
                 # No rule points here yet, so there is nothing to swap at once or to take back.
                 self._ring_slots.write(op.base * 4, struct.pack(f"={len(op.endpoints)}I", *op.endpoints))
@@ -229,12 +236,32 @@ class BpfDataPlane:
         if before is not None:
             undo.append(lambda: maps.update(self._maps[name], key, before, f"restore {name}[{index}]"))
 
+    def _put_endpoint(self, index: int, value: bytes, undo: list[_Undo]) -> None:
+        before = convert.endpoint_address(bytes(self._views["endpoints"].element(index)))
+        after = convert.endpoint_address(value)
+        if after is not None:
+            self._hosts.add(after)
+        self._put("endpoints", index, value, undo)
+        if before is not None:
+            self._hosts.drop(before)
+
     def _put_listener(self, listener: Listener, value: bytes | None, undo: list[_Undo]) -> None:
         descriptor = self._maps[f"listeners{listener.version}"]
         key = convert.listener_to_key(listener)
         before = maps.lookup(descriptor, key, 4)
+        if before is None and value is not None:
+            self._hosts.add_service(convert.listener_address(listener))
         self._set_listener(descriptor, key, value)
+        if before is not None and value is None:
+            self._hosts.drop_service(convert.listener_address(listener))
         undo.append(lambda: self._set_listener(descriptor, key, before))
+
+    def _index_hosts(self) -> None:
+        """Make the address index agree with what is programmed."""
+        image = self.observe()
+        self._hosts.rebuild(
+            map(convert.listener_address, image.listeners), (one.address for one in image.endpoints.values())
+        )
 
     def _set_listener(self, descriptor: int, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -295,7 +322,7 @@ class BpfDataPlane:
     def close(self) -> None:
         """Let go of everything and leave it in place: packets are forwarded as before."""
         self._tables.close()
-        for view in (*self._views.values(), self._ring_slots, self._runtime):
+        for view in (*self._views.values(), self._ring_slots, self._served, self._runtime):
             view.close()
         self._loaded.close()
 

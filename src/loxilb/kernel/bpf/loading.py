@@ -76,6 +76,8 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
         "affinities": settings.clients,
         "sources": settings.sources,
         "icmp_peers": settings.icmp_peers,
+        "fragments": settings.fragments,
+        "hosts": config.endpoints,
         "ring": config.ring // abi.RING_LINE,
         "listeners4": settings.listeners,
         "listeners6": settings.listeners,

@@ -35,7 +35,7 @@ class DataPlaneSettings:
     """Sizes are numbers of flows (both directions count as one), rules, endpoints and ring slots.
 
     ``timeouts`` are seconds without a packet by state; a state without one uses the rule's timeout.
-    ``clients`` are those that persistence remembers, ``sources`` the allowed prefixes of all services. An address gets
+    ``clients`` are those that persistence remembers, ``fragments`` the fragmented datagrams under way, ``sources`` the allowed prefixes of all services. An address gets
     one ICMP error per ``icmp_interval`` seconds and six at once (0: no limit), like the kernel's icmp_ratelimit.
     ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
     """
@@ -54,6 +54,7 @@ class DataPlaneSettings:
     clients: int = 8_192
     sources: int = 65_536
     icmp_peers: int = 1_024
+    fragments: int = 4_096
     icmp_interval: float = 1.0
     links: int = 1_024
     redirect_peer: bool = True
