@@ -121,6 +121,8 @@ LOX_INLINE int lox_advance(const bool v6)
 	    lox_place_of(&w->p, peer.flow) == LOX_OUTSIDE)
 		return -LOX_DROP_RST;
 	state = lox_next_state(&w->p, own.flow, flags, peer.flow && peer.flow->flags & LOX_FLOW_FIN);
+	if (state == LOX_STATE_SYN_RECEIVED && own.flow->state == LOX_STATE_SYN_SENT && peer.flow)
+		lox_note_answer(&w->p, peer.flow);
 	lox_set_state(own.flow, peer.flow, state, flags & LOX_TCP_FIN);
 	return own.table == LOX_HALF && lox_matures(own.flow, state) ? state : 0;
 }

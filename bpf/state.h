@@ -46,11 +46,23 @@ enum lox_place { LOX_OUTSIDE, LOX_INSIDE, LOX_EXACT };
 LOX_INLINE enum lox_place lox_place_of(const struct lox_packet *p, const struct lox_flow *receiver)
 {
 	__u64 said = receiver ? READ_ONCE(receiver->sequence) : 0;
-	__u32 ahead = bpf_ntohl(p->seq) - (__u32)said;
+	__u32 ahead;
 
-	if (!said || !ahead)
+	if (!said)
+		return LOX_EXACT;
+	/* The answer to a SYN is known by what it acknowledges (RFC 9293 section 3.10.7.3). */
+	if (receiver->state == LOX_STATE_SYN_SENT)
+		return bpf_ntohl(p->ack) == (__u32)said ? LOX_EXACT : LOX_OUTSIDE;
+	ahead = bpf_ntohl(p->seq) - (__u32)said;
+	if (!ahead)
 		return LOX_EXACT;
 	return ahead <= said >> 32 ? LOX_INSIDE : LOX_OUTSIDE;
+}
+
+/* What a client that has seen this SYN,ACK expects next; its own window is not known yet. */
+LOX_INLINE void lox_note_answer(const struct lox_packet *p, struct lox_flow *client)
+{
+	WRITE_ONCE(client->sequence, 0xffffULL << 32 | (bpf_ntohl(p->seq) + 1));
 }
 
 /* `direct`: replies do not come by, so the client's acknowledgement alone completes the handshake. */
