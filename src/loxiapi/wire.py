@@ -55,6 +55,9 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     inactive_timeout: Annotated[Int32, about("Seconds; 0 is the protocol's default")] = field(
         name="inactiveTimeOut", default=0
     )
+    persist_timeout: Annotated[Int32, about("Seconds that sel 3 remembers an idle client; 0 is three hours")] = field(
+        name="persistTimeout", default=0
+    )
     block: Annotated[Uint32, about("Mark that separates otherwise equal services")] = 0
     managed: bool = False
     name: str = ""
@@ -62,9 +65,7 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     oper: Annotated[Int32, one_of(0, 1, 2), about("0 create or replace, 1 attach endpoints, 2 detach endpoints")] = 0
     security: Annotated[Int32, one_of(0, 1, 2), about("0 plain, 1 https, 2 e2ehttps")] = 0
     host: str = ""
-    probe_type: Annotated[str, one_of(*PROBE_TYPES)] = field(
-        name="probetype", default=""
-    )
+    probe_type: Annotated[str, one_of(*PROBE_TYPES)] = field(name="probetype", default="")
     probe_port: Uint16 = field(name="probeport", default=0)
     probe_request: str = field(name="probereq", default="")
     probe_response: str = field(name="proberesp", default="")

@@ -193,6 +193,7 @@ def limits_of(sizes: Mapping[str, int]) -> Limits:
         endpoints=sizes["endpoints"] - 1,
         ring=sizes["ring"],
         listeners=sizes["listeners4"],
+        sources=sizes["sources"],
     )
 
 

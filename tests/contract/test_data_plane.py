@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every data plane does with operations: the one in memory, and the kernel's."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -12,12 +12,17 @@ from loxilb.plan import Ledger, Limits, plan
 from loxilb.ports import DataPlane
 from tests.support.services import key, service
 
+ALLOWED = tuple(map(ip_network, ("0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.1/32")))
 SERVICES = (
     service(),
     service(of=key("20.20.20.2", 100, port_max=120), mode=Mode.FULLNAT, inactive_timeout=30),
     service(("31.31.31.1,80,3", "32.32.32.1,80,0"), of=key("20.20.20.3"), selection=Selection.PRIORITY),
     service(("31.31.31.1,80,0",), of=key("20.20.20.4"), selection=Selection.PRIORITY),
     service(("4ffe::1,80", "5ffe::1,80"), of=key("2001::1"), selection=Selection.HASH, mode=Mode.FULLNAT),
+    service(("31.31.31.1,2020",), of=key("20.20.20.5"), selection=Selection.HASH, mode=Mode.DSR),
+    service(of=key("20.20.20.6"), selection=Selection.PERSIST, persist_timeout=60, allowed_sources=ALLOWED),
+    service(of=key("20.20.20.7"), selection=Selection.LC, allowed_sources=ALLOWED[1:]),
+    service(("4ffe::1,80",), of=key("2001::2"), allowed_sources=(ip_network("::/0"), ip_network("3ffe::1/128"))),
 )
 
 
@@ -45,6 +50,7 @@ class Driver:
             rules={one.rule: one.entry for one in present},
             endpoints={slot: entry for one in present for slot, entry in one.endpoints.items()},
             rings={one.rule: one.ring for one in present},
+            sources={one.rule: one.sources for one in present if one.sources},
         )
 
 
@@ -68,6 +74,28 @@ def test_changes_are_observed(driver):
     driver.apply(service(("31.31.31.1,8080", "34.34.34.1,8080"), mode=Mode.FULLNAT, selection=Selection.HASH))
 
     assert driver.data_plane.observe() == driver.expected()
+
+
+@pytest.mark.parametrize("kept", [(), ALLOWED[:1], ALLOWED[1:3], ALLOWED], ids=len)
+def test_allowed_sources_are_changed(driver, kept):
+    """Prefixes within others come and go on their own."""
+    driver.apply(*SERVICES)
+    for allowed in (kept, ALLOWED, kept):
+        driver.apply(service(allowed_sources=allowed))
+
+        assert driver.data_plane.observe() == driver.expected()
+
+
+@pytest.mark.parametrize(("before", "after"), [((), ALLOWED), (ALLOWED, ()), (ALLOWED[:2], ALLOWED[1:3])])
+def test_a_refused_change_of_sources_is_undone(driver, before, after):
+    driver.apply(*SERVICES, service(allowed_sources=before))
+    image = driver.data_plane.observe()
+    planned = plan({key(): service(allowed_sources=after)}, driver.ledger, {})
+    beyond = EndpointEntry(rule=RuleId(1), address=ip_address("31.31.31.1"), port=80)
+
+    with pytest.raises(KernelError):
+        driver.data_plane.apply([*planned.ops, PutEndpoint(endpoint=EndpointId(1 << 31), entry=beyond)])
+    assert driver.data_plane.observe() == image
 
 
 def test_what_is_dropped_is_gone(driver):

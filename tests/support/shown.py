@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules and flows of the recorded original, as values of the model."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from loxilb.model import Counter, Endpoint, Flow, FlowState, L4Protocol, Mode, Selection, Service, ServiceKey
@@ -58,7 +58,7 @@ WIDE_RULES = (
         ("31.31.31.1",),
         mode=Mode.ONEARM,
         monitor=True,
-        allowed_sources=("10.10.10.0/24",),
+        allowed_sources=(ip_network("10.10.10.0/24"),),
     ),
 )
 

@@ -3,7 +3,7 @@
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
 import msgspec
 import pytest
@@ -50,6 +50,7 @@ def _services(draw: st.DrawFn) -> Service:
     port, port_max = sorted((draw(_PORTS), draw(_PORTS))) if ported else (0, 0)
     mode = draw(st.sampled_from([mode for mode in Mode if mode not in (Mode.DSR, Mode.HOSTONEARM)]))
     selections = [one for one in Selection if one is not Selection.N3 or protocol is L4Protocol.UDP]
+    selection = draw(st.sampled_from(selections))
     kind = draw(st.sampled_from(["", "none", "ping", "tcp", "https"]))
     return Service(
         key=ServiceKey(
@@ -75,7 +76,8 @@ def _services(draw: st.DrawFn) -> Service:
             )
         ),
         mode=mode,
-        selection=draw(st.sampled_from(selections)),
+        selection=selection,
+        persist_timeout=draw(st.integers(0, 86_400)) if selection is Selection.PERSIST else 0,
         inactive_timeout=draw(st.integers(0, 86_400)),
         name=draw(_TEXT),
         private_address=draw(st.none() | family),
@@ -94,7 +96,7 @@ def _services(draw: st.DrawFn) -> Service:
             retries=draw(st.integers(0, 86_400)),
         ),
         secondary_addresses=tuple(draw(st.lists(_V4, max_size=3))) if protocol is L4Protocol.SCTP else (),
-        allowed_sources=tuple(f"{address}/32" for address in draw(st.lists(_V4, max_size=3))),
+        allowed_sources=tuple(draw(st.lists(family.map(ip_network), max_size=3))),
     )
 
 
@@ -144,6 +146,8 @@ def test_both_numbers_of_n3_are_taken() -> None:
         ({"port": -1}, "serv-port-args range error"),
         ({"portMax": 79}, "serv-port-args range error"),
         ({"probetype": "tcp"}, "malformed-service-pport error"),
+        ({"persistTimeout": 86_401, "sel": 3}, "service-args error"),
+        ({"persistTimeout": 60}, "service-args error"),
     ],
 )
 def test_arguments_that_cannot_be(arguments: dict[str, object], code: str) -> None:
@@ -178,9 +182,13 @@ def test_bad_source_prefix_is_refused() -> None:
     entry = _entry()
     sources = [AllowedSource(prefix="10.1.2.3/8")]
 
-    assert service_of(msgspec.structs.replace(entry, allowed_sources=sources)).allowed_sources == ("10.0.0.0/8",)
-    with pytest.raises(InvalidRequest, match="'x' is no prefix"):
-        service_of(msgspec.structs.replace(entry, allowed_sources=[AllowedSource(prefix="x")]))
+    assert service_of(msgspec.structs.replace(entry, allowed_sources=sources)).allowed_sources == (
+        ip_network("10.0.0.0/8"),
+    )
+    for text, cause in (("x", "'x' is no prefix"), ("2001::/16", "cannot reach an IPv4 service")):
+        with pytest.raises(InvalidRequest, match=cause) as caught:
+            service_of(msgspec.structs.replace(entry, allowed_sources=[AllowedSource(prefix=text)]))
+        assert caught.value.code == "rule-allowed-src error"
 
 
 def test_mapped_address_is_the_ipv4_address() -> None:

@@ -2,7 +2,7 @@
 """What a write makes of the service that is there."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -30,7 +30,8 @@ CHANGES = {
     "probe retries": service(probe=Probe(retries=3)),
     "privateIP": service(private_address=ip_address("10.0.0.1")),
     "weight": service(("31.31.31.1,8080,2", "32.32.32.1,8080", "33.33.33.1,8080")),
-    "allowedSources": service(allowed_sources=("10.0.0.0/8",)),
+    "allowedSources": service(allowed_sources=(ip_network("10.0.0.0/8"),)),
+    "persistTimeout": service(selection=Selection.PERSIST, persist_timeout=60),
 }
 
 
@@ -151,3 +152,19 @@ def test_a_key_without_host_finds_the_only_service_with_one():
     assert matching_key([one, two], key()) is None
     assert matching_key([one], key(host="b.example")) is None
     assert matching_key(others, key()) is None
+
+
+def test_allowed_sources_are_a_set():
+    """The order and repetition in a request mean nothing."""
+    networks = [ip_network(text) for text in ("11.0.0.0/8", "10.0.0.0/24", "10.0.0.0/8")]
+    before = normal(service(allowed_sources=tuple(networks)))
+
+    assert [str(one) for one in before.allowed_sources] == ["10.0.0.0/8", "10.0.0.0/24", "11.0.0.0/8"]
+    with pytest.raises(Conflict):
+        replaced(before, service(allowed_sources=(*reversed(networks), networks[0])))
+
+
+def test_the_default_time_of_persistence_is_kept_as_none():
+    persistent = service(selection=Selection.PERSIST)
+
+    assert normal(replace(persistent, persist_timeout=10_800)) == normal(persistent)

@@ -249,7 +249,7 @@ def test_services_come_in_the_order_of_their_keys():
     play(scene)
 
 
-@pytest.mark.parametrize("broken", [service(selection=Selection.LC), service(of=key(port=2020, port_max=2021))])
+@pytest.mark.parametrize("broken", [service(selection=Selection.N2), service(of=key(port=2020, port_max=2021))])
 def test_a_refused_request_changes_nothing(broken):
     async def scene(stage: Stage) -> None:
         await stage.service.put(service())

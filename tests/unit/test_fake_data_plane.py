@@ -3,7 +3,8 @@
 
 import errno
 from collections import Counter
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -15,6 +16,7 @@ from loxilb.model.image import (
     DropEndpoint,
     DropListener,
     DropRule,
+    DropSource,
     EndpointEntry,
     EndpointId,
     Image,
@@ -24,13 +26,15 @@ from loxilb.model.image import (
     PutListener,
     PutRing,
     PutRule,
+    PutSource,
     RuleEntry,
     RuleId,
 )
 from loxilb.plan import Ledger, Limits, listeners_of, plan
 from tests.support.services import service
 
-RULE, OTHER, SLOT = RuleId(1), RuleId(2), EndpointId(1)
+RULE, OTHER, GUARDED, SLOT = RuleId(1), RuleId(2), RuleId(3), EndpointId(1)
+NETWORK = ip_network("10.0.0.0/8")
 ENTRY = EndpointEntry(rule=RULE, address=ip_address("31.31.31.1"), port=80)
 (LISTENER,) = listeners_of(service())
 
@@ -62,6 +66,11 @@ REFUSED = {
     "a rule dropped while listened to": (DropRule(rule=RULE), errno.EBUSY),
     "a rule that is not there": (DropRule(rule=OTHER), errno.ENOENT),
     "a listener to no rule": (PutListener(listener=LISTENER, rule=OTHER), errno.ENOENT),
+    "a rule that nobody may use": (PutRule(rule=OTHER, entry=replace(rule(length=0), restricted=True)), errno.EINVAL),
+    "a source twice": (PutSource(rule=RULE, network=NETWORK), errno.EEXIST),
+    "a source that is not there": (DropSource(rule=OTHER, network=NETWORK), errno.ENOENT),
+    "the last source of a rule that asks for one": (DropSource(rule=GUARDED, network=NETWORK), errno.EBUSY),
+    "more sources than there is room for": (PutSource(rule=OTHER, network=NETWORK), errno.ENOSPC),
     "a listener that is not there": (
         DropListener(listener=Listener(version=4, address=1, protocol="tcp", port=1)),
         errno.ENOENT,
@@ -71,13 +80,15 @@ REFUSED = {
 
 @pytest.fixture
 def fake() -> FakeDataPlane:
-    return FakeDataPlane(Limits(rules=10, endpoints=10, ring=10))
+    return FakeDataPlane(Limits(rules=10, endpoints=10, ring=10, sources=2))
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_refuses(name, fake):
     operation, number = REFUSED[name]
     fake.apply(WORKING)
+    fake.apply([PutSource(rule=one, network=NETWORK) for one in (RULE, GUARDED)])
+    fake.apply([PutRule(rule=GUARDED, entry=replace(rule(length=0), restricted=True))])
     before = fake.observe()
 
     with pytest.raises(KernelError) as caught:
@@ -144,6 +155,50 @@ def test_hash_depends_on_the_flow_only():
 
     assert len({fake.choose(LISTENER, hashed=77) for _ in range(5)}) == 1
     assert {fake.choose(LISTENER, hashed=number) for number in range(50)} == {1, 2, 3}
+
+
+def test_persist_keeps_a_client_while_it_comes_back_in_time():
+    fake = loaded(service(selection=Selection.PERSIST, persist_timeout=60))
+    clients = [ip_address(f"10.10.10.{number}") for number in (1, 2, 3)]
+
+    first = [fake.choose(LISTENER, client=client, now=0) for client in clients]
+    again = [fake.choose(LISTENER, client=client, now=60) for client in reversed(clients)]
+
+    assert first == [1, 2, 3]
+    assert again == [3, 2, 1]
+    assert fake.choose(LISTENER, client=clients[1], now=120) == 2
+    assert fake.choose(LISTENER, client=clients[2], now=121) == 1  # late by a second: the next in turn
+
+
+def test_persist_chooses_again_when_the_endpoint_is_gone():
+    fake, ledger, client = FakeDataPlane(), Ledger(Limits()), ip_address("10.10.10.1")
+    for number, wanted in enumerate((service(), service(("32.32.32.1,8080", "33.33.33.1,8080")))):
+        wanted = replace(wanted, selection=Selection.PERSIST)
+        planned = plan({wanted.key: wanted}, ledger, {})
+        fake.apply(planned.ops)
+        planned.commit(ledger)
+        chosen = fake.choose(LISTENER, client=client, now=number)
+
+    assert chosen in (2, 3)
+    assert fake.choose(LISTENER, client=client, now=2) == chosen
+
+
+def test_lc_takes_the_first_of_those_with_the_fewest_flows():
+    fake, client = loaded(service(selection=Selection.LC)), ip_address("10.10.10.1")
+
+    assert [fake.choose(LISTENER) for _ in range(3)] == [1, 1, 1]
+    assert [fake.connect(LISTENER, client, port) for port in (1, 2, 3, 4)] == [1, 2, 3, 1]
+    fake.disconnect(client, 3)
+    assert fake.choose(LISTENER) == 3
+    assert len(list(fake.flows())) == 6
+
+
+def test_only_allowed_sources_are_served():
+    fake = loaded(service(allowed_sources=(ip_network("10.10.10.0/24"), ip_network("11.0.0.1/32"))))
+    clients = [ip_address(text) for text in ("10.10.10.9", "10.10.11.1", "11.0.0.1", "11.0.0.2")]
+
+    assert [fake.choose(LISTENER, client=client) for client in clients] == [1, None, 2, None]
+    assert fake.reasons()["drop_source"] == 2
 
 
 def test_nothing_is_chosen_without_a_service_or_an_endpoint():

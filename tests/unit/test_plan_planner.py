@@ -252,7 +252,7 @@ def test_what_is_not_built_is_refused_before_anything_is_taken():
     free = board.ledger.free
 
     with pytest.raises(NotBuilt):
-        board.plan(service(), service(of=key("20.20.20.2"), selection=Selection.LC))
+        board.plan(service(), service(of=key("20.20.20.2"), selection=Selection.N2))
     assert board.ledger.free == free
 
 

@@ -3,20 +3,25 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loxilb.errors import InvalidRequest
 from loxilb.kernel.fake import FakeDataPlane
-from loxilb.model import Endpoint, Mode, Selection, Service, ServiceKey
+from loxilb.model import Endpoint, IPAddress, Mode, Selection, Service, ServiceKey
 from loxilb.model.image import EndpointId, Image, Listener, RuleId
 from loxilb.plan import Ledger, Limits, adopt, listeners_of, plan
 from loxilb.plan.selection import in_rule_order, ring_of
 from tests.support.services import key
 
-LIMITS = Limits(rules=4, endpoints=12, ring=70_000, service_endpoints=6)
+LIMITS = Limits(rules=4, endpoints=12, ring=70_000, service_endpoints=6, sources=6)
+NETWORKS = {
+    4: [ip_network(text) for text in ("0.0.0.0/0", "10.0.0.0/8", "10.10.10.0/24", "10.10.10.1/32")],
+    6: [ip_network(text) for text in ("::/0", "2001:db8::/32", "2001:db8::1/128")],
+}
 SOURCES = {ip_address(f"10.0.{net}.1"): ip_address(f"10.0.{net}.254") for net in range(3)}
 
 endpoints = st.builds(
@@ -42,11 +47,18 @@ def services(draw: st.DrawFn) -> Service:
     chosen = draw(st.lists(endpoints, min_size=1, max_size=6))
     if where.address.version == 6:
         chosen = [Endpoint(address=ip_address("4ffe::1"), port=one.port, weight=one.weight) for one in chosen]
+    mode = draw(st.sampled_from([Mode.DEFAULT, Mode.ONEARM, Mode.FULLNAT, Mode.DSR]))
+    selections = [Selection.RR, Selection.PRIORITY, Selection.HASH, Selection.PERSIST, Selection.LC]
+    if mode is Mode.DSR:
+        chosen, selections = [replace(one, port=where.port) for one in chosen], [Selection.HASH]
+    selection = draw(st.sampled_from(selections))
     return Service(
         key=where,
         endpoints=tuple(chosen),
-        mode=draw(st.sampled_from([Mode.DEFAULT, Mode.ONEARM, Mode.FULLNAT])),
-        selection=draw(st.sampled_from([Selection.RR, Selection.PRIORITY, Selection.HASH])),
+        mode=mode,
+        selection=selection,
+        persist_timeout=draw(st.sampled_from([0, 60])) if selection is Selection.PERSIST else 0,
+        allowed_sources=tuple(draw(st.lists(st.sampled_from(NETWORKS[where.address.version]), max_size=3))),
         inactive_timeout=draw(st.sampled_from([0, 30])),
         private_address=draw(st.sampled_from([None, ip_address("10.9.9.9")])) if where.address.version == 4 else None,
     )
@@ -89,7 +101,8 @@ def meaning(image: Image) -> dict[Listener, object]:
     def rule(number: RuleId) -> tuple[object, ...]:
         entry = image.rules[number]
         own = Counter(place(slot) for slot, one in image.endpoints.items() if one.rule == number)
-        return entry.mode, entry.selection, entry.timeout, list(map(place, image.rings[number])), own
+        behaviour = entry.mode, entry.selection, entry.timeout, entry.persist, entry.restricted
+        return *behaviour, image.sources.get(number, frozenset()), list(map(place, image.rings[number])), own
 
     return {listener: rule(number) for listener, number in image.listeners.items()}
 
@@ -102,9 +115,16 @@ def expected(desired: Mapping[ServiceKey, Service]) -> dict[Listener, object]:
         places = [(one.address, one.port, source(service, one)) for one in ordered]
         slots = [EndpointId(number) for number in range(len(places))]
         ring = [places[slot] for slot in ring_of(service.selection, ordered, slots)]
-        rule = service.mode, service.selection, service.timeout, ring, Counter(places)
+        allowed = frozenset(service.allowed_sources)
+        behaviour = service.mode, service.selection, service.timeout, persistence(service), bool(allowed)
+        rule = *behaviour, allowed, ring, Counter(places)
         result.update(dict.fromkeys(listeners_of(service), rule))
     return result
+
+
+def persistence(service: Service) -> int:
+    """Return for how many seconds a client is remembered: three hours unless the service says otherwise."""
+    return (service.persist_timeout or 10_800) if service.selection is Selection.PERSIST else 0
 
 
 def source(service: Service, one: Endpoint) -> object:
@@ -138,6 +158,7 @@ def test_a_ledger_read_back_agrees_with_the_one_that_followed(steps):
     assert ledger.services == world.ledger.services
     assert ledger.owners == world.ledger.owners
     assert ledger.free == world.ledger.free
+    assert ledger.sources == world.ledger.sources
     assert plan(world.desired, ledger, SOURCES).ops == ()
 
 
@@ -152,6 +173,7 @@ def test_deleting_everything_frees_everything(steps):
 
     assert world.fake.observe() == Image()
     assert world.ledger.free == Ledger(LIMITS).free
+    assert world.ledger.sources == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -168,3 +190,33 @@ def test_there_and_back_restores_what_it_does(steps, other):
     assert world.desired == before
     assert meaning(world.fake.observe()) == meaning(image)
     assert world.fake.observe().listeners.keys() == image.listeners.keys()
+
+
+CLIENTS = {
+    4: [ip_address(text) for text in ("10.10.10.1", "10.10.10.2", "10.9.9.9", "11.0.0.1")],
+    6: [ip_address(text) for text in ("2001:db8::1", "2001:db8::2", "3ffe::1")],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(services(), services())
+def test_no_moment_of_a_change_lets_a_stranger_in_or_a_friend_out(one, other):
+    """After each operation: who was allowed before and after is, and who was by neither is not."""
+    version = one.key.address.version
+    after = replace(one, allowed_sources=other.allowed_sources if other.key.address.version == version else ())
+    world = World()
+    assert world.change({one.key: one})
+    rule = world.ledger.services[one.key].rule
+
+    for op in plan({one.key: after}, world.ledger, SOURCES).ops:
+        world.fake.apply([op])
+        image = world.fake.observe()
+        entry, networks = image.rules[rule], image.sources.get(rule, frozenset())
+        for client in CLIENTS[version]:
+            now = not entry.restricted or any(client in network for network in networks)
+            assert now in (allows(one, client), allows(after, client))
+
+
+def allows(service: Service, client: IPAddress) -> bool:
+    """Say whether a service is for this client."""
+    return not service.allowed_sources or any(client in network for network in service.allowed_sources)

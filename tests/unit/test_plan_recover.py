@@ -2,6 +2,7 @@
 """A daemon that starts takes over what its predecessor programmed."""
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
@@ -15,6 +16,7 @@ from loxilb.model.image import (
     PutListener,
     PutRing,
     PutRule,
+    PutSource,
     RuleEntry,
     RuleId,
 )
@@ -29,6 +31,13 @@ SERVICES = {
         ("31.31.31.1,8080,3", "32.32.32.1,8080,0", "33.33.33.1,8080,1"),
         selection=Selection.PRIORITY,
         inactive_timeout=240,
+    ),
+    "persist": service(selection=Selection.PERSIST, inactive_timeout=240),
+    "short persist": service(selection=Selection.PERSIST, persist_timeout=60, inactive_timeout=240),
+    "lc": service(selection=Selection.LC, inactive_timeout=240),
+    "dsr": service(("31.31.31.1,2020",), mode=Mode.DSR, selection=Selection.HASH, inactive_timeout=240),
+    "sources": service(
+        allowed_sources=(ip_network("10.0.0.0/8"), ip_network("10.10.10.1/32")), inactive_timeout=240
     ),
     "fullnat": service(mode=Mode.FULLNAT, inactive_timeout=240),
     "range": service(of=key(port=100, port_max=110), inactive_timeout=240),
@@ -55,7 +64,7 @@ def test_a_ledger_read_back_has_nothing_left_to_plan():
     services = [
         replace(one, key=replace(one.key, port=number, port_max=number))
         for number, (name, one) in enumerate(SERVICES.items(), start=1)
-        if name != "icmp"
+        if name not in ("icmp", "dsr")
     ]
     fake = programmed(*services)
 
@@ -95,6 +104,24 @@ def test_half_a_service_is_left_out_and_dropped():
 
     assert services == []
     assert fake.observe() == Image()
+
+
+def test_a_restricted_rule_without_sources_is_no_service_and_is_dropped():
+    """A service without sources would be open to all: what was lost must not open it."""
+    image = replace(programmed(SERVICES["sources"]).observe(), sources={})
+
+    assert recover(image) == []
+
+
+def test_sources_of_no_rule_are_dropped():
+    fake, network = programmed(service()), ip_network("10.0.0.0/8")
+    fake.apply([PutSource(rule=RuleId(7), network=network), PutSource(rule=RuleId(1), network=network)])
+
+    services = recover(fake.observe())
+    ledger, strays = adopt(fake.observe(), Limits(), services)
+    fake.apply([*strays, *plan({one.key: one for one in services}, ledger, {}).ops])
+
+    assert fake.observe() == programmed(service()).observe()
 
 
 def test_a_rule_without_endpoints_is_no_service():

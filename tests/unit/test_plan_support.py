@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot be done yet is refused by field and value; the rest is not."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -12,11 +12,8 @@ from tests.support.services import key, service
 
 REFUSED = {
     "sctp": ("protocol: sctp", service(of=key(protocol=L4Protocol.SCTP))),
-    "dsr": ("mode: dsr", service(("31.31.31.1,2020",), mode=Mode.DSR, selection=Selection.HASH)),
     "fullproxy": ("mode: fullproxy", service(mode=Mode.FULLPROXY)),
     "hostonearm": ("mode: hostonearm", service(of=key("0.0.0.0"), mode=Mode.HOSTONEARM)),
-    "persist": ("sel: persist", service(selection=Selection.PERSIST)),
-    "lc": ("sel: lc", service(selection=Selection.LC)),
     "n2": ("sel: n2", service(selection=Selection.N2)),
     "n3": ("sel: n3", service(of=key(protocol=L4Protocol.UDP), selection=Selection.N3)),
     "nat64": ("endpointIP: IPv4 behind an IPv6 service", service(of=key("2001::1"))),
@@ -29,7 +26,6 @@ REFUSED = {
     "probe": ("probetype: tcp", service(probe=Probe(kind="tcp", port=80))),
     "ping": ("probetype: ping", service(probe=Probe(kind="ping"))),
     "secondary": ("secondaryIPs: 1", service(secondary_addresses=(ip_address("20.20.20.9"),))),
-    "sources": ("allowedSources: 1", service(allowed_sources=("10.0.0.0/8",))),
 }
 
 ACCEPTED = {
@@ -40,6 +36,10 @@ ACCEPTED = {
     "icmp": service(("31.31.31.1,0",), of=key(port=0, protocol=L4Protocol.ICMP)),
     "ipv6": service(("4ffe::1,80",), of=key("2001::1")),
     "range": service(of=key(port_max=2030)),
+    "dsr": service(("31.31.31.1,2020",), mode=Mode.DSR, selection=Selection.HASH),
+    "persist": service(selection=Selection.PERSIST, persist_timeout=60),
+    "lc": service(selection=Selection.LC),
+    "sources": service(allowed_sources=(ip_network("10.0.0.0/8"),)),
     "private": service(private_address=ip_address("10.0.0.9")),
 }
 

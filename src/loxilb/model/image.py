@@ -72,7 +72,7 @@ class RuleEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """Everything programmed: listeners, rules, endpoints, the slice of every rule, and the sources of those with any."""
+    """Everything programmed: listeners, rules, endpoints, the slice of each rule, and the sources of those with any."""
 
     listeners: Mapping[Listener, RuleId] = field(default_factory=dict)
     rules: Mapping[RuleId, RuleEntry] = field(default_factory=dict)
@@ -155,14 +155,4 @@ class DropSource:
     network: IPNetwork
 
 
-Op = (
-    PutEndpoint
-    | DropEndpoint
-    | PutRing
-    | PutRule
-    | DropRule
-    | PutListener
-    | DropListener
-    | PutSource
-    | DropSource
-)
+Op = PutEndpoint | DropEndpoint | PutRing | PutRule | DropRule | PutListener | DropListener | PutSource | DropSource

@@ -215,9 +215,7 @@ class Service:
 def _check_timeouts(service: Service) -> None:
     for name, value in (("inactiveTimeOut", service.inactive_timeout), ("persistTimeout", service.persist_timeout)):
         if not 0 <= value <= MAX_TIMEOUT_S:
-            raise InvalidRequest(
-                "service-args error", field=name, cause=f"{value} is not within 0 to {MAX_TIMEOUT_S}"
-            )
+            raise InvalidRequest("service-args error", field=name, cause=f"{value} is not within 0 to {MAX_TIMEOUT_S}")
     if service.persist_timeout and service.selection is not Selection.PERSIST:
         raise InvalidRequest("service-args error", field="persistTimeout", cause="only selection persist has one")
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Desired services and what is programmed, to operations.
 
-The order of the operations keeps every moment right for packets on their way: endpoints and the new slice of
-the ring are written before the rule points to them, its allowed sources before it asks for them, the rule before
-a listener leads to it; what nobody names any more is dropped last. A plan costs in proportion to the change, however many services there are.
+The order of the operations keeps every moment right for packets on their way: endpoints and the new slice of the
+ring are written before the rule points to them, its allowed sources before it asks for them, the rule before a
+listener leads to it; what nobody names any more is dropped last. A plan costs in proportion to the change, however
+many services there are.
 """
 
 from collections import defaultdict, deque

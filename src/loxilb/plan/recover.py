@@ -25,6 +25,7 @@ from loxilb.model.image import (
     Op,
     RuleId,
 )
+from loxilb.model.service import DEFAULT_PERSISTENCE_S
 from loxilb.plan.ledger import Ledger, Programmed
 from loxilb.plan.planner import listeners_of
 from loxilb.plan.pools import Limits
@@ -89,7 +90,7 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
             mode=entry.mode,
             selection=entry.selection,
             inactive_timeout=entry.timeout,
-            persist_timeout=entry.persist if entry.persist != DEFAULT_PERSISTENCE_S else 0,
+            persist_timeout=0 if entry.persist == DEFAULT_PERSISTENCE_S else entry.persist,
             allowed_sources=in_address_order(allowed),
         )
     except InvalidRequest:

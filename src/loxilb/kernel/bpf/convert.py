@@ -6,7 +6,18 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
-from loxilb.model import Counter, Flow, FlowEvent, FlowEventKind, FlowState, IPAddress, IPNetwork, Mode, Selection
+from loxilb.model import (
+    Counter,
+    Flow,
+    FlowEvent,
+    FlowEventKind,
+    FlowState,
+    IPAddress,
+    IPNetwork,
+    Mode,
+    Port,
+    Selection,
+)
 from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId
 
 _NUMBER = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -99,9 +110,18 @@ def source_to_key(rule: RuleId, network: IPNetwork) -> bytes:
 
 
 def source_from_key(key: bytes, version: int) -> tuple[RuleId, IPNetwork]:
-    """Inverse of :func:`source_to_key`; ``version`` is that of the rule's service."""
+    """Inverse of :func:`source_to_key`; ``version`` is the element's value, which the programs do not read."""
     raw = abi.SourceKey.from_buffer_copy(key)
     return RuleId(raw.rule), ip_network((_address(raw.addr, version), raw.prefix - 32))
+
+
+def link_to_value(port: Port) -> bytes:
+    """Return the element of the link array; its addresses are the first ones that are not of the link only."""
+    raw = abi.Link(ifindex=port.index, peer=int(port.peer_elsewhere), mtu=port.mtu)
+    usable = [one.ip for one in port.addresses if not one.ip.is_link_local]
+    raw.addr4[:] = next((one.packed for one in usable if one.version == 4), bytes(4))
+    raw.addr6[:] = next((one.packed for one in usable if one.version == 6), bytes(16))
+    return bytes(raw)
 
 
 def endpoint_to_value(entry: EndpointEntry) -> bytes:

@@ -4,7 +4,9 @@
 import contextlib
 import ctypes
 import struct
+import sys
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Self
 
@@ -18,11 +20,12 @@ from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 from loxilb.kernel.bpf.tables import FlowTables
-from loxilb.model import Counter, Flow, FlowEvent, LinkKind, Mode, Port
+from loxilb.model import Counter, Flow, FlowEvent, IPNetwork, LinkKind, Mode, Port
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
     DropRule,
+    DropSource,
     EndpointFlags,
     EndpointId,
     Image,
@@ -32,6 +35,7 @@ from loxilb.model.image import (
     PutListener,
     PutRing,
     PutRule,
+    PutSource,
     RuleId,
 )
 from loxilb.model.port import IfIndex
@@ -68,9 +72,7 @@ class BpfDataPlane:
         self._runtime = ArrayView(
             loaded.maps["runtime"], entries=1, value_size=ctypes.sizeof(abi.Runtime), writable=True
         )
-        self._served = ArrayView(
-            loaded.maps["served"], entries=abi.SERVED_BITS // 64, value_size=8, writable=True
-        )
+        self._served = ArrayView(loaded.maps["served"], entries=abi.SERVED_BITS // 64, value_size=8, writable=True)
         self._hosts = HostIndex(loaded.maps["hosts"], self._served)
         self._index_hosts()
         self._write_timeouts()
@@ -90,6 +92,9 @@ class BpfDataPlane:
         for state, seconds in self._settings.timeouts.items():
             ticks[state] = self._clock.ticks(seconds)
         self._runtime.write(abi.Runtime.timeout.offset, struct.pack(f"={abi.STATES}I", *ticks))
+        interval = self._settings.icmp_interval
+        cost = self._clock.ticks(interval) if interval else 0
+        self._runtime.write(abi.Runtime.icmp_interval.offset, struct.pack("=I", cost))
         if self._word(abi.Runtime.generation.offset) == 0:
             self.resolve_again()
 
@@ -141,8 +146,9 @@ class BpfDataPlane:
 
     def _describe_link(self, port: Port) -> None:
         at = port.index & self._loaded.config.link_mask
-        value = bytes(abi.Link(ifindex=port.index, peer=int(port.peer_elsewhere)))
-        maps.update(self._maps["links"], maps.index_key(at), value, f"describe interface {port.name}")
+        maps.update(
+            self._maps["links"], maps.index_key(at), convert.link_to_value(port), f"describe interface {port.name}"
+        )
 
     def detach(self, index: IfIndex) -> None:
         """Give an interface up; it may be gone; raises KernelError."""
@@ -174,6 +180,7 @@ class BpfDataPlane:
                     for at in self._endpoints_used()
                 },
                 rings={rule: self._ring(entry.ring_base, entry.ring_length) for rule, entry in rules.items()},
+                sources=self._sources(),
             )
 
     def _endpoints_used(self) -> list[int]:
@@ -185,6 +192,13 @@ class BpfDataPlane:
         for version, layout in ((4, abi.Listener4), (6, abi.Listener6)):
             for key, value in maps.dump(self._maps[f"listeners{version}"], ctypes.sizeof(layout), 4):
                 yield convert.listener_from_key(key, version), RuleId(int.from_bytes(value, "little"))
+
+    def _sources(self) -> dict[RuleId, frozenset[IPNetwork]]:
+        found: defaultdict[RuleId, set[IPNetwork]] = defaultdict(set)
+        for key, value in maps.dump(self._maps["sources"], ctypes.sizeof(abi.SourceKey), 4):
+            rule, network = convert.source_from_key(key, int.from_bytes(value, sys.byteorder))
+            found[rule].add(network)
+        return {rule: frozenset(networks) for rule, networks in found.items()}
 
     def _ring(self, base: int, length: int) -> tuple[EndpointId, ...]:
         return tuple(map(EndpointId, struct.unpack(f"={length}I", self._ring_slots.read(base * 4, length * 4))))
@@ -210,6 +224,7 @@ class BpfDataPlane:
                     self._purge()
                 if op.fresh:
                     self._put("traffic", op.endpoint, bytes(ctypes.sizeof(abi.Traffic)), undo)
+                    self._put("endpoint_states", op.endpoint, bytes(ctypes.sizeof(abi.EndpointState)), undo)
                 self._put_endpoint(op.endpoint, convert.endpoint_to_value(op.entry), undo)
             case DropEndpoint():
                 self._purge()
@@ -227,6 +242,10 @@ class BpfDataPlane:
                 self._put_listener(op.listener, struct.pack("=I", op.rule), undo)
             case DropListener():
                 self._put_listener(op.listener, None, undo)
+            case PutSource() | DropSource():
+                present = isinstance(op, PutSource)
+                self._set_source(op.rule, op.network, present=present)
+                undo.append(lambda: self._set_source(op.rule, op.network, present=not present))
 
     def _put(self, name: str, index: int, value: bytes, undo: list[_Undo]) -> None:
         """Write an array element, remembering how to take it back."""
@@ -269,6 +288,15 @@ class BpfDataPlane:
         else:
             maps.update(descriptor, key, value, "write a listener")
 
+    def _set_source(self, rule: RuleId, network: IPNetwork, *, present: bool) -> None:
+        """Write or remove one prefix. A look-up would answer with a shorter one, which says nothing of it."""
+        key = convert.source_to_key(rule, network)
+        if present:
+            value = struct.pack("=I", network.version)
+            maps.update(self._maps["sources"], key, value, f"allow {network}")
+        else:
+            maps.delete(self._maps["sources"], key, f"stop allowing {network}")
+
     def _purge(self) -> None:
         """Let the ager end the flows of endpoints that are dropped or down within its next passes."""
         until = (self._clock.now() + self._clock.ticks(_PURGE_SECONDS)) & 0xFFFFFFFF
@@ -281,10 +309,7 @@ class BpfDataPlane:
         with self._lock:
             run_syscall(self._fold)
             ended, live = self._views["traffic"], self._views["live_traffic"]
-            return {
-                EndpointId(at): _counter(ended, at) + _counter(live, at)
-                for at in self._endpoints_used()
-            }
+            return {EndpointId(at): _counter(ended, at) + _counter(live, at) for at in self._endpoints_used()}
 
     def flows(self) -> Iterator[Flow]:
         """Return both directions of every live flow."""

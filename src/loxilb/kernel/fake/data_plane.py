@@ -8,6 +8,7 @@ it) is an error here.
 
 import asyncio
 import errno
+from collections import Counter as CountOf
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +17,12 @@ from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import TypeVar
 
 from loxilb.errors import KernelError
-from loxilb.model import Counter, Flow, FlowEvent, FlowState, IPAddress, Mode, Port, Selection
+from loxilb.model import Counter, Flow, FlowEvent, FlowState, IPAddress, IPNetwork, Mode, Port, Selection
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
     DropRule,
+    DropSource,
     EndpointEntry,
     EndpointFlags,
     EndpointId,
@@ -31,6 +33,7 @@ from loxilb.model.image import (
     PutListener,
     PutRing,
     PutRule,
+    PutSource,
     RuleEntry,
     RuleId,
 )
@@ -45,6 +48,8 @@ _PROTOCOLS = {
     (6, "udp"): IPPROTO_UDP,
     (6, "icmp"): IPPROTO_ICMPV6,
 }
+
+_CLIENT: IPAddress = IPv4Address("10.10.10.1")
 
 _Undo = Callable[[], None]
 _Key = TypeVar("_Key")
@@ -71,6 +76,8 @@ class FakeDataPlane:
         self._endpoints: dict[EndpointId, EndpointEntry] = {}
         self._ring: dict[int, EndpointId] = {}
         self._positions: dict[RuleId, int] = {}
+        self._sources: defaultdict[RuleId, set[IPNetwork]] = defaultdict(set)
+        self._affinities: dict[tuple[RuleId, IPAddress], tuple[EndpointId, float]] = {}
         self._counters: dict[EndpointId, Counter] = {}
         self._reasons: defaultdict[str, int] = defaultdict(int)
         self._flows: list[Flow] = []
@@ -85,6 +92,7 @@ class FakeDataPlane:
             rules=dict(self._rules),
             endpoints=dict(self._endpoints),
             rings={rule: self._slice(entry) for rule, entry in self._rules.items()},
+            sources={rule: frozenset(networks) for rule, networks in self._sources.items() if networks},
         )
 
     def apply(self, ops: Sequence[Op]) -> None:
@@ -143,29 +151,59 @@ class FakeDataPlane:
         """Let the operation after so many more be refused with EIO, once."""
         self._fail_in = operations
 
-    def choose(self, listener: Listener, hashed: int = 0) -> EndpointId | None:
+    def choose(
+        self, listener: Listener, hashed: int = 0, *, client: IPAddress = _CLIENT, now: float = 0.0
+    ) -> EndpointId | None:
         """Return the endpoint that a new flow to ``listener`` gets, None where nothing listens or none can.
 
-        ``hashed`` stands for the 32-bit hash of the flow.
+        ``hashed`` stands for the 32-bit hash of the flow, ``now`` is the time in seconds.
         """
         rule = self._listeners.get(listener)
         if rule is None:
             self._reasons["pass_not_service"] += 1
             return None
         entry = self._rules[rule]
+        if entry.restricted and not any(client in network for network in self._sources[rule]):
+            self._reasons["drop_source"] += 1
+            return None
         if not entry.ring_length:
             self._reasons["drop_no_endpoint"] += 1
             return None
         self._reasons["forward_new"] += 1
-        return self._ring[entry.ring_base + self._place(rule, entry, hashed) % entry.ring_length]
+        return self._select(rule, entry, hashed, client, now)
 
-    def connect(self, listener: Listener, client: IPAddress, port: int, hashed: int = 0) -> EndpointId | None:
+    def connect(
+        self, listener: Listener, client: IPAddress, port: int, hashed: int = 0, *, now: float = 0.0
+    ) -> EndpointId | None:
         """Open a flow from ``client``: choose, count a packet of 40 bytes, list both directions."""
-        slot = self.choose(listener, hashed)
+        slot = self.choose(listener, hashed, client=client, now=now)
         if slot is not None:
             self._counters[slot] = self._counters.get(slot, Counter()) + Counter(packets=1, bytes=40)
             self._flows += _both_directions(listener, client, port, slot, self._endpoints[slot], self._mode(listener))
         return slot
+
+    def disconnect(self, client: IPAddress, port: int) -> None:
+        """End the flows that ``client`` opened from ``port``."""
+        theirs = (client, port)
+        self._flows = [
+            flow
+            for flow in self._flows
+            if theirs not in ((flow.source, flow.source_port), (flow.new_destination, flow.new_destination_port))
+        ]
+
+    def _select(self, rule: RuleId, entry: RuleEntry, hashed: int, client: IPAddress, now: float) -> EndpointId:
+        slots = self._slice(entry)
+        if entry.selection is Selection.LC:
+            opened = CountOf(flow.endpoint for flow in self._flows if not flow.reply)
+            return min(slots, key=lambda slot: opened[slot])
+        if entry.selection is Selection.PERSIST:
+            slot, last = self._affinities.get((rule, client), (None, now))
+            live = slot is not None and slot in self._endpoints and self._endpoints[slot].rule == rule
+            if slot is None or not live or now - last > entry.persist:
+                slot = slots[self._place(rule, entry, hashed) % len(slots)]
+            self._affinities[rule, client] = slot, now
+            return slot
+        return slots[self._place(rule, entry, hashed) % len(slots)]
 
     def _mode(self, listener: Listener) -> Mode:
         return self._rules[self._listeners[listener]].mode
@@ -203,6 +241,10 @@ class FakeDataPlane:
                 return self._put_listener(op)
             case DropListener():
                 return self._drop_listener(op)
+            case PutSource():
+                return self._put_source(op)
+            case DropSource():
+                return self._drop_source(op)
 
     def _put_endpoint(self, op: PutEndpoint) -> _Undo:
         _check(1 <= op.endpoint <= self.limits.endpoints, op, errno.E2BIG)
@@ -246,6 +288,7 @@ class FakeDataPlane:
         slots = [self._ring.get(place) for place in range(op.entry.ring_base, end)]
         rules = {self._endpoints[slot].rule if slot in self._endpoints else None for slot in slots if slot}
         _check(None not in slots and rules <= {op.rule}, op, errno.EINVAL)
+        _check(bool(self._sources[op.rule]) or not op.entry.restricted, op, errno.EINVAL)
         old_position = self._positions.get(op.rule)
         if op.fresh or old_position is None:
             self._positions[op.rule] = 0
@@ -263,6 +306,20 @@ class FakeDataPlane:
     def _drop_listener(self, op: DropListener) -> _Undo:
         _check(op.listener in self._listeners, op, errno.ENOENT)
         return _remove(self._listeners, op.listener)
+
+    def _put_source(self, op: PutSource) -> _Undo:
+        networks = self._sources[op.rule]
+        _check(op.network not in networks, op, errno.EEXIST)
+        _check(sum(map(len, self._sources.values())) < self.limits.sources, op, errno.ENOSPC)
+        networks.add(op.network)
+        return lambda: networks.discard(op.network)
+
+    def _drop_source(self, op: DropSource) -> _Undo:
+        networks, rule = self._sources[op.rule], self._rules.get(op.rule)
+        _check(op.network in networks, op, errno.ENOENT)
+        _check(rule is None or not rule.restricted or len(networks) > 1, op, errno.EBUSY)
+        networks.discard(op.network)
+        return lambda: networks.add(op.network)
 
 
 def _check(right: bool, op: Op, number: int) -> None:

@@ -27,6 +27,9 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 # RTNLGRP_ LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, NEXTHOP
 _GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 32)
 _RTM_NEXTHOP = (104, 105)  # RTM_NEWNEXTHOP, RTM_DELNEXTHOP
+_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
+_ADDRESSES = (rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR)
+_LOOPBACK = 1  # service addresses come and go there, in great numbers
 _WAYS = {
     *(rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR, rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE),
     *(rtnl.RTM_NEWRULE, rtnl.RTM_DELRULE, *_RTM_NEXTHOP),
@@ -39,7 +42,7 @@ _LINK_STATE = 0x1 | 0x40 | 0x1_0000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged:
-    """An interface is new, or its name, address, state, size, kind or master changed."""
+    """An interface is new, or its name, state, size, kind, master or one of its addresses changed."""
 
     index: IfIndex
 
@@ -130,6 +133,9 @@ class Tracker:
     def _event(self, kind: int, data: bytes, offset: int) -> NetworkEvent | None:
         # Routes can come by the hundred thousand and say all by their type: only links and neighbours are
         # decoded.
+        if kind in _ADDRESSES and len(data) >= offset + _HEADER.size + _ADDRESS.size:
+            index = IfIndex(_ADDRESS.unpack_from(data, offset + _HEADER.size)[-1])
+            return RoutesChanged() if index == _LOOPBACK else LinkChanged(index)
         if kind in _WAYS:
             return RoutesChanged()
         if kind in (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK):

@@ -5,7 +5,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from loxiapi import wire
 from loxilb.errors import InvalidRequest, NotBuilt
-from loxilb.model import Endpoint, IPAddress, L4Protocol, Mode, Probe, Selection, Service, ServiceKey
+from loxilb.model import Endpoint, IPAddress, IPNetwork, L4Protocol, Mode, Probe, Selection, Service, ServiceKey
 from loxilb.ports import ServiceStatus
 
 _SEL_N3 = 6
@@ -23,6 +23,7 @@ def service_of(entry: wire.LoadBalancerEntry) -> Service:
         mode=Mode(arguments.mode),
         selection=_selection_of(arguments),
         inactive_timeout=arguments.inactive_timeout,
+        persist_timeout=arguments.persist_timeout,
         name=arguments.name,
         private_address=_private_of(arguments),
         monitor=arguments.monitor or arguments.probe_type not in _NO_PROBES,
@@ -41,7 +42,7 @@ def entry_of(status: ServiceStatus) -> wire.LoadBalancerEntry:
     """Convert a service and the state of its endpoints to an answer."""
     service = status.service
     secondary = [wire.SecondaryAddress(secondary_ip=str(address)) for address in service.secondary_addresses]
-    sources = [wire.AllowedSource(prefix=prefix) for prefix in service.allowed_sources]
+    sources = [wire.AllowedSource(prefix=str(network)) for network in service.allowed_sources]
     return wire.LoadBalancerEntry(
         service_arguments=_arguments_of(service),
         secondary_ips=secondary or None,
@@ -135,13 +136,13 @@ def _secondary_of(entry: wire.LoadBalancerEntry) -> tuple[IPAddress, ...]:
     return addresses
 
 
-def _sources_of(entry: wire.LoadBalancerEntry) -> tuple[str, ...]:
-    return tuple(_prefix_of(item.prefix) for item in entry.allowed_sources or ())
+def _sources_of(entry: wire.LoadBalancerEntry) -> tuple[IPNetwork, ...]:
+    return tuple(_network_of(item.prefix) for item in entry.allowed_sources or ())
 
 
-def _prefix_of(text: str) -> str:
+def _network_of(text: str) -> IPNetwork:
     try:
-        return str(ip_network(text, strict=False))
+        return ip_network(text, strict=False)
     except ValueError:
         raise InvalidRequest("rule-allowed-src error", field="prefix", cause=f"{text!r} is no prefix") from None
 
@@ -159,6 +160,7 @@ def _arguments_of(service: Service) -> wire.ServiceArguments:
         bgp=service.bgp,
         monitor=service.monitor,
         inactive_timeout=service.timeout,
+        persist_timeout=service.persist_timeout,
         block=key.block,
         managed=service.managed,
         name=service.name,

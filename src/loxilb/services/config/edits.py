@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from loxilb.errors import Conflict, NotFound
 from loxilb.model import Endpoint, IPAddress, Mode, Service, ServiceKey
-from loxilb.plan import in_rule_order
+from loxilb.model.service import DEFAULT_PERSISTENCE_S
+from loxilb.plan import in_address_order, in_rule_order
 
 _Place = tuple[IPAddress, int]
 
@@ -21,8 +22,18 @@ _FIXED: tuple[tuple[str, str, Callable[[Service], object]], ...] = (
 
 
 def normal(service: Service) -> Service:
-    """Return ``service`` as it is kept: endpoints in rule order, the timeout spelt out."""
-    return replace(service, endpoints=in_rule_order(service.endpoints), inactive_timeout=service.timeout)
+    """Return ``service`` as it is kept.
+
+    Endpoints in rule order, allowed sources each once by address, the timeout spelt out, that of persistence only where
+    it is not the default.
+    """
+    return replace(
+        service,
+        endpoints=in_rule_order(service.endpoints),
+        inactive_timeout=service.timeout,
+        persist_timeout=0 if service.persist_timeout == DEFAULT_PERSISTENCE_S else service.persist_timeout,
+        allowed_sources=in_address_order(service.allowed_sources),
+    )
 
 
 def replaced(before: Service | None, wanted: Service) -> Service:
