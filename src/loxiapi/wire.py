@@ -62,9 +62,7 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     oper: Annotated[Int32, one_of(0, 1, 2), about("0 create or replace, 1 attach endpoints, 2 detach endpoints")] = 0
     security: Annotated[Int32, one_of(0, 1, 2), about("0 plain, 1 https, 2 e2ehttps")] = 0
     host: str = ""
-    probe_type: Annotated[str, one_of(*PROBE_TYPES)] = field(
-        name="probetype", default=""
-    )
+    probe_type: Annotated[str, one_of(*PROBE_TYPES)] = field(name="probetype", default="")
     probe_port: Uint16 = field(name="probeport", default=0)
     probe_request: str = field(name="probereq", default="")
     probe_response: str = field(name="proberesp", default="")

@@ -58,4 +58,4 @@ def ring_of(selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[E
     Round robin and hash ignore the weights, zero included: clients send any weight with them and expect equal
     shares. Priority gives each endpoint its weight's share and weight 0 no new flow.
     """
-    return tuple(ids[position] for position in _SELECTIONS[selection](endpoints))
+    return tuple(map(ids.__getitem__, _SELECTIONS[selection](endpoints)))

@@ -254,10 +254,7 @@ class BpfDataPlane:
         with self._lock:
             run_syscall(self._fold)
             ended, live = self._views["traffic"], self._views["live_traffic"]
-            return {
-                EndpointId(at): _counter(ended, at) + _counter(live, at)
-                for at in self._endpoints_used()
-            }
+            return {EndpointId(at): _counter(ended, at) + _counter(live, at) for at in self._endpoints_used()}
 
     def flows(self) -> Iterator[Flow]:
         """Return both directions of every live flow."""
