@@ -75,9 +75,10 @@ LOX_INLINE __u32 lox_ifindex(lox_ctx *ctx)
 	return ctx->ifindex;
 }
 
+/* A tag kept beside the packet says that it belongs to another network: the VLAN device above hands it in without. */
 LOX_INLINE bool lox_for_us(lox_ctx *ctx, const struct ethhdr *eth)
 {
-	return ctx->pkt_type == LOX_PACKET_HOST;
+	return ctx->pkt_type == LOX_PACKET_HOST && !ctx->vlan_present;
 }
 
 /* Make the first `bytes` of the packet, or all of a shorter one, directly accessible if they are not. */

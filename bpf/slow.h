@@ -48,6 +48,35 @@ __noinline int lox_end_flow6(void)
 	return lox_end_flow(true);
 }
 
+/*
+ * Has this packet's half-open flow lost its other direction, which gave way to a newer flow? Then replies would find no
+ * way back: the client's next packet opens it anew. The large table is searched last, since a flow enters it before it
+ * leaves the half-open one.
+ */
+LOX_INLINE int lox_halved(const bool v6)
+{
+	struct lox_work *w = lox_work();
+	struct lox_ref own;
+
+	if (!w || !lox_opens(&w->p))
+		return 0;
+	lox_look_up(v6, LOX_HALF, &w->p.tuple, &own);
+	if (!own.flow || own.flow->flags & (LOX_FLOW_REPLY | LOX_FLOW_DIRECT))
+		return 0;
+	lox_reverse(v6, own.flow, &w->reverse);
+	return !lox_present(v6, LOX_HALF, &w->reverse) && !lox_present(v6, LOX_MAIN, &w->reverse);
+}
+
+__noinline int lox_halved4(void)
+{
+	return lox_halved(false);
+}
+
+__noinline int lox_halved6(void)
+{
+	return lox_halved(true);
+}
+
 /* Where a packet of this flow is routed to: what it is rewritten to, or the endpoint that shares our address. */
 LOX_INLINE const union lox_addr *lox_target(const struct lox_ref *ref, const struct lox_rewrite *rw)
 {
@@ -177,7 +206,8 @@ LOX_INLINE int lox_flow_of(const bool v6, struct lox_work *w, __u32 rule_id, str
 	ref->flow = NULL;
 	if (!rule_id)
 		lox_find_any(v6, &w->p.tuple, ref);
-	if (ref->flow && lox_reopens(&w->p, ref->flow)) {
+	if (ref->flow && (lox_reopens(&w->p, ref->flow) ||
+			  (ref->table == LOX_HALF && (v6 ? lox_halved6() : lox_halved4())))) {
 		if (v6)
 			lox_end_flow6();
 		else

@@ -5,10 +5,8 @@ One connection a request: the callers are a command line that makes one or two, 
 notice a server that went away.
 """
 
-import http.client
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
 
 if TYPE_CHECKING:
     import ssl
@@ -39,8 +37,13 @@ class Server:
     @property
     def url(self) -> str:
         """Base URL; an IPv6 address stands in brackets (RFC 3986 §3.2.2)."""
+        return f"{self.protocol}://{self.authority}{BASE_PATH}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port as they stand in a URL and in the header Host."""
         host = self.host.strip("[]")
-        return f"{self.protocol}://{f'[{host}]' if ':' in host else host}:{self.port}{BASE_PATH}"
+        return f"{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class Answer:
 
 def segments(*parts: str) -> str:
     """Join path segments, each percent-encoded, so that a segment may contain a slash."""
+    from urllib.parse import quote  # noqa: PLC0415 few requests name anything
+
     return "/" + "/".join(quote(part, safe=":") for part in parts)
 
 
@@ -61,25 +66,25 @@ def send(
     server: Server, method: str, path: str, *, query: dict[str, str] | None = None, body: bytes | None = None
 ) -> Answer:
     """Send one request to ``path`` below the base path and read the whole answer; raises UnreachableError."""
-    target = BASE_PATH + path + (f"?{urlencode(query)}" if query else "")
-    headers = {"Content-Type": "application/json", "Authorization": server.token}
-    connection = _connection(server)
+    from loxiapi.exchange import BadAnswerError, exchange, request_of  # noqa: PLC0415 help and errors send nothing
+
+    headers = {"Host": server.authority, "Content-Type": "application/json", "Authorization": server.token}
+    tls = _tls(server) if server.protocol == "https" else None
+    address = server.host.strip("[]"), server.port
     try:
-        connection.request(method, target, body=body, headers=headers)
-        response = connection.getresponse()
-        return Answer(status=response.status, body=response.read(), cause=response.headers.get("X-Loxilb-Cause", ""))
-    except (OSError, http.client.HTTPException) as error:
+        request = request_of(method, BASE_PATH + path + _query(query), headers, body)
+        answer = exchange(address, request, timeout=server.timeout or None, tls=tls)
+    except (OSError, BadAnswerError, ValueError) as error:
         raise UnreachableError(f"{method} {server.url}{path}: {error or type(error).__name__}") from error
-    finally:
-        connection.close()
+    return Answer(status=answer.status, body=answer.body, cause=answer.headers.get("x-loxilb-cause", ""))
 
 
-def _connection(server: Server) -> http.client.HTTPConnection:
-    host = server.host.strip("[]")
-    timeout = server.timeout or None
-    if server.protocol != "https":
-        return http.client.HTTPConnection(host, server.port, timeout=timeout)
-    return http.client.HTTPSConnection(host, server.port, timeout=timeout, context=_tls(server))
+def _query(parameters: dict[str, str] | None) -> str:
+    if not parameters:
+        return ""
+    from urllib.parse import urlencode  # noqa: PLC0415 few requests have one
+
+    return "?" + urlencode(parameters)
 
 
 def _tls(server: Server) -> "ssl.SSLContext":

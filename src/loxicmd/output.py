@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calling the API and printing what it answers."""
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import click
-import msgspec
+from msgspec import DecodeError, Struct
+from msgspec import json as wire_json
 
 from loxiapi.client import Answer, Server, UnreachableError, send
 from loxiapi.wire import Result
@@ -35,17 +35,17 @@ def fetch(ctx: click.Context, path: str, kind: type[_T]) -> _T:
     if answer.status != _OK:
         raise CommandError(reason_of(answer))
     try:
-        return msgspec.json.decode(answer.body, type=kind)
-    except msgspec.DecodeError as error:
+        return wire_json.decode(answer.body, type=kind)
+    except DecodeError as error:
         raise CommandError(f"Failed to unmarshal HTTP response: ({error})") from error
 
 
 def reason_of(answer: Answer) -> str:
     """Return why the server refused, with its explanation where it gave one."""
     try:
-        body = json.loads(answer.body)
+        body = wire_json.decode(answer.body)
         text = body.get("result") or body.get("message") or ""
-    except (ValueError, AttributeError):
+    except (DecodeError, AttributeError):
         text = ""
     reason = text.removeprefix("Error: ") or f"HTTP status {answer.status}"
     return f"{reason} ({answer.cause})" if answer.cause else reason
@@ -68,6 +68,8 @@ def show_structure(ctx: click.Context, value: Any) -> None:
 
         print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
     else:
+        import json  # noqa: PLC0415 tables need none of it
+
         print(json.dumps(value, indent=_INDENT, ensure_ascii=False))
 
 
@@ -84,7 +86,7 @@ def show_result(ctx: click.Context, answer: Answer, *, debug: bool = True) -> No
     if answer.status != _OK:
         sys.stdout.flush()
         raise CommandError(reason_of(answer))
-    result = msgspec.json.decode(answer.body, type=Result)
+    result = wire_json.decode(answer.body, type=Result)
     if structured(ctx):
         show_structure(ctx, plain(result))
     else:
@@ -93,7 +95,7 @@ def show_result(ctx: click.Context, answer: Answer, *, debug: bool = True) -> No
 
 def plain(value: Any) -> Any:
     """Turn wire values into plain ones, members in declared order, zero values included."""
-    if isinstance(value, msgspec.Struct):
+    if isinstance(value, Struct):
         names = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
         return {wire_name: plain(getattr(value, name)) for wire_name, name in names}
     return [plain(item) for item in value] if isinstance(value, list) else value

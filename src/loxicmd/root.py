@@ -17,7 +17,6 @@ def _unknown(words: Sequence[str]) -> str:
 
 
 _SHARED_WORDS = (
-    *("endpoint", "Endpoint", "EndPoint", "ep", "endpoints"),
     *("firewall", "Firewall", "fw", "firewalls"),
     *("bfd", "bfd-session"),
     *("bgpneighbor", "bgpnei", "bgpneigh"),
@@ -34,6 +33,7 @@ _MEMBER_WORDS = (
 )
 _GET_WORDS = ("hastate", "ha", "HAstate", "process", "Process", "processes")
 
+_ENDPOINT_WORDS = ("endpoint", "Endpoint", "EndPoint", "ep", "endpoints")
 _RULES = "loxicmd.get:rules"
 _FLOWS = "loxicmd.get:flows"
 _LOG_LEVEL = "loxicmd.get:log_level"
@@ -45,6 +45,7 @@ get = Group(
         **dict.fromkeys(("loadbalancer", "lb", "loadbalancers", "lbs"), _RULES),
         **dict.fromkeys(("conntrack", "ct", "conntracks", "cts"), _FLOWS),
         "port": "loxicmd.get:ports",
+        **dict.fromkeys(_ENDPOINT_WORDS, "loxicmd.endpoints:show"),
         **dict.fromkeys(("lbversion", "LBversion", "LBVersion", "llbversion"), _VERSION),
         **dict.fromkeys(("log-level", "loglevel"), _LOG_LEVEL),
     },
@@ -54,14 +55,20 @@ get = Group(
 )
 create = Group(
     "create",
-    commands_at={"lb": "loxicmd.create:create_rule"},
+    commands_at={
+        "lb": "loxicmd.create:create_rule",
+        **dict.fromkeys(_ENDPOINT_WORDS, "loxicmd.endpoints:create"),
+    },
     not_built=(*_SHARED_WORDS, *_MEMBER_WORDS),
     rejection=_unknown_below,
     help_text="Create something in the load balancer.",
 )
 delete = Group(
     "delete",
-    commands_at={"lb": "loxicmd.delete:delete_rule"},
+    commands_at={
+        "lb": "loxicmd.delete:delete_rule",
+        **dict.fromkeys(_ENDPOINT_WORDS, "loxicmd.endpoints:delete"),
+    },
     not_built=(*_SHARED_WORDS, *_MEMBER_WORDS),
     rejection=_unknown_below,
     help_text="Delete something from the load balancer.",

@@ -25,6 +25,7 @@ from loxilb.ports import DataPlane, Links, VipHost
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
 from loxilb.services.flowlog import FlowLog, FlowReporter
+from loxilb.services.health import HealthService, Probes
 from loxilb.services.interfaces import Attachable, Interfaces
 from loxilb.settings import Settings
 
@@ -75,8 +76,11 @@ class Daemon:
             limits=limits,
             hooks=self._interfaces.hooks,
         )
+        self.health = HealthService(target=self.configuration, prober=Probes(settings.certificates))
+        self.configuration.watch(self.health)
         self.api = ApiServer(
             configuration=self.configuration,
+            endpoints=self.health,
             log_level=level,
             build=build_info(),
             host=settings.host,
@@ -91,6 +95,7 @@ class Daemon:
         watchers: list[asyncio.Task[None]] = []
         try:
             await asyncio.to_thread(self._interfaces.attach_all)
+            await self.health.start()
             adopted = await self.configuration.start()
             if adopted:
                 _log.info("services taken over", services=adopted)
@@ -107,6 +112,7 @@ class Daemon:
 
     async def _finish(self, watchers: list[asyncio.Task[None]]) -> None:
         await self.api.stop()
+        await self.health.stop()
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)

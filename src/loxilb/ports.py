@@ -153,7 +153,7 @@ class Endpoints(Protocol):
         """Forget an endpoint; NotFound without one, Conflict while a service uses it."""
 
     async def set_host_state(self, address: IPAddress, state: HostState, key: EndpointKey | None) -> None:
-        """Set what an operator says about one endpoint, or (``key`` None) about all of an address, later ones too.
+        """Set what an operator says about one endpoint, or (``key`` None) about all of an address that are known.
 
         Raises NotFound for an unknown ``key``. Done in the kernel when it returns, unless the kernel refuses.
         """

@@ -2,6 +2,7 @@
 """What the command line says, as values."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from loxilb.kernel.bpf import DataPlaneSettings
 from loxilb.logs import LogFormat
@@ -10,7 +11,11 @@ from loxilb.services.interfaces import InterfaceFilter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a daemon is started with; ``netns`` is a name or path, None the caller's namespace."""
+    """Everything a daemon is started with.
+
+    ``netns`` is a name or path, None the caller's namespace. ``certificates`` is the directory of the files that probes
+    over TLS use.
+    """
 
     netns: str | None = None
     data_plane: DataPlaneSettings = field(default_factory=DataPlaneSettings)
@@ -20,4 +25,5 @@ class Settings:
     host: str = "0.0.0.0"
     port: int = 11111
     log_level: str = "debug"
+    certificates: Path = Path("/opt/loxilb/cert")
     log_format: LogFormat = LogFormat.TEXT

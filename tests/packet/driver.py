@@ -91,9 +91,7 @@ class Path:
 
 
 def _arriving(device: Device, source: IPAddress, destination: IPAddress, transport: Transport) -> Packet:
-    return Packet(
-        dmac=device.mac, smac=device.neighbour, source=source, destination=destination, transport=transport
-    )
+    return Packet(dmac=device.mac, smac=device.neighbour, source=source, destination=destination, transport=transport)
 
 
 def _leaving(device: Device, source: IPAddress, destination: IPAddress, transport: Transport) -> Packet:
@@ -109,9 +107,7 @@ class Driver:
         self.world = world
         self._pins = find_bpffs(None) / f"{world.namespace.name}-{secrets.token_hex(2)}"
         self.data_plane = BpfDataPlane.open(replace(settings, bpffs=self._pins))
-        self._ledger = Ledger(
-            Limits(rules=settings.rules - 1, endpoints=settings.endpoints - 1, ring=settings.ring)
-        )
+        self._ledger = Ledger(Limits(rules=settings.rules - 1, endpoints=settings.endpoints - 1, ring=settings.ring))
         self._numbers = count(1)
 
     def close(self) -> None:
@@ -186,9 +182,7 @@ class Driver:
         network = CLIENTS4 if version == 4 else CLIENTS6
         return network[next(self._numbers)]
 
-    def path(
-        self, service: Service, *, endpoint: int = 0, client: IPAddress | None = None, port: int = 0
-    ) -> Path:
+    def path(self, service: Service, *, endpoint: int = 0, client: IPAddress | None = None, port: int = 0) -> Path:
         """Return the path from a client (a new one unless given) to one of a service's endpoints, in given order.
 
         Without ``port`` it is one that was not used before.

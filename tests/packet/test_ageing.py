@@ -18,9 +18,7 @@ pytestmark = pytest.mark.must_run
 SHORT_S = 0.05
 # A state without a timeout of its own has the rule's.
 TIMED = set(FlowState) - {FlowState.NONE, FlowState.TWO_WAY}
-SETTINGS = replace(
-    SMALL, flows4=64, flows6=64, half_open4=64, half_open6=64, timeouts=dict.fromkeys(TIMED, SHORT_S)
-)
+SETTINGS = replace(SMALL, flows4=64, flows6=64, half_open4=64, half_open6=64, timeouts=dict.fromkeys(TIMED, SHORT_S))
 STATES: Mapping[FlowState, tuple[str, ...]] = {
     FlowState.SYN_SENT: ("syn",),
     FlowState.SYN_RECEIVED: ("syn", "syn-ack"),

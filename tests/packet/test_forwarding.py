@@ -82,7 +82,7 @@ def test_what_follows_the_packet_in_its_frame_stays_and_is_not_counted(
 
 
 def test_a_neighbour_that_is_not_known_yet(driver: Driver, hook: Hook, version: int) -> None:
-    """XDP leaves the packet to TC, which translates it and has the kernel send it. There is one flow, and one packet."""
+    """XDP leaves the packet to TC, which translates it and has the kernel send it: one flow, one packet."""
     endpoint = Endpoint(address=SERVERS[0].gateway(version) + 9, port=TARGET)
     service = driver.service(version, endpoints=[endpoint])
     path = driver.path(service)
@@ -102,13 +102,9 @@ def test_a_neighbour_that_is_not_known_yet(driver: Driver, hook: Hook, version: 
     assert [flow.counter.packets for flow in driver.flows(service)] == [2, 0]
 
 
-def test_an_endpoint_on_this_host_gets_its_packets_from_the_stack(
-    driver: Driver, hook: Hook, version: int
-) -> None:
+def test_an_endpoint_on_this_host_gets_its_packets_from_the_stack(driver: Driver, hook: Hook, version: int) -> None:
     """TC translates and passes; XDP leaves that to it."""
-    service = driver.service(
-        version, endpoints=[Endpoint(address=SERVERS[0].address(version), port=TARGET)]
-    )
+    service = driver.service(version, endpoints=[Endpoint(address=SERVERS[0].address(version), port=TARGET)])
     path = driver.path(service)
     packet = path.request(flags=SYN)
     delivered = replace(path.requested(flags=SYN), dmac=packet.dmac, smac=packet.smac)
@@ -143,9 +139,7 @@ def test_a_changed_neighbour_is_found_by_the_next_generation(driver: Driver, hoo
     with changed(neighbour(moved), neighbour(server.neighbour)):
         driver.use(hook, path)
         driver.data_plane.resolve_again()
-        driver.expect(
-            hook, path.request(), Reason.FORWARD_ESTABLISHED, replace(path.requested(), dmac=moved)
-        )
+        driver.expect(hook, path.request(), Reason.FORWARD_ESTABLISHED, replace(path.requested(), dmac=moved))
         driver.expect(hook, path.reply(), Reason.FORWARD_ESTABLISHED, path.replied())
     driver.data_plane.resolve_again()
     driver.use(hook, path)

@@ -6,6 +6,7 @@ they are translated, every checksum as right as it was.
 """
 
 import ctypes
+import os
 import random
 import secrets
 import time
@@ -14,9 +15,8 @@ from itertools import product
 
 import pytest
 
-from loxilb.kernel.abi import Reason
+from loxilb.kernel.abi import Config, Reason
 from loxilb.kernel.bpf import maps
-from loxilb.kernel.bpf.loading import _adopt_config
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.run import run
 from loxilb.model import L4Protocol, Mode
@@ -89,13 +89,13 @@ class Fuzzer:
 
     def __init__(self, driver: Driver, hook: Hook, seed: int) -> None:
         """Load it and give it its templates."""
-        self._driver, self._hook = driver, hook
-        config = _adopt_config(dict(driver.data_plane.descriptors))
+        self._driver, self._hook, self.seed = driver, hook, seed
+        shared = driver.data_plane.descriptors
         self._object = BpfObject(
             OBJECTS / f"fuzz_{hook.value}.bpf.o",
-            rodata=bytes(config or b""),
+            rodata=maps.lookup(shared["config"], maps.index_key(0), ctypes.sizeof(Config)) or b"",
             sizes=driver.data_plane.sizes,
-            reuse=driver.data_plane.descriptors,
+            reuse=shared,
         )
         self._write(random.Random(seed))
 
@@ -125,28 +125,22 @@ class Fuzzer:
 
 
 @pytest.fixture
-def seed(record_property) -> int:
-    """Return the seed of this run; a failure prints it."""
-    chosen = secrets.randbits(32)
-    print(f"seed {chosen}")
-    return chosen
-
-
-@pytest.fixture
-def fuzzer(driver: Driver, hook: Hook, seed: int) -> Iterator[Fuzzer]:
-    """Return a fuzzer with services to aim at."""
-    made = Fuzzer(driver, hook, seed)
+def fuzzer(driver: Driver, hook: Hook) -> Iterator[Fuzzer]:
+    """Return a fuzzer with services to aim at; set LOXILB_FUZZ_SEED to see the same packets again."""
+    made = Fuzzer(driver, hook, int(os.environ.get("LOXILB_FUZZ_SEED", secrets.randbits(32))))
     yield made
     made.close()
 
 
-def explain(state: Fuzz) -> str:
-    """Return what was wrong first, and how often."""
+def explain(fuzzer: Fuzzer) -> str:
+    """Return what was wrong first, and how often; "" when nothing was."""
+    state = fuzzer.state()
     if not state.violation:
         return ""
     before, after = bytes(state.first_before), bytes(state.first_after)
     counts = dict(zip(VIOLATIONS, state.violations, strict=True))
-    return f"{VIOLATIONS[state.violation - 1]}, verdict {state.verdict}\n{counts}\n{difference(before, after)}"
+    found = f"{VIOLATIONS[state.violation - 1]}, verdict {state.verdict}, seed {fuzzer.seed}"
+    return f"{found}\n{counts}\n{difference(before, after)}"
 
 
 def test_random_packets_break_no_invariant(driver: Driver, fuzzer: Fuzzer, hook: Hook) -> None:
@@ -159,7 +153,7 @@ def test_random_packets_break_no_invariant(driver: Driver, fuzzer: Fuzzer, hook:
         for length in lengths:
             fuzzer.run(length, ROUND * (4 if length == BYTES else 1))
         runs = fuzzer.state().runs
-        assert not explain(fuzzer.state()), explain(fuzzer.state())
+        assert not explain(fuzzer), explain(fuzzer)
 
     after = driver.data_plane.reasons()
     changed = {name for name in after if after[name] != reasons[name]}

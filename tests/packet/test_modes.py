@@ -14,12 +14,16 @@ from tests.support.packets import ACK, SYN
 pytestmark = pytest.mark.must_run
 MODES = [Mode.DEFAULT, Mode.ONEARM, Mode.FULLNAT]
 PROTOCOLS = [L4Protocol.TCP, L4Protocol.UDP, L4Protocol.ICMP]
-BY_NAME = {"ids": lambda one: one.name.lower()}
 FIRST_PORT = 1024
 
 
-@pytest.mark.parametrize("mode", MODES, **BY_NAME)
-@pytest.mark.parametrize("protocol", PROTOCOLS, **BY_NAME)
+def by_name(one: Mode | L4Protocol) -> str:
+    """Return how a parameter is shown."""
+    return one.name.lower()
+
+
+@pytest.mark.parametrize("mode", MODES, ids=by_name)
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=by_name)
 def test_the_client_keeps_its_port_where_it_is_free(
     driver: Driver, hook: Hook, version: int, protocol: L4Protocol, mode: Mode
 ) -> None:
@@ -32,8 +36,8 @@ def test_the_client_keeps_its_port_where_it_is_free(
     driver.use(hook, path)
 
 
-@pytest.mark.parametrize("mode", [Mode.ONEARM, Mode.FULLNAT], **BY_NAME)
-@pytest.mark.parametrize("protocol", PROTOCOLS, **BY_NAME)
+@pytest.mark.parametrize("mode", [Mode.ONEARM, Mode.FULLNAT], ids=by_name)
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=by_name)
 def test_clients_with_the_same_port_share_an_endpoint(
     driver: Driver, hook: Hook, version: int, protocol: L4Protocol, mode: Mode
 ) -> None:
@@ -54,10 +58,8 @@ def test_clients_with_the_same_port_share_an_endpoint(
         driver.use(hook, path)
 
 
-@pytest.mark.parametrize("mode", MODES, **BY_NAME)
-def test_one_client_reaches_one_endpoint_by_two_services(
-    driver: Driver, hook: Hook, version: int, mode: Mode
-) -> None:
+@pytest.mark.parametrize("mode", MODES, ids=by_name)
+def test_one_client_reaches_one_endpoint_by_two_services(driver: Driver, hook: Hook, version: int, mode: Mode) -> None:
     """From the same port: the endpoint must be able to tell the two apart."""
     endpoints = [Endpoint(address=SERVERS[0].gateway(version), port=TARGET)]
     one, other = (driver.service(version, L4Protocol.UDP, mode=mode, endpoints=endpoints) for _ in range(2))

@@ -100,6 +100,26 @@ def test_half_open_flows_displace_only_each_other(own_driver: Driver, hook: Hook
         own_driver.use(hook, own_driver.open(hook, own_driver.path(service)))
 
 
+@pytest.mark.parametrize("own_driver", [TINY_HALF], indirect=True, ids=["tiny"])
+@pytest.mark.parametrize("protocol", [L4Protocol.TCP, L4Protocol.UDP], ids=lambda one: one.value)
+def test_a_flow_that_lost_its_way_back_is_opened_anew(own_driver: Driver, hook: Hook, protocol: L4Protocol) -> None:
+    """In a crowd one direction of a half-open flow may give way without the other; the client tries again."""
+    for version in (4, 6):
+        service = own_driver.service(version, protocol, endpoints=only_endpoint(version))
+        opening, answer = ({"flags": SYN}, {"flags": SYN | ACK}) if protocol is L4Protocol.TCP else ({}, {})
+        paths = {path.client: path for path in (own_driver.path(service) for _ in range(200))}
+        for path in paths.values():
+            own_driver.run(hook, path.request(**opening))
+        flows = own_driver.flows(service)
+        halves = {flow.source for flow in flows if not flow.reply}
+        halves -= {flow.new_destination for flow in flows if flow.reply}
+
+        assert halves
+        path = paths[halves.pop()]
+        own_driver.send(hook, path.request(**opening))
+        own_driver.expect(hook, path.reply(**answer), Reason.FORWARD_HALF_OPEN, path.replied(**answer))
+
+
 def overflowing(driver: Driver, version: int) -> int:
     """Return how many flows are in the overflow map, by the programs' own count."""
     value = lookup(driver.data_plane.descriptors["runtime"], index_key(0), sizeof(Runtime))

@@ -123,9 +123,7 @@ def test_only_a_syn_opens_a_connection(driver: Driver, hook: Hook, version: int,
     assert driver.flows(service) == []
 
 
-def test_a_syn_within_an_established_connection_is_the_servers_affair(
-    driver: Driver, hook: Hook, version: int
-) -> None:
+def test_a_syn_within_an_established_connection_is_the_servers_affair(driver: Driver, hook: Hook, version: int) -> None:
     """It answers with a challenge (RFC 9293 section 3.10.7.4); the flow stays what it is."""
     service = driver.service(version)
     path = driver.open(hook, driver.path(service))

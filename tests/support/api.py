@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,11 +16,13 @@ import uvloop
 
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
 from loxilb.model import Port
-from loxilb.ports import Configuration, FlowStatus, ServiceStatus
+from loxilb.ports import FlowStatus, ServiceStatus
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
+from loxilb.services.health import HealthService, Probes
 
 _DEADLINE_S = 20
+NO_CERTIFICATES = Path("/nonexistent")
 BUILD = BuildInfo(version="0.9.8-dev", build="2026_11_22_03h:40m:25-local")
 
 
@@ -140,13 +143,19 @@ def loop_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 
 
 @contextmanager
-def live_api(configuration: Configuration, *, host: str = "127.0.0.1") -> Iterator[LiveApi]:
+def live_api(configuration: ConfigurationService, *, host: str = "127.0.0.1") -> Iterator[LiveApi]:
     """Serve ``configuration`` on a free port."""
     log_level = MemoryLogLevel()
-    server = ApiServer(configuration=configuration, log_level=log_level, build=BUILD, host=host, port=0)
+    health = HealthService(target=configuration, prober=Probes(NO_CERTIFICATES))
+    configuration.watch(health)
+    server = ApiServer(
+        configuration=configuration, endpoints=health, log_level=log_level, build=BUILD, host=host, port=0
+    )
     with structlog.testing.capture_logs() as logs, loop_thread() as run:
+        run(health.start())
         run(server.start())
         try:
             yield LiveApi(address=server.address, log_level=log_level, logs=logs)
         finally:
             run(server.stop())
+            run(health.stop())

@@ -140,11 +140,11 @@ class World:
 
     def _register_queues(self, lab: Lab) -> None:
         """Keep an XDP program on every device: without one a veth has no receive queue to run XDP for."""
-        holder = BpfObject(OBJECTS / "fuzz_xdp.bpf.o")
+        holder = BpfObject(OBJECTS / "bench_program.bpf.o")
         lab.undo(holder.close)
         options = libbpf.LinkOptions(sz=ctypes.sizeof(libbpf.LinkOptions), flags=_NATIVE)
         for index in self.indexes.values():
-            link = libbpf.link_create(holder.programs["fuzz_xdp"], index, _XDP_LINK, ctypes.byref(options))
+            link = libbpf.link_create(holder.programs["xdp_empty"], index, _XDP_LINK, ctypes.byref(options))
             lab.undo(os.close, check(link, "attach XDP"))
 
     @contextmanager

@@ -11,8 +11,10 @@ import pytest
 from loxilb.errors import KernelError
 from loxilb.ports import ServiceStatus
 from loxilb.services.api import ApiServer
+from loxilb.services.health import HealthService, Probes
 from tests.support.api import (
     BUILD,
+    NO_CERTIFICATES,
     MemoryLogLevel,
     ShownConfiguration,
     fake_kernel_api,
@@ -102,6 +104,7 @@ def test_address_in_use_is_told_with_a_remedy() -> None:
         with live_api(configuration) as api, loop_thread() as run:
             second = ApiServer(
                 configuration=configuration,
+                endpoints=HealthService(target=configuration, prober=Probes(NO_CERTIFICATES)),
                 log_level=MemoryLogLevel(),
                 build=BUILD,
                 host="127.0.0.1",

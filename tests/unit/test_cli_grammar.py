@@ -83,7 +83,7 @@ def test_server_that_does_not_answer(cli: Cli) -> None:
         (["set"], ['Error: unknown command "[]"for "loxicmd" ']),
         (["foo"], ['Error: unknown command "foo" for "loxicmd"', "Run 'loxicmd --help' for usage."]),
         (["save"], ['Error: unknown command "save" for "loxicmd"', "", "save is not built yet"]),
-        (["get", "ep"], ['Error: unknown command "[ep]"for "loxicmd" ', "", "ep is not built yet"]),
+        (["get", "fw"], ['Error: unknown command "[fw]"for "loxicmd" ', "", "fw is not built yet"]),
         (["create", "vlan-member"], ["", "", "vlan-member is not built yet"]),
         (["set", "login"], ["", "", "login is not built yet"]),
         (["get", "lb", "--foo"], ["Error: unknown flag: --foo"]),

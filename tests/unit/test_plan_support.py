@@ -22,14 +22,15 @@ REFUSED = {
     "block": ("block: 7", service(of=key(block=7))),
     "proxyprotocolv2": ("proxyprotocolv2: true", service(proxy_protocol_v2=True)),
     "egress": ("egress: true", service(egress=True)),
-    "monitor": ("monitor: true", service(monitor=True)),
-    "probe": ("probetype: tcp", service(probe=Probe(kind="tcp", port=80))),
-    "ping": ("probetype: ping", service(probe=Probe(kind="ping"))),
+    "probe": ("probetype: sctp", service(probe=Probe(kind="sctp", port=80))),
     "secondary": ("secondaryIPs: 1", service(secondary_addresses=(ip_address("20.20.20.9"),))),
 }
 
 ACCEPTED = {
     "bgp": service(bgp=True),
+    "monitor": service(monitor=True),
+    "probe": service(probe=Probe(kind="tcp", port=80)),
+    "ping": service(probe=Probe(kind="ping")),
     "probe none": service(probe=Probe(kind="none")),
     "managed": service(managed=True),
     "fullnat": service(mode=Mode.FULLNAT),

@@ -4,6 +4,7 @@
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from loxiapi.client import Server, UnreachableError, segments, send
+from loxiapi.client import Answer, Server, UnreachableError, segments, send
 from tests.support.replay import Replay, replay
 
 
@@ -98,3 +99,55 @@ def test_query_and_body_arrive() -> None:
 
     assert (answer.status, answer.body, answer.cause) == (200, b"{}", "")
     assert (asked.method, asked.body, asked.headers["authorization"]) == ("POST", b"{}", "t")
+
+
+def _answered(*pieces: bytes) -> Answer:
+    """Return what the client makes of an answer that comes in pieces, after which the connection ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.recv(4096)
+                for piece in pieces:
+                    connection.sendall(piece)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            return send(Server(port=listener.getsockname()[1], timeout=5), "GET", "/version")
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"],
+        [b"HTTP/1.1 200 OK\r\nContent-Le", b"ngth: 4\r\n\r\nbo", b"dy"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n", b"2\r\ndy\r\n0\r\n\r\n"],
+        [b"HTTP/1.0 200 OK\r\n\r\nbo", b"dy"],
+    ],
+    ids=["whole", "in pieces", "chunked", "until the end"],
+)
+def test_every_way_to_end_a_body_is_understood(pieces: list[bytes]) -> None:
+    """RFC 9112 §6.3."""
+    assert _answered(*pieces) == Answer(status=200, body=b"body")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbody", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encod"],
+    ids=["nothing", "cut short", "another protocol", "cut in the head"],
+)
+def test_half_an_answer_is_none(piece: bytes) -> None:
+    """Rather an error than a part of a list."""
+    with pytest.raises(UnreachableError, match=r"GET http://127\.0\.0\.1:\d+/netlox/v1/version: "):
+        _answered(piece)
+
+
+def test_a_token_with_a_line_break_is_not_sent() -> None:
+    """It could add headers."""
+    with pytest.raises(UnreachableError, match="header Authorization holds a line break"):
+        send(Server(token="a\r\nX: y"), "GET", "/version")

@@ -12,7 +12,8 @@ from loxiapi.openapi import document
 from loxiapi.operations import OPERATIONS, Kind
 from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import Handlers
-from tests.support.api import BUILD, LiveApi, MemoryLogLevel, ShownConfiguration, fake_kernel_api
+from loxilb.services.health import HealthService, Probes
+from tests.support.api import BUILD, NO_CERTIFICATES, LiveApi, MemoryLogLevel, ShownConfiguration, fake_kernel_api
 from tests.support.json_schema import mismatches
 from tests.support.recorded_api import (
     FLOWS,
@@ -119,7 +120,8 @@ def test_each_path_serves_exactly_the_documented_methods(api: LiveApi, path: str
 def test_nothing_undocumented_is_served() -> None:
     """The routes of the application are the paths of the document."""
     configuration = ShownConfiguration()
-    handlers = Handlers(configuration=configuration, log_level=MemoryLogLevel(), build=BUILD)
+    health = HealthService(target=configuration, prober=Probes(NO_CERTIFICATES))
+    handlers = Handlers(configuration=configuration, endpoints=health, log_level=MemoryLogLevel(), build=BUILD)
     routes = {route.path for route in create_application(handlers).starlette.routes if isinstance(route, Route)}
     count = len(create_application(handlers).starlette.routes)
     configuration.close()

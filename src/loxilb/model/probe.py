@@ -78,7 +78,7 @@ class EndpointKey(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> "EndpointKey | None":
         """Read the written form; None for any other name."""
-        address, word, port = (name.rsplit("_", 2) + ["", ""])[:3]
+        address, word, port = [*name.rsplit("_", 2), "", ""][:3]
         if word not in _KEY_WORDS or not (port.isascii() and port.isdecimal()):
             return None
         try:
@@ -91,8 +91,8 @@ class EndpointKey(NamedTuple):
 class HealthCheck:
     """How one endpoint is checked.
 
-    ``request`` is the path (http, https) or what is sent (tcp, udp), ``response`` what must come back ("": see the
-    kind). ``period`` is in seconds, ``retries`` is how many probes in a row must fail; 0 stands for the default of both.
+    ``request`` is the path (http, https) or what is sent (tcp, udp), ``response`` what must come back. ``period`` is in
+    seconds, ``retries`` is how many probes in a row must fail; 0 stands for the default of both.
     """
 
     kind: ProbeKind = ProbeKind.NONE
@@ -153,7 +153,7 @@ class MonitoredEndpoint:
 class EndpointStatus:
     """An endpoint as it is known: what is checked and what came of it.
 
-    ``delays`` are round trip times in seconds (least, mean, greatest of the last ones), None before a ping was answered.
+    ``delays`` are round trip times in seconds, the least, mean and greatest of the last pings; None without an answer.
     """
 
     address: IPAddress

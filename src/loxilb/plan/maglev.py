@@ -9,6 +9,7 @@ move.
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import cast
 
 TABLE = 16_381
 LARGE_TABLE = 65_537
@@ -33,7 +34,7 @@ def maglev_table(identities: Sequence[bytes]) -> list[int]:
         return list(range(size))
     members = sorted(range(len(identities)), key=identities.__getitem__)
     offsets, skips = _permutations([identities[member] for member in members], size)
-    return _fill(members, offsets, skips, size)
+    return _fill([list(turn) for turn in zip(members, skips, offsets, strict=True)], size)
 
 
 def _permutations(identities: Sequence[bytes], size: int) -> tuple[list[int], list[int]]:
@@ -43,20 +44,26 @@ def _permutations(identities: Sequence[bytes], size: int) -> tuple[list[int], li
     return offsets, skips
 
 
-def _fill(members: Sequence[int], places: list[int], skips: Sequence[int], size: int) -> list[int]:
-    """Let the members take turns: each takes the next slot of its permutation that is still free."""
-    table = [-1] * size
-    left = size
-    turns = list(zip(range(len(members)), members, skips, strict=True))
-    while True:
-        for turn, member, skip in turns:
-            place = places[turn]
-            while table[place] >= 0:
+def _fill(turns: list[list[int]], size: int) -> list[int]:
+    """Let the members take turns: each takes the next slot of its permutation that is still free.
+
+    A turn is member, skip and place; its place moves on. Most of the time goes into the last slots, which many tries
+    miss: the inner loop does as little as possible.
+    """
+    table: list[int | None] = [None] * size
+
+    def take(some: list[list[int]]) -> None:
+        for turn in some:
+            member, skip, place = turn
+            while table[place] is not None:
                 place += skip
                 if place >= size:
                     place -= size
             table[place] = member
-            places[turn] = place
-            left -= 1
-            if not left:
-                return table
+            turn[2] = place
+
+    rounds, rest = divmod(size, len(turns))
+    for _ in range(rounds):
+        take(turns)
+    take(turns[:rest])
+    return cast("list[int]", table)  # full by now

@@ -66,4 +66,4 @@ def ring_of(selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[E
     any weight with the others, zero included, and expect equal shares. Persist takes turns for clients that are new,
     lc looks through the slice and takes the first of several with the fewest flows.
     """
-    return tuple(ids[position] for position in _SELECTIONS[selection](endpoints))
+    return tuple(map(ids.__getitem__, _SELECTIONS[selection](endpoints)))

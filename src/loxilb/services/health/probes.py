@@ -2,6 +2,7 @@
 """One probe of one endpoint, by kind."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Probes:
             late = loop.time() > end + _LATE_S
             return Outcome(fault=f"no answer in {kind.timeout} s", late=late)
         except (OSError, ValueError) as error:
-            return Outcome(fault=str(error) or type(error).__name__)
+            return Outcome(fault=_text_of(error))
         except KernelError as error:
             return Outcome(fault=str(error))
 
@@ -137,6 +138,12 @@ class Probes:
             return Outcome(fault=await _response_fault(reader, check.response))
         finally:
             writer.transport.abort()
+
+
+def _text_of(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 async def _response_fault(reader: asyncio.StreamReader, expected: str) -> str:

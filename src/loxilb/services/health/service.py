@@ -39,7 +39,6 @@ class HealthService:
         self._prober = prober
         self._records: dict[str, Record] = {}
         self._used: dict[ServiceKey, frozenset[EndpointKey]] = {}
-        self._hosts: dict[IPAddress, HostState] = {}
         self._pending: dict[EndpointKey, Availability] = {}
         self._delivery: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -94,7 +93,7 @@ class HealthService:
 
     async def put_endpoint(self, endpoint: MonitoredEndpoint) -> None:
         """Check an endpoint as told here, whatever services want; replaces what was told before."""
-        record = self._record(endpoint.name, EndpointKey.parse(endpoint.name), endpoint.address)
+        record = self._record(endpoint.name, EndpointKey.parse(endpoint.name))
         before = record.probed
         record.told = endpoint
         self._revise(record, before)
@@ -126,15 +125,12 @@ class HealthService:
         return found[0]
 
     async def set_host_state(self, address: IPAddress, state: HostState, key: EndpointKey | None) -> None:
-        """Set what an operator says about one endpoint, or (``key`` None) about all of an address, later ones too."""
+        """Set what an operator says about one endpoint, or (``key`` None) about all of an address."""
         if key is not None:
             if key.name not in self._records:
                 raise NotFound("ephost-notfound error", cause=f"no endpoint {key.name}")
             records = [self._records[key.name]]
         else:
-            self._hosts[address] = state
-            if state is HostState.GREEN:
-                del self._hosts[address]
             records = [record for record in self._records.values() if record.address == address]
         for record in records:
             record.state = state
@@ -144,12 +140,8 @@ class HealthService:
 
     # Records
 
-    def _record(self, name: str, key: EndpointKey | None, address: IPAddress | None = None) -> Record:
-        if name not in self._records:
-            where = address or (key.address if key else None)
-            state = self._hosts.get(where, HostState.GREEN) if where else HostState.GREEN
-            self._records[name] = Record(name=name, key=key, state=state)
-        return self._records[name]
+    def _record(self, name: str, key: EndpointKey | None) -> Record:
+        return self._records.setdefault(name, Record(name=name, key=key))
 
     def _revise(self, record: Record, before: Probed | None) -> None:
         """Act on a record whose users or operator's wish may have changed; ``before`` is what was probed."""

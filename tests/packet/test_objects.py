@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The object files: both compilers make them, the kernel takes them, and they do not grow unseen."""
+
+import json
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, loading
+from loxilb.kernel.bpf.object import BpfObject
+from loxilb.kernel.bpf.pins import find_bpffs
+from tests.support.bpf import World
+from tests.support.lab import ROOT
+
+pytestmark = pytest.mark.must_run
+SOURCES = sorted((ROOT / "bpf").glob("*.bpf.c"))
+COMPILERS = ("clang-14", "clang-19")
+RECORD = Path(__file__).with_name("instructions.json")
+GROWTH = 1.10
+MEMORY = 128 << 20
+
+
+def object_name(source: Path) -> str:
+    """Return what is recorded of a source: ``xdp`` of xdp.bpf.c."""
+    return source.name.removesuffix(".bpf.c")
+
+
+def compiled(compiler: str, source: Path, folder: Path) -> Path:
+    """Compile as the Makefile does, warnings as errors."""
+    target = folder / f"{object_name(source)}.bpf.o"
+    flags = "-O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -Werror"
+    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    done = subprocess.run(
+        [compiler, *flags.split(), include, "-c", str(source), "-o", str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def fdinfo(descriptor: int) -> dict[str, str]:
+    """Return what the kernel tells of a descriptor (proc_pid_fdinfo(5))."""
+    lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def instructions(path: Path) -> dict[str, int]:
+    """Load an object with small maps; returns how many instructions the verifier went through, by program."""
+    with BpfObject(path, rodata=bytes(loading.make_config(DataPlaneSettings()))) as loaded:
+        return {name: int(fdinfo(program)["verified_insns"]) for name, program in loaded.programs.items()}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=object_name)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_kernel_takes_what_a_compiler_makes(compiler: str, source: Path, tmp_path: Path) -> None:
+    """The verifier's work is recorded for the older compiler, and may not grow by more than a tenth."""
+    assert shutil.which(compiler), f"install {compiler}"
+
+    found = instructions(compiled(compiler, source, tmp_path))
+
+    assert all(found.values())
+    if compiler == COMPILERS[0]:
+        recorded = json.loads(RECORD.read_text())[object_name(source)]
+        assert set(found) == set(recorded)
+        assert {name: count for name, count in found.items() if count > recorded[name] * GROWTH} == {}
+
+
+@contextmanager
+def default_data_plane(world: World) -> Iterator[BpfDataPlane]:
+    """Load a data plane of default size, and remove it."""
+    pins = find_bpffs(None) / f"{world.namespace.name}-default"
+    data_plane = BpfDataPlane.open(DataPlaneSettings(bpffs=pins))
+    try:
+        yield data_plane
+    finally:
+        data_plane.destroy()
+        pins.rmdir()
+
+
+def test_all_maps_of_default_size_fit_into_their_budget(world: World) -> None:
+    """Counted by the kernel."""
+    with default_data_plane(world) as data_plane:
+        sizes = {name: int(fdinfo(descriptor)["memlock"]) for name, descriptor in data_plane.descriptors.items()}
+
+    assert sizes["flow4"] >= 64 * DataPlaneSettings().flows4
+    assert sum(sizes.values()) <= MEMORY, sizes
+
+
+def record() -> None:
+    """Write the record anew: ``python -m tests.packet.test_objects``."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = {object_name(source): instructions(compiled(COMPILERS[0], source, Path(folder))) for source in SOURCES}
+    RECORD.write_text(json.dumps(counts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    record()
