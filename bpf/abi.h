@@ -49,7 +49,8 @@ enum lox_flow_flags {
 	LOX_FLOW_SOURCE = 2,   /* the source is rewritten as well as the destination */
 	LOX_FLOW_FIN = 4,      /* this direction has sent a FIN */
 	LOX_FLOW_EXTENDED = 8, /* an extension record says more: off the plain path */
-	LOX_FLOW_DIRECT = 16,  /* direct server return: only the MACs are rewritten, replies do not come by */
+	LOX_FLOW_DIRECT = 16,  /* direct server return: only the MACs are rewritten */
+	LOX_FLOW_CLOSED = 32,  /* not one of its endpoint's live flows any more */
 };
 
 enum lox_flow_state {

@@ -52,6 +52,19 @@ struct {
 	__type(value, union lox_spill);
 } spill SEC(".maps");
 
+/* flags within its aligned word: the byte alone cannot be changed atomically. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define LOX_FLAGS_SHIFT 8
+#else
+#define LOX_FLAGS_SHIFT 16
+#endif
+
+/* Set flags of a live flow, whatever other CPUs set; returns those that were set before. */
+LOX_INLINE __u8 lox_set_flags(struct lox_flow *f, __u8 flags)
+{
+	return __sync_fetch_and_or((__u32 *)&f->proto, (__u32)flags << LOX_FLAGS_SHIFT) >> LOX_FLAGS_SHIFT;
+}
+
 LOX_INLINE void lox_count_flow(__u32 endpoint, __s32 change)
 {
 	struct lox_endpoint_state *state = bpf_map_lookup_elem(&endpoint_states, &endpoint);
@@ -60,8 +73,15 @@ LOX_INLINE void lox_count_flow(__u32 endpoint, __s32 change)
 		__sync_fetch_and_add(&state->active, change);
 }
 
-/* Add the traffic of a flow that ended to its endpoint's, and take it off the endpoint's live flows. */
-LOX_INLINE void lox_retire(const struct lox_flow *f, __u32 endpoint)
+/* Take a flow off its endpoint's live flows, once; the direction from the client stands for both. */
+LOX_INLINE void lox_leave_endpoint(struct lox_flow *f, __u32 endpoint)
+{
+	if (!(f->flags & LOX_FLOW_REPLY) && !(lox_set_flags(f, LOX_FLOW_CLOSED) & LOX_FLOW_CLOSED))
+		lox_count_flow(endpoint, -1);
+}
+
+/* Add the traffic of a flow that ended to its endpoint's. */
+LOX_INLINE void lox_retire(struct lox_flow *f, __u32 endpoint)
 {
 	struct lox_traffic *t = bpf_map_lookup_elem(&traffic, &endpoint);
 
@@ -69,8 +89,7 @@ LOX_INLINE void lox_retire(const struct lox_flow *f, __u32 endpoint)
 		__sync_fetch_and_add(&t->packets, f->packets);
 		__sync_fetch_and_add(&t->bytes, f->bytes);
 	}
-	if (!(f->flags & LOX_FLOW_REPLY))
-		lox_count_flow(endpoint, -1);
+	lox_leave_endpoint(f, endpoint);
 }
 
 /* The lock of the insertions whose keys hash near `home`; a home-made one, since calls are not allowed under a bpf_spin_lock. */

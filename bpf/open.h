@@ -131,24 +131,28 @@ LOX_INLINE __u8 lox_first_state(const struct lox_packet *p)
 	return p->tcp_flags & LOX_TCP_SYN ? LOX_STATE_SYN_SENT : LOX_STATE_ESTABLISHED;
 }
 
-/* Direct server return: one direction, which keeps its addresses. */
+/*
+ * Direct server return: both directions keep their addresses. Replies need not come by; those that do, since this host
+ * is the endpoint's router, are forwarded here: to the kernel they would be packets from an address of its own.
+ */
 LOX_INLINE int lox_open_direct(const bool v6, struct lox_work *w)
 {
-	int put;
+	const struct lox_tuple *t = &w->p.tuple;
+	int put = LOX_PUT_EXISTS;
 
-	w->in.key = w->p.tuple;
-	w->in.new_saddr = w->p.tuple.saddr;
-	w->in.new_daddr = w->p.tuple.daddr;
-	w->in.new_sport = w->p.tuple.sport;
-	w->in.new_dport = w->p.tuple.dport;
-	w->in.flags = LOX_FLOW_DIRECT;
-	lox_count_flow(w->in.cold.endpoint, 1);
-	put = lox_put_in(v6, LOX_HALF, &w->in);
-	if (put != LOX_PUT_DONE)
-		lox_count_flow(w->in.cold.endpoint, -1);
-	if (put == LOX_PUT_DONE || put == LOX_PUT_EXISTS)
-		return 0;
-	return put == LOX_PUT_BUSY ? LOX_DROP_BUSY : LOX_DROP_TABLE_FULL;
+	w->in.key.saddr = w->in.new_saddr = t->daddr;
+	w->in.key.daddr = w->in.new_daddr = t->saddr;
+	w->in.key.sport = w->in.new_sport = t->dport;
+	w->in.key.dport = w->in.new_dport = t->sport;
+	w->in.key.proto = t->proto;
+	w->in.flags = LOX_FLOW_REPLY;
+	w->in.at = LOX_NOWHERE;
+	if (!lox_present(v6, LOX_MAIN, &w->in.key))
+		put = lox_put_in(v6, LOX_HALF, &w->in);
+	if (put != LOX_PUT_DONE && put != LOX_PUT_EXISTS)
+		return put == LOX_PUT_BUSY ? LOX_DROP_BUSY : LOX_DROP_TABLE_FULL;
+	w->in.flags |= LOX_FLOW_DIRECT;
+	return lox_open_forward(v6, w);
 }
 
 /*

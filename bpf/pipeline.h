@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * The pipeline, alike on both hooks: parse, flow lookup, on a hit rewrite and send; otherwise the slow path: service,
- * endpoint, flow, state, route. A shim (shim_xdp.h or shim_tc.h) must be included before this file.
+ * endpoint, flow, state, route. The steps of a hook (steps_xdp.h or steps_tc.h) must be included before this file.
  */
 #ifndef LOX_PIPELINE_H
 #define LOX_PIPELINE_H

@@ -124,6 +124,8 @@ static long lox_least_step(__u32 i, struct lox_least *least)
 	struct lox_endpoint_state *state = bpf_map_lookup_elem(&endpoint_states, &id);
 	__u32 active = state ? READ_ONCE(state->active) : ~0U;
 
+	if (state && (__s32)active < 0) /* a flow that closed while it moved to the large table may count twice */
+		active = 0;
 	if (active < least->active) {
 		least->active = active;
 		least->at = least->base + i;

@@ -14,48 +14,6 @@
 
 typedef struct __sk_buff lox_ctx;
 
-/* Programs that go on where the entry program ends. */
-enum {
-	LOX_STEP_SLOW4,
-	LOX_STEP_SLOW6,
-	LOX_STEP_REJECT4,
-	LOX_STEP_REJECT6,
-	LOX_STEP_ICMP4,
-	LOX_STEP_ICMP6,
-	LOX_STEP_FRAGMENT4,
-	LOX_STEP_FRAGMENT6,
-	LOX_STEPS_COUNT,
-};
-
-int lox_tc_slow4(lox_ctx *ctx);
-int lox_tc_slow6(lox_ctx *ctx);
-int lox_tc_reject4(lox_ctx *ctx);
-int lox_tc_reject6(lox_ctx *ctx);
-int lox_tc_icmp4(lox_ctx *ctx);
-int lox_tc_icmp6(lox_ctx *ctx);
-int lox_tc_fragment4(lox_ctx *ctx);
-int lox_tc_fragment6(lox_ctx *ctx);
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, LOX_STEPS_COUNT);
-	__uint(key_size, sizeof(__u32));
-	__array(values, int(lox_ctx *));
-} tc_steps SEC(".maps") = {
-	.values = {
-		[LOX_STEP_SLOW4] = (void *)&lox_tc_slow4,
-		[LOX_STEP_SLOW6] = (void *)&lox_tc_slow6,
-		[LOX_STEP_REJECT4] = (void *)&lox_tc_reject4,
-		[LOX_STEP_REJECT6] = (void *)&lox_tc_reject6,
-		[LOX_STEP_ICMP4] = (void *)&lox_tc_icmp4,
-		[LOX_STEP_ICMP6] = (void *)&lox_tc_icmp6,
-		[LOX_STEP_FRAGMENT4] = (void *)&lox_tc_fragment4,
-		[LOX_STEP_FRAGMENT6] = (void *)&lox_tc_fragment6,
-	},
-};
-
-#define LOX_STEPS tc_steps
-
 enum { LOX_PASS = TC_ACT_OK, LOX_DROP = TC_ACT_SHOT, LOX_HOOK_IS_XDP = 0 };
 
 LOX_INLINE void *lox_data(lox_ctx *ctx)
@@ -96,35 +54,6 @@ LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
 LOX_INLINE bool lox_segmented(lox_ctx *ctx)
 {
 	return ctx->gso_segs > 1;
-}
-
-/* Reasons that the sender is told. */
-LOX_INLINE bool lox_answered(enum lox_reason reason)
-{
-	return reason == LOX_DROP_TTL || reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_NOT_SYN ||
-	       reason == LOX_DROP_TOO_BIG;
-}
-
-/* Drop the packet in hand (lox_work), and answer it where that is due. */
-LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
-{
-	struct lox_work *w = lox_work();
-
-	if (w && lox_answered(reason)) {
-		w->reason = reason;
-		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_REJECT6 : LOX_STEP_REJECT4);
-	}
-	return lox_leave(LOX_DROP, reason);
-}
-
-/* ICMP errors and fragments have programs of their own; everything else with a reason to pass goes on. */
-LOX_INLINE int lox_special(lox_ctx *ctx, const bool v6, enum lox_reason reason)
-{
-	if (reason == LOX_PASS_ICMP_ERROR)
-		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_ICMP6 : LOX_STEP_ICMP4);
-	if (reason == LOX_PASS_FRAGMENT)
-		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_FRAGMENT6 : LOX_STEP_FRAGMENT4);
-	return lox_leave(LOX_PASS, reason);
 }
 
 LOX_INLINE void lox_before_rewrite(lox_ctx *ctx, const bool v6, const struct lox_packet *p)

@@ -11,26 +11,6 @@
 
 typedef struct xdp_md lox_ctx;
 
-/* Programs that go on where the entry program ends. */
-enum { LOX_STEP_SLOW4, LOX_STEP_SLOW6, LOX_STEPS_COUNT };
-
-int lox_xdp_slow4(lox_ctx *ctx);
-int lox_xdp_slow6(lox_ctx *ctx);
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, LOX_STEPS_COUNT);
-	__uint(key_size, sizeof(__u32));
-	__array(values, int(lox_ctx *));
-} xdp_steps SEC(".maps") = {
-	.values = {
-		[LOX_STEP_SLOW4] = (void *)&lox_xdp_slow4,
-		[LOX_STEP_SLOW6] = (void *)&lox_xdp_slow6,
-	},
-};
-
-#define LOX_STEPS xdp_steps
-
 enum { LOX_PASS = XDP_PASS, LOX_DROP = XDP_DROP, LOX_HOOK_IS_XDP = 1 };
 
 LOX_INLINE void *lox_data(lox_ctx *ctx)
@@ -64,24 +44,6 @@ LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
 LOX_INLINE bool lox_segmented(lox_ctx *ctx)
 {
 	return false;
-}
-
-/* Answers and everything that needs more than a rewrite are the TC program's: pass it the packet as it came. */
-LOX_INLINE bool lox_hand_on(enum lox_reason reason)
-{
-	return reason == LOX_DROP_TTL || reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_NOT_SYN ||
-	       reason == LOX_DROP_TOO_BIG;
-}
-
-LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
-{
-	return lox_hand_on(reason) ? lox_leave(LOX_PASS, LOX_PASS_TO_TC) : lox_leave(LOX_DROP, reason);
-}
-
-/* ICMP errors and fragments, too. */
-LOX_INLINE int lox_special(lox_ctx *ctx, const bool v6, enum lox_reason reason)
-{
-	return lox_leave(LOX_PASS, reason);
 }
 
 #include "payload.h"

@@ -130,6 +130,15 @@ LOX_INLINE __u8 lox_flags_that_count(const struct lox_packet *p, const struct lo
 	return place == LOX_INSIDE ? p->tcp_flags & ~LOX_TCP_RST : p->tcp_flags;
 }
 
+/* A connection that has closed burdens its endpoint no more, though it is remembered for a while. */
+LOX_INLINE void lox_close(const struct lox_ref *own, const struct lox_ref *peer)
+{
+	const struct lox_ref *forward = own->flow->flags & LOX_FLOW_REPLY ? peer : own;
+
+	if (forward->flow && forward->cold)
+		lox_leave_endpoint(forward->flow, forward->cold->endpoint);
+}
+
 /*
  * Move the flow's state on. Returns the state a half-open flow is to move to the large table with, 0 if it stays, or the
  * negative reason to drop.
@@ -153,6 +162,8 @@ LOX_INLINE int lox_advance(const bool v6)
 	if (state == LOX_STATE_SYN_RECEIVED && own.flow->state == LOX_STATE_SYN_SENT && peer.flow)
 		lox_note_answer(&w->p, peer.flow);
 	lox_set_state(own.flow, peer.flow, state, flags & LOX_TCP_FIN);
+	if (state == LOX_STATE_TIME_WAIT || state == LOX_STATE_RESET)
+		lox_close(&own, &peer);
 	return own.table == LOX_HALF && lox_matures(own.flow, state) ? state : 0;
 }
 

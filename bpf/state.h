@@ -101,7 +101,7 @@ LOX_INLINE bool lox_matures(const struct lox_flow *f, __u8 state)
 LOX_INLINE void lox_set_state(struct lox_flow *f, struct lox_flow *peer, __u8 state, bool fin)
 {
 	if (fin)
-		f->flags |= LOX_FLOW_FIN;
+		lox_set_flags(f, LOX_FLOW_FIN);
 	if (f->state != state)
 		WRITE_ONCE(f->state, state);
 	if (peer && peer->state != state)

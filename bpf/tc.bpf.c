@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /* TC ingress: the whole pipeline, offloads and unresolved neighbours included. */
-#include "shim_tc.h"
+#include "steps_tc.h"
 #include "pipeline.h"
 #include "reject.h"
 #include "icmp.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /* XDP: finishes packets of known flows and services, passes everything else unmodified. */
-#include "shim_xdp.h"
+#include "steps_xdp.h"
 #include "pipeline.h"
 
 SEC("xdp")

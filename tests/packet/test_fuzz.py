@@ -97,6 +97,8 @@ class Fuzzer:
             sizes=driver.data_plane.sizes,
             reuse=shared,
         )
+        target = driver.data_plane.programs[hook.value].to_bytes(4, "little")
+        maps.update(self._object.maps["fuzz_target"], maps.index_key(0), target, "name the program")
         self._write(random.Random(seed))
 
     def _write(self, source: random.Random) -> None:
