@@ -36,10 +36,13 @@ LOX_INLINE bool lox_same_mac(const void *a, const void *b)
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
 }
 
+/* What the FIB is asked about: with a length it answers with the MTU, in the same member, but only when the way is ready. */
+#define LOX_ASKED_LENGTH 1
+
 /* The FIB's answer, or no limit where it has none. */
 LOX_INLINE __u32 lox_mtu_of(const struct bpf_fib_lookup *fib)
 {
-	return fib->mtu_result ? fib->mtu_result : 0xffff;
+	return fib->mtu_result > LOX_ASKED_LENGTH ? fib->mtu_result : 0xffff;
 }
 
 LOX_INLINE bool lox_same_hop(const struct lox_next_hop *hop, const struct bpf_fib_lookup *fib)
@@ -100,7 +103,7 @@ LOX_INLINE enum lox_route lox_route(void *ctx, const bool v6, __u32 ifindex, con
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->ifindex = ifindex;
 	fib->l4_protocol = proto;
-	fib->tot_len = 1; /* asks for the MTU of the route */
+	fib->tot_len = LOX_ASKED_LENGTH;
 	fib->family = v6 ? LOX_AF_INET6 : LOX_AF_INET;
 	if (v6) {
 		__builtin_memcpy(fib->ipv6_src, saddr, sizeof(*saddr));
