@@ -51,7 +51,7 @@ LOX_INLINE bool lox_cached_way(const struct lox_flow *f, __u16 generation, struc
 
 LOX_INLINE bool lox_too_big(lox_ctx *ctx, const struct lox_packet *p, __u32 mtu)
 {
-	return p->bytes > mtu && !lox_segmented(ctx);
+	return p->bytes > mtu && lox_length(ctx, p) > mtu;
 }
 
 /* The plain path: an established flow with a known next hop. LOX_NOT_PLAIN sends the packet to the slow path. */

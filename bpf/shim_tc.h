@@ -50,10 +50,18 @@ LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
 		bpf_skb_pull_data(ctx, length);
 }
 
-/* A packet that will be cut into segments later may be larger than the next hop takes. */
-LOX_INLINE bool lox_segmented(lox_ctx *ctx)
+/* Length of the packet from the IP header on, or of the segments that it will be cut into later. */
+LOX_INLINE __u32 lox_length(lox_ctx *ctx, const struct lox_packet *p)
 {
-	return ctx->gso_segs > 1;
+	__u32 header = sizeof(struct udphdr);
+	__u8 *l4;
+
+	if (ctx->gso_segs <= 1)
+		return p->bytes;
+	l4 = lox_data(ctx) + (p->l4 & 0x7f);
+	if (p->tuple.proto == IPPROTO_TCP && (void *)(l4 + sizeof(struct tcphdr)) <= lox_end(ctx))
+		header = (l4[12] >> 4) * 4;
+	return p->l4 - LOX_L3 + header + ctx->gso_size;
 }
 
 LOX_INLINE void lox_before_rewrite(lox_ctx *ctx, const bool v6, const struct lox_packet *p)

@@ -40,10 +40,10 @@ LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
 {
 }
 
-/* A packet that will be cut into segments later may be larger than the next hop takes; XDP sees none. */
-LOX_INLINE bool lox_segmented(lox_ctx *ctx)
+/* Length of the packet from the IP header on; XDP sees none that will be cut into segments. */
+LOX_INLINE __u32 lox_length(lox_ctx *ctx, const struct lox_packet *p)
 {
-	return false;
+	return p->bytes;
 }
 
 #include "payload.h"
