@@ -58,7 +58,7 @@ class BpfDataPlane:
         self._settings = settings
         self._lock = threading.RLock()
         self._maps = loaded.maps
-        gc = loaded.objects["gc"].programs
+        gc = loaded.object("gc").programs
         self._fold = gc["lox_fold_counters"]
         self._clock = JiffyClock.measure(gc["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
@@ -107,7 +107,10 @@ class BpfDataPlane:
     @property
     def programs(self) -> Mapping[str, int]:
         """Descriptors of the entry programs, to run them on made packets."""
-        return {name: self._loaded.objects[name].programs[f"lox_{name}"] for name in ("xdp", "tc")}
+        return {name: self._program(name) for name in ("xdp", "tc")}
+
+    def _program(self, hook: str) -> int:
+        return self._loaded.object(hook).programs[f"lox_{hook}"]
 
     @property
     def descriptors(self) -> Mapping[str, int]:
@@ -129,7 +132,7 @@ class BpfDataPlane:
         with self._lock:
             self._describe_link(port)
             hooks = ("xdp",) if self._attach_xdp(port) else ()
-            return (*hooks, attach.attach_tc(self._directory, port.index, self.programs["tc"]))
+            return (*hooks, attach.attach_tc(self._directory, port.index, self._program("tc")))
 
     def _attach_xdp(self, port: Port) -> bool:
         policy = self._settings.xdp
@@ -137,7 +140,7 @@ class BpfDataPlane:
             self._directory.link_path("xdp", port.index).unlink(missing_ok=True)
             return False
         try:
-            attach.attach_xdp(self._directory, port.index, self.programs["xdp"])
+            attach.attach_xdp(self._directory, port.index, self._program("xdp"))
         except KernelError:
             if policy is XdpPolicy.ON:
                 raise

@@ -5,7 +5,7 @@ import ctypes
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loxilb.errors import KernelError
@@ -84,15 +84,28 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Loaded:
-    """What is in the kernel now. ``adopted`` tells whether the maps were there before."""
+    """What is in the kernel now. ``adopted`` tells whether the maps were there before.
 
+    An object is loaded when it is first asked for: the XDP programs cost a third of a second that a host without
+    devices for them need not spend.
+    """
+
+    directory: pins.PinDirectory
     config: abi.Config
     sizes: Mapping[str, int]
-    maps: Mapping[str, int]
-    objects: Mapping[str, BpfObject]
+    maps: dict[str, int]
     adopted: bool
+    objects: dict[str, BpfObject] = field(default_factory=dict)
+
+    def object(self, name: str) -> BpfObject:
+        """Return an object, loaded on the shared maps; raises KernelError."""
+        if name not in self.objects:
+            loaded = BpfObject(_object_path(name), rodata=bytes(self.config), sizes=self.sizes, reuse=self.maps)
+            self.objects[name] = loaded
+            _collect(self.directory, loaded, self.maps)
+        return self.objects[name]
 
     def close(self) -> None:
         """Close all descriptors; pins keep what is pinned."""
@@ -145,18 +158,16 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
         directory.create()
         found, config = {}, make_config(settings)
     sizes = sizes_of(config, settings)
-    objects: dict[str, BpfObject] = {}
+    loaded = Loaded(directory=directory, config=config, sizes=sizes, maps=found, adopted=adopted)
     try:
-        for name in ("tc", "xdp", "gc"):
-            objects[name] = BpfObject(_object_path(name), rodata=bytes(config), sizes=sizes, reuse=found)
-            _collect(directory, objects[name], found)
+        for name in ("tc", "gc"):
+            loaded.object(name)
         if not adopted:
             found["config"] = _keep_config(directory, config)
     except BaseException:
-        for loaded in objects.values():
-            loaded.close()
+        loaded.close()
         raise
-    return Loaded(config=config, sizes=sizes, maps=found, objects=objects, adopted=adopted)
+    return loaded
 
 
 def _object_path(name: str) -> Path:

@@ -34,10 +34,10 @@ DEFAULT_TIMEOUTS: Mapping[FlowState, float] = {
 class DataPlaneSettings:
     """Sizes are numbers of flows (both directions count as one), rules, endpoints and ring slots.
 
-    ``timeouts`` are seconds without a packet by state; a state without one uses the rule's timeout.
-    ``clients`` are those that persistence remembers, ``fragments`` the fragmented datagrams under way, ``sources`` the allowed prefixes of all services. An address gets
-    one ICMP error per ``icmp_interval`` seconds and six at once (0: no limit), like the kernel's icmp_ratelimit.
-    ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
+    ``clients`` are those that persistence remembers, ``sources`` the allowed prefixes of all services, ``fragments``
+    the fragmented datagrams under way. ``timeouts`` are seconds without a packet by state; a state without one uses
+    the rule's timeout. An address gets one ICMP error per ``icmp_interval`` seconds and six at once (0: no limit),
+    like the kernel's icmp_ratelimit. ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
     """
 
     bpffs: Path | None = None
