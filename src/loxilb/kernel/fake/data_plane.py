@@ -246,6 +246,7 @@ class FakeDataPlane:
         slots = [self._ring.get(place) for place in range(op.entry.ring_base, end)]
         rules = {self._endpoints[slot].rule if slot in self._endpoints else None for slot in slots if slot}
         _check(None not in slots and rules <= {op.rule}, op, errno.EINVAL)
+        _check(all(EndpointFlags.LIVE in self._endpoints[slot].flags for slot in slots if slot), op, errno.EINVAL)
         old_position = self._positions.get(op.rule)
         if op.fresh or old_position is None:
             self._positions[op.rule] = 0
