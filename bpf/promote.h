@@ -67,19 +67,44 @@ LOX_INLINE bool lox_move(const bool v6, struct lox_insert *in, const struct lox_
 	return true;
 }
 
+/*
+ * The other direction has given way to a newer half-open flow: make it anew from this one, straight in the large table.
+ * Returns false when that is full.
+ */
+LOX_INLINE bool lox_restore(const bool v6, struct lox_work *w, const struct lox_ref *own, __u8 state)
+{
+	int put;
+
+	if (own->flow->flags & LOX_FLOW_DIRECT || !own->cold || lox_present(v6, LOX_MAIN, &w->reverse))
+		return true;
+	__builtin_memset(&w->in, 0, sizeof(w->in));
+	w->in.key = w->reverse;
+	w->in.new_saddr = w->p.tuple.daddr;
+	w->in.new_daddr = w->p.tuple.saddr;
+	w->in.new_sport = w->p.tuple.dport;
+	w->in.new_dport = w->p.tuple.sport;
+	w->in.flags = (own->flow->flags ^ LOX_FLOW_REPLY) & (LOX_FLOW_REPLY | LOX_FLOW_SOURCE);
+	w->in.state = state;
+	w->in.cold = *own->cold;
+	put = lox_put_in(v6, LOX_MAIN, &w->in);
+	return put == LOX_PUT_DONE || put == LOX_PUT_EXISTS;
+}
+
 /* Move both directions, the other one first. */
 LOX_INLINE bool lox_promote(const bool v6, __u8 state)
 {
 	struct lox_work *w = lox_work();
-	struct lox_ref ref;
+	struct lox_ref own, peer;
 
 	if (!w)
 		return false;
-	lox_look_up(v6, LOX_HALF, &w->reverse, &ref);
-	if (ref.flow && !lox_move(v6, &w->in, &ref, state))
+	lox_look_up(v6, LOX_HALF, &w->p.tuple, &own);
+	if (!own.flow)
+		return true;
+	lox_look_up(v6, LOX_HALF, &w->reverse, &peer);
+	if (!(peer.flow ? lox_move(v6, &w->in, &peer, state) : lox_restore(v6, w, &own, state)))
 		return false;
-	lox_look_up(v6, LOX_HALF, &w->p.tuple, &ref);
-	return !ref.flow || lox_move(v6, &w->in, &ref, state);
+	return lox_move(v6, &w->in, &own, state);
 }
 
 __noinline int lox_promote4(__u32 state)

@@ -8,7 +8,8 @@ import pytest
 from loxilb.errors import KernelError
 from loxilb.model import Counter, Mode, Selection, Service
 from loxilb.model.image import EndpointEntry, EndpointId, Image, PutEndpoint, RuleId
-from loxilb.plan import Ledger, Limits, plan
+from loxilb.model.probe import Availability, EndpointKey
+from loxilb.plan import Health, Ledger, Limits, plan
 from loxilb.ports import DataPlane
 from tests.support.services import key, service
 
@@ -33,8 +34,8 @@ class Driver:
         self.data_plane = data_plane
         self.ledger = Ledger(Limits())
 
-    def apply(self, *services: Service) -> None:
-        planned = plan({one.key: one for one in services}, self.ledger, {})
+    def apply(self, *services: Service, health: Health | None = None) -> None:
+        planned = plan({one.key: one for one in services}, self.ledger, {}, health or {})
         self.data_plane.apply(planned.ops)
         planned.commit(self.ledger)
 
@@ -137,6 +138,22 @@ def test_an_endpoint_starts_without_traffic(driver):
 
     assert [counters.get(slot, Counter()) for slot in programmed.ids] == [Counter(), Counter()]
     assert list(driver.data_plane.flows()) == []
+
+
+def test_an_endpoint_that_is_down_keeps_its_slot(driver):
+    one = service(("31.31.31.1,8080", "32.32.32.1,8080"))
+    driver.apply(one)
+    before = driver.expected().endpoints
+    down = {EndpointKey.of(one, one.endpoints[0]): Availability.DOWN}
+
+    driver.apply(one, health=down)
+    observed = driver.data_plane.observe()
+    assert observed == driver.expected()
+    assert observed.endpoints.keys() == driver.data_plane.counters().keys() == before.keys()
+    assert [len(ring) for ring in observed.rings.values()] == [1]
+
+    driver.apply(one)
+    assert driver.data_plane.observe().endpoints == before
 
 
 def test_a_service_of_many_endpoints_is_observed(driver):

@@ -2,7 +2,6 @@
 """Services, the packets of their flows, and what the programs make of them."""
 
 import ctypes
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -13,7 +12,6 @@ from loxilb.kernel import abi
 from loxilb.kernel.abi import Reason
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
 from loxilb.kernel.bpf.maps import ArrayView
-from loxilb.kernel.bpf.pins import find_bpffs
 from loxilb.kernel.bpf.run import RunResult, run
 from loxilb.model import Counter, Endpoint, Flow, IPAddress, L4Protocol, Mode, Service, ServiceKey
 from loxilb.model.image import EndpointId
@@ -105,15 +103,13 @@ class Driver:
     def __init__(self, world: World, settings: DataPlaneSettings) -> None:
         """Load a data plane with pins of its own; the calling thread is inside ``world``."""
         self.world = world
-        self._pins = find_bpffs(None) / f"{world.namespace.name}-{secrets.token_hex(2)}"
-        self.data_plane = BpfDataPlane.open(replace(settings, bpffs=self._pins))
+        self.data_plane = BpfDataPlane.open(replace(settings, bpffs=world.pins()))
         self._ledger = Ledger(Limits(rules=settings.rules - 1, endpoints=settings.endpoints - 1, ring=settings.ring))
         self._numbers = count(1)
 
     def close(self) -> None:
         """Remove the data plane."""
         self.data_plane.destroy()
-        self._pins.rmdir()
 
     # Services, programmed the way the daemon does it.
 

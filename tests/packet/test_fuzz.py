@@ -20,12 +20,13 @@ from loxilb.kernel.bpf import maps
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.run import run
 from loxilb.model import L4Protocol, Mode
-from tests.packet.driver import Driver
+from tests.packet.driver import SMALL, Driver
 from tests.support.bpf import CLIENT, OBJECTS, Hook
 from tests.support.packets import ACK, SYN, Packet, difference
 
 pytestmark = pytest.mark.must_run
-BYTES, SPOTS = 128, 16
+SETTINGS = SMALL
+BYTES = 128
 ROUND = 20_000
 LENGTHS = (128, 127, 96, 75, 74, 60, 54, 53, 42, 41, 34)
 SHORT_LENGTHS = (33, 20, 15, 14)  # of frames that TC does not get
@@ -127,9 +128,9 @@ class Fuzzer:
 
 
 @pytest.fixture
-def fuzzer(driver: Driver, hook: Hook) -> Iterator[Fuzzer]:
+def fuzzer(module_driver: Driver, hook: Hook) -> Iterator[Fuzzer]:
     """Return a fuzzer with services to aim at; set LOXILB_FUZZ_SEED to see the same packets again."""
-    made = Fuzzer(driver, hook, int(os.environ.get("LOXILB_FUZZ_SEED", secrets.randbits(32))))
+    made = Fuzzer(module_driver, hook, int(os.environ.get("LOXILB_FUZZ_SEED", secrets.randbits(32))))
     yield made
     made.close()
 
@@ -145,9 +146,9 @@ def explain(fuzzer: Fuzzer) -> str:
     return f"{found}\n{counts}\n{difference(before, after)}"
 
 
-def test_random_packets_break_no_invariant(driver: Driver, fuzzer: Fuzzer, hook: Hook) -> None:
+def test_random_packets_break_no_invariant(module_driver: Driver, fuzzer: Fuzzer, hook: Hook) -> None:
     """Of every length, from templates that open, use and close flows of all kinds."""
-    reasons = driver.data_plane.reasons()
+    reasons = module_driver.data_plane.reasons()
     lengths = LENGTHS + SHORT_LENGTHS if hook is Hook.XDP else LENGTHS
     end, runs = time.monotonic() + SECONDS, 0
 
@@ -157,7 +158,7 @@ def test_random_packets_break_no_invariant(driver: Driver, fuzzer: Fuzzer, hook:
         runs = fuzzer.state().runs
         assert not explain(fuzzer), explain(fuzzer)
 
-    after = driver.data_plane.reasons()
+    after = module_driver.data_plane.reasons()
     changed = {name for name in after if after[name] != reasons[name]}
     assert runs >= PACKETS
     assert sum(after.values()) - sum(reasons.values()) == runs

@@ -14,7 +14,6 @@ import pytest
 
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, loading
 from loxilb.kernel.bpf.object import BpfObject
-from loxilb.kernel.bpf.pins import find_bpffs
 from tests.support.bpf import World
 from tests.support.lab import ROOT
 
@@ -77,13 +76,11 @@ def test_the_kernel_takes_what_a_compiler_makes(compiler: str, source: Path, tmp
 @contextmanager
 def default_data_plane(world: World) -> Iterator[BpfDataPlane]:
     """Load a data plane of default size, and remove it."""
-    pins = find_bpffs(None) / f"{world.namespace.name}-default"
-    data_plane = BpfDataPlane.open(DataPlaneSettings(bpffs=pins))
+    data_plane = BpfDataPlane.open(DataPlaneSettings(bpffs=world.pins()))
     try:
         yield data_plane
     finally:
         data_plane.destroy()
-        pins.rmdir()
 
 
 def test_all_maps_of_default_size_fit_into_their_budget(world: World) -> None:

@@ -13,6 +13,9 @@ those of the tests is counted.
 
 import ctypes
 import os
+import re
+import secrets
+import shutil
 import socket
 import struct
 import threading
@@ -20,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 
@@ -27,8 +31,9 @@ from loxilb.kernel import netns
 from loxilb.kernel.bpf import libbpf
 from loxilb.kernel.bpf.libbpf import check
 from loxilb.kernel.bpf.object import BpfObject
+from loxilb.kernel.bpf.pins import find_bpffs
 from loxilb.model import IPAddress
-from tests.support.lab import ROOT, Lab, Namespace
+from tests.support.lab import PREFIX, ROOT, Lab, Namespace
 
 OBJECTS = ROOT / "src" / "loxilb" / "kernel" / "bpf" / "objects"
 _XDP_LINK = 37  # BPF_XDP of enum bpf_attach_type
@@ -122,12 +127,24 @@ DEVICES = (CLIENT, *SERVERS)
 CLIENTS4, CLIENTS6 = IPv4Network("172.16.0.0/12"), IPv6Network("2001:db8::/32")
 
 
+def _remove_leftovers(bpffs: Path) -> None:
+    """Remove pins of sessions that are gone."""
+    for directory in bpffs.glob(f"{PREFIX}*-*"):
+        owner = re.match(rf"{PREFIX}(\d+)-", directory.name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 class World:
     """The namespace and its devices. Programs run in it while :meth:`inside` is entered."""
 
     def __init__(self, lab: Lab) -> None:
-        """Build it; it goes away with the lab."""
+        """Build it; it goes away with the lab, and so do the pins of the data planes in it."""
         self.namespace: Namespace = lab.namespace("packet")
+        bpffs = find_bpffs(None)
+        _remove_leftovers(bpffs)
+        self._pins = bpffs / self.namespace.name
+        lab.undo(partial(shutil.rmtree, self._pins, ignore_errors=True))
         self.namespace.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
         self.namespace.ip(
             *(line for device in DEVICES for line in device.commands()),
@@ -156,6 +173,10 @@ class World:
                 yield
             finally:
                 netns.enter(f"/proc/self/fd/{home.fileno()}")
+
+    def pins(self) -> Path:
+        """Return a directory of a BPF file system for the pins of one data plane."""
+        return self._pins / secrets.token_hex(4)
 
     def context(self, hook: Hook, device: Device, length: int) -> bytes:
         """Return the context of a packet of ``length`` bytes that arrives at ``device``."""

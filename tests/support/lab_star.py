@@ -11,12 +11,14 @@ All but the load balancer have it as their default gateway.
 """
 
 import http.client
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.support.lab import BIN, ROOT, CommandError, Lab, Namespace, Process, wait_for
 from tests.support.traffic import Answer, ask, ask_datagram
@@ -81,20 +83,27 @@ class LoadBalancer:
         lines = [line for line in self.loxicmd(what).splitlines() if not line.startswith("|-")]
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """Send a request to the API and return what it answered; AssertionError when that is no success."""
+        return self.namespace.call(_request, method, path, body)
+
     def clear(self) -> None:
         """Delete every service."""
-        self.namespace.call(self._delete_all)
+        self.api("DELETE", "/config/loadbalancer/all")
 
-    @staticmethod
-    def _delete_all() -> None:
-        api = http.client.HTTPConnection("127.0.0.1", 11111, timeout=5)
-        try:
-            api.request("DELETE", "/netlox/v1/config/loadbalancer/all")
-            answer = api.getresponse()
-            if answer.status not in (200, 204):
-                raise AssertionError(f"delete all: {answer.status} {answer.read()!r}")
-        finally:
-            api.close()
+
+def _request(method: str, path: str, body: object) -> Any:
+    api = http.client.HTTPConnection("127.0.0.1", 11111, timeout=5)
+    try:
+        text = None if body is None else json.dumps(body)
+        api.request(method, f"/netlox/v1{path}", text, {"Content-Type": "application/json"})
+        answer = api.getresponse()
+        content = answer.read()
+        if answer.status not in (200, 204):
+            raise AssertionError(f"{method} {path}: {answer.status} {content!r}")
+    finally:
+        api.close()
+    return json.loads(content) if content else None
 
 
 @dataclass(frozen=True)

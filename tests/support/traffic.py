@@ -212,7 +212,14 @@ def upload(host: str, port: int, size: int) -> Answer:
 
 
 def ask_datagram(
-    host: str, port: int, payload: bytes = b"ping", *, source_port: int = 0, ttl: int = 0, timeout: float = 3
+    host: str,
+    port: int,
+    payload: bytes = b"ping",
+    *,
+    source: str = "",
+    source_port: int = 0,
+    ttl: int = 0,
+    timeout: float = 3,
 ) -> Answer:
     """Send one datagram and check that its payload comes back unchanged."""
     with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
@@ -220,7 +227,7 @@ def ask_datagram(
         if ttl:
             level, option = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if ":" in host else (0, socket.IP_TTL)
             sock.setsockopt(level, option, ttl)
-        sock.bind(("", source_port))
+        sock.bind((source, source_port))
         sock.connect((host, port))
         sock.send(payload)
         seen, _, echoed = sock.recv(1 << 16).partition(b"\n")

@@ -4,7 +4,7 @@
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loxilb.errors import InvalidRequest, NotBuilt
@@ -17,6 +17,7 @@ ADDRESS = ip_address("31.31.31.1")
 PLAIN = ("31.31.31.1,8080",)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(), st.sampled_from(["ping", "tcp", "udp", "sctp"]), st.integers(0, 65_535))
 def test_a_key_is_read_from_its_written_form(address, word, port):
     one = EndpointKey(address, word, port)

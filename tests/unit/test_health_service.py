@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -116,10 +117,12 @@ def run(scene: Scene) -> Stage:
 
 
 def gaps(times: Sequence[float]) -> list[float]:
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(times)]
 
 
-def monitored(address: IPAddress = ONE, kind: ProbeKind = ProbeKind.TCP, port: int = 8080, **more: Any):
+def monitored(
+    address: IPAddress = ONE, kind: ProbeKind = ProbeKind.TCP, port: int = 8080, **more: Any
+) -> MonitoredEndpoint:
     name = more.pop("name", "")
     return MonitoredEndpoint(address=address, name=name, check=HealthCheck(kind=kind, port=port, **more))
 
@@ -154,7 +157,9 @@ def test_a_failure_is_repeated_at_once_and_told_once():
     first, second, third, *_ = stage.line.times[TWO]
     assert second - first == pytest.approx(0.1)
     assert third - second == pytest.approx(1.0)
-    assert stage.told == [(pytest.approx(second), {at(TWO): DOWN})]
+    ((when, changes),) = stage.told
+    assert when == pytest.approx(second)
+    assert changes == {at(TWO): DOWN}
     assert max(gaps(stage.line.times[TWO])) <= 10.001
 
 

@@ -2,7 +2,7 @@
 """From outcomes to a verdict: when an endpoint is down, when it is back, and how soon it is probed again."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loxilb.proto.probe import verdict as v
@@ -86,6 +86,7 @@ def test_the_pause_depends_on_what_is_known(verdict, period, seconds):
 steps = st.lists(st.tuples(st.booleans(), st.floats(0, 400)), max_size=60)
 
 
+@settings(deadline=None)
 @given(steps, st.integers(1, 100), st.integers(1, 86_400))
 def test_whatever_comes_the_rules_hold(outcomes, retries, period):
     """Down needs ``retries`` failures in a row; a hold is kept; pauses are positive and within the period."""
@@ -106,6 +107,7 @@ def test_whatever_comes_the_rules_hold(outcomes, retries, period):
         assert (verdict.changed == now) or (verdict.up == before.up)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(1, 86_400))
 def test_a_dead_endpoint_is_down_within_a_period_and_quick_repeats(retries, period):
     verdict, now = Verdict(), float(period)

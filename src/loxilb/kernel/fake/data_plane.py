@@ -289,6 +289,7 @@ class FakeDataPlane:
         rules = {self._endpoints[slot].rule if slot in self._endpoints else None for slot in slots if slot}
         _check(None not in slots and rules <= {op.rule}, op, errno.EINVAL)
         _check(bool(self._sources[op.rule]) or not op.entry.restricted, op, errno.EINVAL)
+        _check(all(EndpointFlags.LIVE in self._endpoints[slot].flags for slot in slots if slot), op, errno.EINVAL)
         old_position = self._positions.get(op.rule)
         if op.fresh or old_position is None:
             self._positions[op.rule] = 0

@@ -211,7 +211,7 @@ class ConfigurationService:
         except LoxilbError:
             self._health.put(before)
             raise
-        _log.info("endpoints changed", endpoints={key.name: state.value for key, state in changes.items()})
+        _log.info("endpoints changed", changed=len(changes), services=len(users))
 
     def _sources(self, changes: _Changes) -> dict[IPAddress, IPAddress]:
         onearm = (service for service in changes.values() if service and service.mode is Mode.ONEARM)
