@@ -87,6 +87,8 @@ LOX_INLINE bool lox_restore(const bool v6, struct lox_work *w, const struct lox_
 	w->in.state = state;
 	w->in.cold = *own->cold;
 	put = lox_put_in(v6, LOX_MAIN, &w->in);
+	if (put == LOX_PUT_DONE && !(w->in.flags & LOX_FLOW_REPLY))
+		lox_count_flow(own->cold->endpoint, 1); /* taken off when the direction gave way */
 	return put == LOX_PUT_DONE || put == LOX_PUT_EXISTS;
 }
 

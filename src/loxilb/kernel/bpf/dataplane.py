@@ -42,6 +42,8 @@ from loxilb.model.port import IfIndex
 
 _Undo = Callable[[], None]
 _PURGE_SECONDS = 3.0
+# The ager visits at most LOX_STRIPE slots of a table in a tick of 4 ms (bpf/ager.h).
+_SLOTS_A_SECOND = 16_384 * 250
 _XDP_BY_DEFAULT = (LinkKind.PHYSICAL, LinkKind.BOND)
 
 
@@ -302,7 +304,8 @@ class BpfDataPlane:
 
     def _purge(self) -> None:
         """Let the ager end the flows of endpoints that are dropped or down within its next passes."""
-        until = (self._clock.now() + self._clock.ticks(_PURGE_SECONDS)) & 0xFFFFFFFF
+        seconds = _PURGE_SECONDS + 2 * self._loaded.sizes["flow4"] / _SLOTS_A_SECOND
+        until = (self._clock.now() + self._clock.ticks(seconds)) & 0xFFFFFFFF
         self._runtime.write(abi.Runtime.purge_until.offset, struct.pack("=I", until))
 
     # Reports.
