@@ -275,11 +275,12 @@ def test_https_checks_the_address_in_the_certificate(authority, tmp_path):
     assert "mismatch" in live(https(tmp_path, tls_server(tmp_path, authority, "IP:127.0.0.2"))).lower()
 
 
-def test_https_takes_the_authority_of_one_endpoint_when_it_comes(authority, tmp_path):
+def test_https_takes_the_authority_of_one_endpoint_when_it_changes(authority, tmp_path):
     """Files are read again when they change: no restart."""
     context = tls_server(tmp_path, authority, "IP:127.0.0.1")
     own = tmp_path / "127.0.0.1"
     own.mkdir()
+    (own / "rootCA.crt").write_bytes(Authority(tmp_path).certificate.read_bytes())
 
     async def scene() -> list[str]:
         probes = Probes(tmp_path)
