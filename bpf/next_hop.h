@@ -39,10 +39,16 @@ LOX_INLINE bool lox_same_mac(const void *a, const void *b)
 /* What the FIB is asked about: with a length it answers with the MTU, in the same member, but only when the way is ready. */
 #define LOX_ASKED_LENGTH 1
 
-/* The FIB's answer, or no limit where it has none. */
+/* The FIB's answer, else the size of the device; no limit where neither is known. */
 LOX_INLINE __u32 lox_mtu_of(const struct bpf_fib_lookup *fib)
 {
-	return fib->mtu_result > LOX_ASKED_LENGTH ? fib->mtu_result : 0xffff;
+	__u32 at = fib->ifindex & cfg.link_mask;
+	struct lox_link *link;
+
+	if (fib->mtu_result > LOX_ASKED_LENGTH)
+		return fib->mtu_result;
+	link = bpf_map_lookup_elem(&links, &at);
+	return link && link->ifindex == fib->ifindex && link->mtu ? link->mtu : 0xffff;
 }
 
 LOX_INLINE bool lox_same_hop(const struct lox_next_hop *hop, const struct bpf_fib_lookup *fib)

@@ -70,7 +70,7 @@ def packets(star: Star, action: str) -> list[int]:
 
 
 def test_answers_need_not_come_by(dsr: Star) -> None:
-    """Servers and client share a second network, and the way back leads through it; a later server change is followed."""
+    """Servers and client share a second network, and the way back leads through it."""
     switch = dsr.lab.namespace("switch")
     switch.ip("link add br0 type bridge", "link set br0 up")
     for number, space in enumerate((dsr.client, *dsr.servers)):

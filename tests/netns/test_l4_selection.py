@@ -122,10 +122,8 @@ def test_persist_survives_changes_to_other_servers_but_not_to_ones_own(clients: 
 
 def test_persist_forgets_a_client_that_stays_away(star: Star) -> None:
     """Its time is that of the service; a datagram flow that ends a second later tells that it has passed."""
-    arguments = {
-        **{"externalIP": VIP4, "port": 2020, "protocol": "udp", "sel": 3},
-        **{"persistTimeout": 1, "inactiveTimeOut": 2},
-    }
+    key = {"externalIP": VIP4, "port": 2020, "protocol": "udp"}
+    arguments = key | {"sel": 3, "persistTimeout": 1, "inactiveTimeOut": 2}
     endpoints = [{"endpointIP": address, "targetPort": PORT, "weight": 1} for address in SERVERS4]
     star.lb.api("POST", "/config/loadbalancer", {"serviceArguments": arguments, "endpoints": endpoints})
     (shown,) = star.lb.api("GET", "/config/loadbalancer/all")["lbAttr"]

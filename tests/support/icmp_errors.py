@@ -47,6 +47,7 @@ def ask_for_error(
 
 
 def _read(sock: socket.socket, error: OSError) -> IcmpError:
+    sock.setblocking(False)
     try:
         _, control, _, _ = sock.recvmsg(1 << 16, 1 << 10, socket.MSG_ERRQUEUE)
     except BlockingIOError:
