@@ -31,14 +31,21 @@ LAYOUTS: dict[type[ctypes.Structure], str] = {
     abi.RingLine: "lox_ring_line",
     abi.RuleState: "lox_rule_state",
     abi.Endpoint: "lox_endpoint",
+    abi.EndpointState: "lox_endpoint_state",
+    abi.Client: "lox_client",
+    abi.Affinity: "lox_affinity",
+    abi.SourceKey: "lox_source_key",
     abi.Traffic: "lox_traffic",
     abi.NextHop: "lox_next_hop",
     abi.Link: "lox_link",
+    abi.FragmentKey: "lox_fragment_key",
+    abi.Fragment: "lox_fragment",
+    abi.Bucket: "lox_bucket",
     abi.Config: "lox_config",
     abi.Runtime: "lox_runtime",
     abi.Event: "lox_event",
 }
-CONSTANTS = ("ABI_VERSION", "WINDOW", "HALF_WINDOW", "QUARANTINE", "ONE_WAY_PACKETS", "RING_LINE", "REASONS", "STATES")
+CONSTANTS = ("ABI_VERSION", "WINDOW", "HALF_WINDOW", "QUARANTINE", "ONE_WAY_PACKETS", "RING_LINE", "REASONS", "STATES", "SERVED_BITS", "SERVED_FACTOR")
 GROUPS = ("SLOT_", "FLOW_")
 
 
@@ -118,7 +125,8 @@ def test_reasons_have_the_values_of_the_header() -> None:
     assert set(enumerators("lox_reason")) - marks == {f"LOX_{reason.name}" for reason in abi.Reason}
     assert not compile_with(*values("", ((reason.name, reason.value) for reason in abi.Reason)))
     for reason in abi.Reason:
-        low, high = {"PASS": (-1, 15), "FORWARD": (15, 31), "DROP": (31, 47)}[reason.name.partition("_")[0]]
+        ranges = {"PASS": (-1, 15), "FORWARD": (15, 31), "ANSWER": (15, 31), "DROP": (31, abi.REASONS - 1)}
+        low, high = ranges[reason.name.partition("_")[0]]
         assert low < reason <= high
 
 

@@ -186,7 +186,7 @@ def test_list_is_in_the_order_of_keys(api: LiveApi) -> None:
     ("arguments", "field"),
     [
         ('"1.1.1.1","port":80,"protocol":"tcp","mode":3,"sel":1', "targetPort"),
-        ('"1.1.1.1","port":8080,"protocol":"tcp","mode":3,"sel":1', "mode"),
+        ('"1.1.1.1","port":8080,"protocol":"tcp","mode":4', "mode"),
         ('"1.1.1.1","port":80,"protocol":"sctp","sel":6', "sel"),
         ('"1.1.1.1","port":80,"protocol":"udp","sel":7', "sel"),
         ('"1.1.1.1","port":80,"protocol":"tcp","host":"a.example"', "host"),

@@ -90,9 +90,9 @@ async def ask(where: tuple[str, int], path: str) -> str:
 
 
 def test_element_zero_means_none():
-    sizes = {"rules": 10, "endpoints": 20, "ring": 30, "listeners4": 40, "listeners6": 40}
+    sizes = {"rules": 10, "endpoints": 20, "ring": 30, "listeners4": 40, "listeners6": 40, "sources": 50}
 
-    assert limits_of(sizes) == Limits(rules=9, endpoints=19, ring=30, listeners=40)
+    assert limits_of(sizes) == Limits(rules=9, endpoints=19, ring=30, listeners=40, sources=50)
 
 
 def test_it_says_what_it_took_and_serves_the_api():
