@@ -47,6 +47,20 @@ def test_lc_prefers_the_server_with_the_fewest_connections(star: Star, vip: str,
     assert after == ["server1"] * 3
 
 
+def test_lc_counts_right_when_remembered_flows_are_forgotten(star: Star) -> None:
+    """Each connection was taken off the count once: when it closed, not again when its flow went."""
+    star.lb.create(VIP4, f"--tcp=2020:{PORT} --select=lc", evenly(SERVERS4))
+    assert star.names(VIP4, 2020, 6) == ["server1"] * 6
+
+    wait_for(lambda: len(star.lb.rows("get ct")) == 1, deadline=10, what="flows gone")
+
+    def held() -> list[str]:
+        with ExitStack() as stack:
+            return [ask_on(stack.enter_context(connection(VIP4, 2020))).server for _ in range(6)]
+
+    assert star.client.call(held) == NAMES * 2
+
+
 def test_lc_counts_a_connection_closed_by_both_sides_no_more(star: Star) -> None:
     """FIN and FIN leave a remembered flow behind, which is no burden."""
     star.lb.create(VIP4, f"--tcp=2020:{PORT} --select=lc", evenly(SERVERS4))
