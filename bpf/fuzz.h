@@ -2,12 +2,13 @@
 /*
  * The pipeline under random packets. Each run makes a packet from a template, changes some of its bytes, hands it to the
  * program and checks what comes back; repeated with BPF_PROG_TEST_RUN. The packets depend on the seed alone. A shim and
- * lox_fuzz_load(), lox_fuzz_store() come before this file.
+ * lox_fuzz_load(), lox_fuzz_store(), lox_fuzz_resize() come before this file.
  */
 #ifndef LOX_FUZZ_H
 #define LOX_FUZZ_H
 
 #include "checksum.h"
+#include "payload.h"
 #include "verdict.h"
 
 #define LOX_FUZZ_BYTES 128
@@ -22,7 +23,8 @@ enum lox_fuzz_violation {
 	LOX_FUZZ_HEADER,   /* what the IPv4 header adds up to has changed */
 	LOX_FUZZ_SEGMENT,  /* what the transport checksum covers, and the checksum, add up to something else */
 	LOX_FUZZ_BYTE,     /* a byte has changed that is not translated */
-	LOX_FUZZ_HOPS,     /* TTL or hop limit is not one less */
+	LOX_FUZZ_HOPS,     /* TTL or hop limit is not what it has to be */
+	LOX_FUZZ_ANSWER,   /* an answer with a wrong checksum, or not to the sender */
 	LOX_FUZZ_VIOLATIONS,
 };
 
@@ -37,11 +39,17 @@ union lox_fuzz_packet {
 	__u8 byte[LOX_FUZZ_BYTES];
 };
 
-/* Packets counted by what their reason implies; FORWARD_LOCAL goes on to the stack, rewritten. */
+/*
+ * Packets counted by what their reason implies: passed, sent translated, translated and left to the stack, fragments
+ * without a transport header, translated ICMP errors, answers in their place, dropped.
+ */
 struct lox_fuzz_counts {
 	__u64 passed;
 	__u64 sent;
 	__u64 local;
+	__u64 fragment;
+	__u64 error;
+	__u64 answered;
 	__u64 dropped;
 };
 
@@ -131,6 +139,12 @@ static long lox_fuzz_count_one(__u32 i, struct lox_fuzz_counts *c)
 		c->passed += *n;
 	else if (i == LOX_FORWARD_LOCAL)
 		c->local += *n;
+	else if (i == LOX_FORWARD_FRAGMENT)
+		c->fragment += *n;
+	else if (i == LOX_FORWARD_ICMP_ERROR)
+		c->error += *n;
+	else if (i >= LOX_ANSWER_RESET && i <= LOX_ANSWER_EXPIRED)
+		c->answered += *n;
 	else if (i <= LOX_FORWARD_LAST)
 		c->sent += *n;
 	else
@@ -187,6 +201,9 @@ struct lox_fuzz_view {
 	bool v6;
 	bool ports;
 	bool pseudo_header;
+	bool whole;  /* the transport header is translated, too */
+	bool error;  /* an ICMP error, whose quote is translated */
+	bool kept;   /* no hop is taken off: the stack does */
 	bool others; /* a word has changed that must not */
 	__u64 header[2];
 	__u64 segment[2];
@@ -211,10 +228,14 @@ LOX_INLINE void lox_fuzz_view(struct lox_fuzz *f, struct lox_fuzz_view *v)
 /* May word i change when the packet is translated? */
 LOX_INLINE bool lox_fuzz_translated(const struct lox_fuzz_view *v, __u32 i)
 {
-	if (i < 6 || (i >= v->first && i <= v->last) || i == v->l4 + v->check)
+	if (i < 6 || (i >= v->first && i <= v->last) || (v->whole && i == v->l4 + v->check))
 		return true;
 	if (v->v6 ? i == 10 : i == 11 || i == 12) /* hops, IPv4 checksum */
 		return true;
+	if (!v->whole)
+		return false;
+	if (v->error)
+		return i >= v->l4 + 4;
 	return v->ports ? i == v->l4 || i == v->l4 + 1 : i == v->l4 + 2;
 }
 
@@ -249,21 +270,82 @@ LOX_INLINE bool lox_fuzz_unsummed(const struct lox_fuzz_view *v)
 	return v->check == 3 && !v->f->before.word[at] && !v->f->after.word[at];
 }
 
+LOX_INLINE bool lox_fuzz_hops_right(const struct lox_fuzz_view *v)
+{
+	__u32 at = v->v6 ? 10 : 11, one = v->v6 ? 0x100 : 1;
+
+	return v->f->after.word[at] == v->f->before.word[at] - (v->kept ? 0 : one);
+}
+
 /* A packet that was sent on: only what is translated has changed, and every checksum is as right as it was. */
-LOX_INLINE void lox_fuzz_check_sent(struct lox_fuzz *f, __u32 verdict)
+LOX_INLINE void lox_fuzz_check_sent(struct lox_fuzz *f, __u32 verdict, const struct lox_fuzz_counts *now)
 {
 	struct lox_fuzz_view v;
 
 	lox_fuzz_view(f, &v);
+	v.whole = !now->fragment && (v.v6 || !(f->before.word[10] & bpf_htons(0x1fff)));
+	v.error = v.v6 ? !v.ports && lox_is_error6(f->before.byte[54]) :
+			 !v.ports && !v.pseudo_header && lox_is_error4(f->before.byte[v.l4 * 2 & (LOX_FUZZ_BYTES - 1)]);
+	v.kept = now->local;
 	bpf_loop(LOX_FUZZ_WORDS, lox_fuzz_compare, &v, 0);
 	if (!lox_fuzz_same_sum(v.header))
 		lox_fuzz_note(f, LOX_FUZZ_HEADER, verdict);
-	if (!lox_fuzz_same_sum(v.segment) && !lox_fuzz_unsummed(&v))
+	if (v.whole && !lox_fuzz_same_sum(v.segment) && !lox_fuzz_unsummed(&v))
 		lox_fuzz_note(f, LOX_FUZZ_SEGMENT, verdict);
 	if (v.others)
 		lox_fuzz_note(f, LOX_FUZZ_BYTE, verdict);
-	if (v.v6 ? f->after.word[10] != f->before.word[10] - 0x100 : f->after.word[11] != f->before.word[11] - 1)
+	if (!lox_fuzz_hops_right(&v))
 		lox_fuzz_note(f, LOX_FUZZ_HOPS, verdict);
+}
+
+/* Offsets of what an answer must hold: the sender's addresses of the packet that it answers. */
+LOX_INLINE bool lox_fuzz_to_sender(const struct lox_fuzz *f, const bool v6)
+{
+	__u32 source = v6 ? 22 : 26, bytes = v6 ? 16 : 4;
+
+	for (__u32 i = 0; i < 6; i++)
+		if (f->after.byte[i] != f->before.byte[6 + i] || f->after.byte[6 + i] != f->before.byte[i])
+			return false;
+	for (__u32 i = 0; i < 16; i++)
+		if (i < bytes && f->after.byte[source + bytes + i] != f->before.byte[source + i])
+			return false;
+	return true;
+}
+
+/* Do header and segment of an answer add up? It has neither options nor extensions. */
+LOX_INLINE bool lox_fuzz_adds_up(lox_ctx *ctx, const struct lox_fuzz *f, const bool v6)
+{
+	__u32 l4 = LOX_L3 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	__u8 proto = f->after.byte[v6 ? 20 : 23];
+	__u64 header = 0, segment = 0;
+
+	for (__u32 i = 0; i < 10; i++)
+		header += f->after.word[7 + i];
+	if (!v6 && lox_csum_fold(header) != 0xffff)
+		return false;
+	if (proto != IPPROTO_ICMP) {
+		segment = bpf_htons((__u16)(lox_end(ctx) - lox_data(ctx) - l4)) + bpf_htons((__u16)proto);
+		for (__u32 i = 0; i < 16; i++)
+			segment += v6 ? f->after.word[11 + i] : i < 4 ? f->after.word[13 + i] : 0;
+	}
+	lox_reach(ctx, 0xffff);
+	return lox_csum_fold(segment + lox_csum_rest(ctx, l4)) == 0xffff;
+}
+
+__noinline int lox_fuzz_check_answer(lox_ctx *ctx, __u32 verdict)
+{
+	struct lox_fuzz *f = lox_fuzz();
+	bool right;
+
+	if (!f)
+		return -1;
+	if (f->before.word[6] == bpf_htons(ETH_P_IPV6))
+		right = lox_fuzz_to_sender(f, true) && lox_fuzz_adds_up(ctx, f, true);
+	else
+		right = lox_fuzz_to_sender(f, false) && lox_fuzz_adds_up(ctx, f, false);
+	if (!right)
+		lox_fuzz_note(f, LOX_FUZZ_ANSWER, verdict);
+	return 0;
 }
 
 static long lox_fuzz_differ(__u32 i, struct lox_fuzz_view *v)
@@ -288,24 +370,28 @@ __noinline int lox_fuzz_check(lox_ctx *ctx, __u32 verdict)
 {
 	struct lox_fuzz *f = lox_fuzz();
 	struct lox_fuzz_counts now;
+	__u32 length = lox_end(ctx) - lox_data(ctx);
 
-	if (!f || lox_fuzz_take(ctx, &f->after, f->length))
+	if (!f || lox_fuzz_take(ctx, &f->after, length < f->length ? length : f->length))
 		return -1;
 	f->runs++;
 	lox_fuzz_count(&now);
 	now.passed -= f->was.passed;
 	now.sent -= f->was.sent;
 	now.local -= f->was.local;
+	now.fragment -= f->was.fragment;
+	now.error -= f->was.error;
+	now.answered -= f->was.answered;
 	now.dropped -= f->was.dropped;
-	if (now.passed + now.sent + now.local + now.dropped != 1)
+	if (now.passed + now.sent + now.local + now.fragment + now.error + now.answered + now.dropped != 1)
 		lox_fuzz_note(f, LOX_FUZZ_COUNTED, verdict);
 	if ((verdict == LOX_PASS) != (now.passed + now.local) || (verdict == LOX_DROP) != now.dropped)
 		lox_fuzz_note(f, LOX_FUZZ_VERDICT, verdict);
 	if (now.passed)
 		lox_fuzz_check_passed(f, verdict);
-	if (now.sent + now.local)
-		lox_fuzz_check_sent(f, verdict);
-	return 0;
+	if (now.sent + now.local + now.fragment + now.error)
+		lox_fuzz_check_sent(f, verdict, &now);
+	return now.answered ? lox_fuzz_check_answer(ctx, verdict) : 0;
 }
 
 struct {
@@ -325,12 +411,16 @@ __noinline int lox_fuzz_target(lox_ctx *ctx)
 	return verdict;
 }
 
-/* One run. LOX_DROP: it could not be made, and is not counted. */
+/* One run. LOX_DROP: it could not be made, and is not counted. An answer may be longer or shorter than the next packet. */
 LOX_INLINE int lox_fuzz_one(lox_ctx *ctx)
 {
-	if (lox_fuzz_make(ctx))
+	struct lox_fuzz *f = lox_fuzz();
+
+	if (!f || lox_fuzz_make(ctx))
 		return LOX_DROP;
-	return lox_fuzz_check(ctx, lox_fuzz_target(ctx)) ? LOX_DROP : LOX_PASS;
+	if (lox_fuzz_check(ctx, lox_fuzz_target(ctx)))
+		return LOX_DROP;
+	return lox_fuzz_resize(ctx, f->length) ? LOX_DROP : LOX_PASS;
 }
 
 #endif

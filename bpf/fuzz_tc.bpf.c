@@ -12,6 +12,11 @@ LOX_INLINE long lox_fuzz_store(lox_ctx *ctx, void *from, __u32 length)
 	return bpf_skb_store_bytes(ctx, 0, from, length, 0);
 }
 
+LOX_INLINE long lox_fuzz_resize(lox_ctx *ctx, __u32 length)
+{
+	return ctx->len == length ? 0 : bpf_skb_change_tail(ctx, length, 0);
+}
+
 #include "fuzz.h"
 
 SEC("tc")

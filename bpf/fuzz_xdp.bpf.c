@@ -12,6 +12,12 @@ LOX_INLINE long lox_fuzz_store(lox_ctx *ctx, void *from, __u32 length)
 	return bpf_xdp_store_bytes(ctx, 0, from, length);
 }
 
+/* XDP answers nothing: a packet keeps its length. */
+LOX_INLINE long lox_fuzz_resize(lox_ctx *ctx, __u32 length)
+{
+	return lox_end(ctx) - lox_data(ctx) - (long)length;
+}
+
 #include "fuzz.h"
 
 SEC("xdp")

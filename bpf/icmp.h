@@ -29,7 +29,7 @@ LOX_INLINE int lox_read_quote(lox_ctx *ctx, const bool v6, struct lox_quote *q, 
 {
 	void *data, *end;
 	__be16 *ports;
-	bool echo;
+	bool echo, reply;
 
 	q->ip = q->icmp + 8;
 	data = lox_data(ctx);
@@ -46,7 +46,7 @@ LOX_INLINE int lox_read_quote(lox_ctx *ctx, const bool v6, struct lox_quote *q, 
 	} else {
 		struct iphdr *ip = data + (q->ip & 0xff);
 
-		if ((void *)(ip + 1) > end || ip->frag_off & bpf_htons(0x1fff))
+		if ((void *)(ip + 1) > end || ip->ihl < 5 || ip->frag_off & bpf_htons(0x1fff))
 			return -1;
 		t->saddr.v4 = ip->daddr;
 		t->daddr.v4 = ip->saddr;
@@ -57,11 +57,12 @@ LOX_INLINE int lox_read_quote(lox_ctx *ctx, const bool v6, struct lox_quote *q, 
 	if ((void *)(ports + 4) > end)
 		return -1;
 	echo = q->proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
-	if (!echo && !lox_quoted_ports(q->proto))
+	reply = echo && *(__u8 *)ports == (v6 ? LOX_ICMP6_ECHO_REPLY : LOX_ICMP_ECHO_REPLY);
+	if (echo ? !reply && *(__u8 *)ports != (v6 ? LOX_ICMP6_ECHO : LOX_ICMP_ECHO) : !lox_quoted_ports(q->proto))
 		return -1;
 	t->proto = q->proto;
-	t->sport = echo ? 0 : ports[1];
-	t->dport = echo ? ports[2] : ports[0];
+	t->sport = !echo ? ports[1] : reply ? ports[2] : 0;
+	t->dport = !echo ? ports[0] : reply ? 0 : ports[2];
 	return 0;
 }
 
@@ -98,8 +99,10 @@ LOX_INLINE __u64 lox_undo_ports(lox_ctx *ctx, const bool v6, const struct lox_qu
 	if (l4 + 8 > end)
 		return 0;
 	if (!lox_quoted_ports(q->proto)) {
-		diff = lox_csum_diff16(ports[2], rw->dport);
-		ports[2] = rw->dport;
+		__be16 id = rw->dport ? rw->dport : rw->sport; /* the side that answers has no identifier of its own */
+
+		diff = lox_csum_diff16(ports[2], id);
+		ports[2] = id;
 		check = l4 + 2;
 		if (!v6)
 			addresses = 0;
@@ -175,9 +178,9 @@ LOX_INLINE int lox_icmp_forward(lox_ctx *ctx, const bool v6, struct lox_work *w,
 		outer.flags |= LOX_KEEP_TTL;
 	if (lox_translate(ctx, v6, q, &w->rw, &outer, w->way.route == LOX_ROUTE_READY ? &w->way.macs : NULL))
 		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
-	lox_count(LOX_FORWARD_ICMP_ERROR);
 	if (w->way.route == LOX_ROUTE_LOCAL)
-		return LOX_PASS;
+		return lox_leave(LOX_PASS, LOX_FORWARD_LOCAL);
+	lox_count(LOX_FORWARD_ICMP_ERROR);
 	if (w->way.route == LOX_ROUTE_NEIGHBOUR)
 		return lox_send_unresolved(v6, &w->fib);
 	return lox_send(ctx, w->way.ifindex, w->way.peer);

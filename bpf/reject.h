@@ -44,8 +44,9 @@ LOX_INLINE bool lox_take_token(struct lox_bucket *b, __u32 now, __u32 cost, __u3
 }
 
 /* May an ICMP error go to this address now? */
-LOX_INLINE bool lox_may_send(const union lox_addr *to)
+LOX_INLINE bool lox_may_send(const bool v6, const union lox_addr *addr)
 {
+	union lox_addr to = {};
 	struct lox_runtime *rt = lox_runtime();
 	__u32 now = lox_now();
 	struct lox_bucket first = { .last = now };
@@ -53,11 +54,15 @@ LOX_INLINE bool lox_may_send(const union lox_addr *to)
 
 	if (!rt || !rt->icmp_interval)
 		return true;
-	b = bpf_map_lookup_elem(&icmp_peers, to);
+	if (v6)
+		to = *addr;
+	else
+		to.v4 = addr->v4;
+	b = bpf_map_lookup_elem(&icmp_peers, &to);
 	if (b)
 		return lox_take_token(b, now, rt->icmp_interval, LOX_ICMP_BURST);
 	first.tokens = (LOX_ICMP_BURST - 1) * rt->icmp_interval;
-	bpf_map_update_elem(&icmp_peers, to, &first, BPF_ANY);
+	bpf_map_update_elem(&icmp_peers, &to, &first, BPF_ANY);
 	return true;
 }
 
@@ -271,7 +276,7 @@ LOX_INLINE int lox_reject(lox_ctx *ctx, const bool v6)
 	if (w->reason != LOX_DROP_TTL && w->reason != LOX_DROP_TOO_BIG && w->p.tuple.proto == IPPROTO_TCP)
 		return lox_make_reset(ctx, v6, &w->p) ? lox_leave(LOX_DROP, w->reason) :
 							lox_send_back(ctx, LOX_ANSWER_RESET);
-	if (!lox_may_send(&w->p.tuple.saddr))
+	if (!lox_may_send(v6, &w->p.tuple.saddr))
 		return lox_leave(LOX_DROP, LOX_DROP_RATE);
 	say = lox_complain(v6, w->reason, w->mtu);
 	own = w->p.tuple.daddr;

@@ -320,9 +320,9 @@ LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 r
 	if (reason)
 		return lox_leave(LOX_DROP, reason);
 	lox_account(ref.flow, w->p.bytes);
-	if (w->p.tcp_flags & LOX_TCP_SYN)
+	if (w->p.tcp_flags & LOX_TCP_SYN && ref.flow->state < LOX_STATE_ESTABLISHED)
 		ref.flow->window_scale = lox_window_scale(ctx, &w->p);
-	if (forward != LOX_FORWARD_NEW)
+	if (forward != LOX_FORWARD_NEW && w->p.tcp_flags & LOX_TCP_ACK) /* else it says nothing of what it expects */
 		lox_note_window(&w->p, ref.flow);
 	return lox_finish(ctx, v6, w, forward);
 }

@@ -13,7 +13,7 @@ from loxilb.kernel.abi import Reason
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import RunResult, run
-from loxilb.model import Counter, Endpoint, Flow, IPAddress, L4Protocol, Mode, Service, ServiceKey
+from loxilb.model import Counter, Endpoint, Flow, IPAddress, L4Protocol, Mode, Selection, Service, ServiceKey
 from loxilb.model.image import EndpointId
 from loxilb.plan import Ledger, Limits, plan
 from tests.support.bpf import CLIENT, CLIENTS4, CLIENTS6, DEVICES, SERVERS, VERDICTS, Device, Hook, Verdict, World
@@ -21,6 +21,8 @@ from tests.support.packets import ACK, ICMP, ICMPV6, SYN, Echo, Packet, Tcp, Tra
 
 PORT, TARGET = 80, 8080
 _FIRST_PORT = 10_000
+# Initial sequence numbers (RFC 9293 section 3.4.1).
+CLIENT_ISN, SERVER_ISN = 1_000, 0xFFFF_F000
 SMALL = DataPlaneSettings(
     flows4=16_384,
     flows6=16_384,
@@ -48,7 +50,8 @@ def verdict_of(reason: Reason) -> Verdict:
 class Path:
     """Both directions of one flow: from a client to a service, from the source to the endpoint, and back.
 
-    Without ports (ICMP echo) ``client_port`` and ``source_port`` are identifiers.
+    Without ports (ICMP echo) ``client_port`` and ``source_port`` are identifiers. A TCP segment that is not given
+    numbers has those that come right after the handshake.
     """
 
     protocol: L4Protocol
@@ -85,7 +88,15 @@ class Path:
     def _transport(self, sport: int, dport: int, *, reply: bool, **more: Any) -> Transport:
         if self.protocol is L4Protocol.ICMP:
             return Echo(identifier=dport if reply else sport, reply=reply, version=self.vip.version, **more)
-        return (Tcp if self.protocol is L4Protocol.TCP else Udp)(sport=sport, dport=dport, **more)
+        if self.protocol is L4Protocol.UDP:
+            return Udp(sport=sport, dport=dport, **more)
+        return Tcp(sport=sport, dport=dport, **(_numbers(more.get("flags", ACK), reply=reply) | more))
+
+
+def _numbers(flags: int, *, reply: bool) -> dict[str, int]:
+    """Return the sequence numbers of a segment during the handshake or right after it."""
+    own, other = (SERVER_ISN, CLIENT_ISN) if reply else (CLIENT_ISN, SERVER_ISN)
+    return {"sequence": own if flags & SYN else own + 1, "acknowledgement": other + 1 if flags & ACK else 0}
 
 
 def _arriving(device: Device, source: IPAddress, destination: IPAddress, transport: Transport) -> Packet:
@@ -249,6 +260,20 @@ class Driver:
         if reason > 15 and verdict_of(reason) is not Verdict.DROPPED:
             assert parse(result.packet).wrong == wrong
 
+    def expect_answer(
+        self,
+        hook: Hook,
+        packet: Packet | bytes,
+        reason: Reason,
+        answer: Packet | bytes,
+        *,
+        device: Device | None = None,
+    ) -> None:
+        """Check a packet that TC answers, drops or translates on its own: XDP passes it on as it came."""
+        if hook is Hook.XDP:
+            self.expect(Hook.XDP, packet, Reason.PASS_TO_TC, device=device)
+        self.expect(Hook.TC, packet, reason, answer, device=device)
+
     def send(self, hook: Hook, *packets: Packet) -> bytes:
         """Run packets that must be sent on; returns what the last one became."""
         result = None
@@ -262,6 +287,12 @@ class Driver:
         """Run packets that must be sent on; returns which server (0, 1, 2) each went to."""
         macs = [server.neighbour for server in SERVERS]
         return [macs.index(self.send(hook, packet)[:6]) for packet in packets]
+
+
+def without_endpoints(driver: Driver, version: int, protocol: L4Protocol = L4Protocol.TCP) -> Service:
+    """Return a service whose endpoints all have weight zero."""
+    idle = Endpoint(address=SERVERS[0].gateway(version), port=TARGET, weight=0)
+    return driver.service(version, protocol, endpoints=[idle], selection=Selection.PRIORITY)
 
 
 def source_port(frame: bytes) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from loxilb.kernel.abi import Reason
+from tests.packet.answers import reset
 from tests.packet.driver import SMALL, Driver
 from tests.support.bpf import Hook
 from tests.support.lab import wait_for
@@ -28,7 +29,8 @@ def test_flows_of_a_dropped_endpoint_end(module_driver: Driver, hook: Hook, vers
     for number, path in enumerate(opened):
         if number % 3:
             module_driver.use(hook, path)
-    module_driver.expect(hook, opened[0].request(), Reason.DROP_NOT_SYN)
+    late = opened[0].request()
+    module_driver.expect_answer(hook, late, Reason.ANSWER_RESET, reset(late))
     module_driver.expect(hook, opened[0].reply(), Reason.PASS_NOT_SERVICE)
     module_driver.drop(service)
     wait_for(lambda: not module_driver.used_slots(), what="free slots")

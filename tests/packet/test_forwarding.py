@@ -11,6 +11,7 @@ import pytest
 
 from loxilb.kernel.abi import Reason
 from loxilb.model import Counter, Endpoint, L4Protocol
+from tests.packet.answers import expired
 from tests.packet.driver import TARGET, Driver
 from tests.support.bpf import SERVERS, Hook
 from tests.support.packets import SYN
@@ -49,14 +50,16 @@ def test_the_hops_left_are_one_less(driver: Driver, hook: Hook, version: int, tt
 
 @pytest.mark.parametrize("ttl", [0, 1])
 def test_a_packet_without_hops_left_ends_here(driver: Driver, hook: Hook, version: int, ttl: int) -> None:
-    """Whether it would open a flow or belongs to one; it is not counted as the flow's."""
+    """Its sender is told, whether it opens a flow or belongs to one; it is not counted as the flow's."""
     service = driver.service(version, L4Protocol.UDP)
     path = driver.path(service)
 
-    driver.expect(hook, replace(path.request(), ttl=ttl), Reason.DROP_TTL)
-    assert driver.flows(service) == []
+    last = replace(path.request(), ttl=ttl)
+
+    driver.expect_answer(hook, last, Reason.ANSWER_EXPIRED, expired(last, path.vip))
+    assert [flow.counter.packets for flow in driver.flows(service)] == [0, 0]
     driver.open(hook, path)
-    driver.expect(hook, replace(path.request(), ttl=ttl), Reason.DROP_TTL)
+    driver.expect_answer(hook, last, Reason.ANSWER_EXPIRED, expired(last, path.vip))
     assert [flow.counter.packets for flow in driver.flows(service)] == [1, 1]
 
 
@@ -103,11 +106,11 @@ def test_a_neighbour_that_is_not_known_yet(driver: Driver, hook: Hook, version: 
 
 
 def test_an_endpoint_on_this_host_gets_its_packets_from_the_stack(driver: Driver, hook: Hook, version: int) -> None:
-    """TC translates and passes; XDP leaves that to it."""
+    """TC translates and passes, for the stack to count the hop if it forwards; XDP leaves that to it."""
     service = driver.service(version, endpoints=[Endpoint(address=SERVERS[0].address(version), port=TARGET)])
     path = driver.path(service)
     packet = path.request(flags=SYN)
-    delivered = replace(path.requested(flags=SYN), dmac=packet.dmac, smac=packet.smac)
+    delivered = replace(path.requested(flags=SYN), dmac=packet.dmac, smac=packet.smac, ttl=packet.ttl)
 
     if hook is Hook.XDP:
         driver.expect(Hook.XDP, packet, Reason.PASS_TO_TC)

@@ -2,7 +2,7 @@
 """Random packets through both pipelines; each is checked in the kernel (bpf/fuzz.h).
 
 Invariants: one reason a packet, the verdict that it implies, passed packets unmodified, sent packets changed only where
-they are translated, every checksum as right as it was.
+they are translated, every checksum as right as it was. Answers go to the sender, and their checksums are right.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -22,7 +23,7 @@ from loxilb.kernel.bpf.run import run
 from loxilb.model import L4Protocol, Mode
 from tests.packet.driver import SMALL, Driver
 from tests.support.bpf import CLIENT, OBJECTS, Hook
-from tests.support.packets import ACK, SYN, Packet, difference
+from tests.support.packets import ACK, SYN, IcmpError, Packet, difference
 
 pytestmark = pytest.mark.must_run
 SETTINGS = SMALL
@@ -31,6 +32,16 @@ ROUND = 20_000
 LENGTHS = (128, 127, 96, 75, 74, 60, 54, 53, 42, 41, 34)
 SHORT_LENGTHS = (33, 20, 15, 14)  # of frames that TC does not get
 SECONDS, PACKETS = 30.0, 1_500_000
+OWN_OF_XDP = {Reason.PASS_TO_TC, Reason.PASS_FRAGMENT, Reason.PASS_ICMP_ERROR}
+OWN_OF_TC = {
+    Reason.FORWARD_FRAGMENT,
+    Reason.FORWARD_ICMP_ERROR,
+    Reason.ANSWER_RESET,
+    Reason.ANSWER_EXPIRED,
+    Reason.DROP_NOT_SYN,
+    Reason.DROP_FRAGMENT,
+    Reason.DROP_RST,
+}
 VIOLATIONS = (
     "not exactly one reason was counted",
     "the verdict is not the one the reason implies",
@@ -38,7 +49,8 @@ VIOLATIONS = (
     "the sum over the IPv4 header changed",
     "the sum over what the transport checksum covers changed",
     "a byte changed that is not translated",
-    "TTL or hop limit is not one less",
+    "TTL or hop limit is not what it has to be",
+    "an answer has a wrong checksum, or does not go to the sender",
 )
 
 
@@ -57,7 +69,7 @@ class Fuzz(ctypes.Structure):
         ("first_after", ctypes.c_uint8 * BYTES),
         ("before", ctypes.c_uint8 * BYTES),
         ("after", ctypes.c_uint8 * BYTES),
-        ("was", ctypes.c_uint64 * 4),
+        ("was", ctypes.c_uint64 * 7),
     )
 
 
@@ -83,6 +95,14 @@ def packets(driver: Driver) -> Iterator[Packet]:
             else:
                 yield path.request(payload=bytes(range(number, number + 9)))
                 yield path.reply(payload=bytes(range(number)))
+            yield icmp_error(path.reply(), path.requested())
+            yield icmp_error(path.request(), path.replied())
+
+
+def icmp_error(like: Packet, about: Packet) -> Packet:
+    """Return port unreachable by the way of ``like`` that quotes ``about``."""
+    kind, code = (3, 3) if like.source.version == 4 else (1, 4)
+    return replace(like, transport=IcmpError(kind=kind, code=code, quote=bytes(about)[14:]))
 
 
 class Fuzzer:
@@ -170,6 +190,5 @@ def test_random_packets_break_no_invariant(module_driver: Driver, fuzzer: Fuzzer
         Reason.FORWARD_NEW,
         Reason.FORWARD_HALF_OPEN,
         Reason.FORWARD_ESTABLISHED,
-        Reason.DROP_TTL,
-        Reason.DROP_NOT_SYN,
+        *(OWN_OF_XDP if hook is Hook.XDP else OWN_OF_TC),
     }

@@ -70,6 +70,11 @@ def cut(to: int) -> Callable[[Packet], bytes]:
     return lambda packet: bytes(packet)[:to]
 
 
+def elsewhere(make: Callable[[Packet], bytes]) -> Callable[[Packet], bytes]:
+    """Return a maker of the same packets to an address that nobody serves."""
+    return lambda packet: make(replace(packet, destination=packet.destination + 7777))
+
+
 CASES = [
     Case("arp", lambda _: frame(ARP, bytes(range(28))), Reason.PASS_NOT_IP),
     Case("vlan", lambda packet: frame(VLAN, b"\x00\x64" + bytes(packet)[12:]), Reason.PASS_NOT_IP),
@@ -82,15 +87,15 @@ CASES = [
     Case("sctp", carrying(SCTP, bytes(40)), Reason.PASS_PROTOCOL),
     Case("gre", carrying(47, bytes(40)), Reason.PASS_PROTOCOL),
     Case("hop-by-hop", carrying(0, bytes(40)), Reason.PASS_PROTOCOL),
-    Case("unreachable", carrying(ICMP, bytes((3, 1)) + bytes(40)), Reason.PASS_PROTOCOL, (4,)),
-    Case("packet too big", carrying(ICMPV6, bytes((2, 0)) + bytes(40)), Reason.PASS_PROTOCOL, (6,)),
+    Case("unreachable", carrying(ICMP, bytes((3, 1)) + bytes(40)), Reason.PASS_ICMP_ERROR, (4,)),
+    Case("packet too big", carrying(ICMPV6, bytes((2, 0)) + bytes(40)), Reason.PASS_ICMP_ERROR, (6,)),
     Case("neighbour solicitation", carrying(ICMPV6, bytes((135, 0)) + bytes(40)), Reason.PASS_PROTOCOL, (6,)),
     Case("icmp over ipv6", carrying(ICMP, bytes((8, 0)) + bytes(40)), Reason.PASS_PROTOCOL, (6,)),
     Case("icmpv6 over ipv4", carrying(ICMPV6, bytes((128, 0)) + bytes(40)), Reason.PASS_PROTOCOL, (4,)),
-    Case("first fragment", lambda packet: bytes(replace(packet, fragment=0x2000)), Reason.PASS_FRAGMENT, (4,)),
-    Case("later fragment", lambda packet: bytes(replace(packet, fragment=0x00B9)), Reason.PASS_FRAGMENT, (4,)),
-    Case("last fragment", lambda packet: bytes(replace(packet, fragment=0x1FFF)), Reason.PASS_FRAGMENT, (4,)),
-    Case("fragment header", carrying(FRAGMENT, bytes(40)), Reason.PASS_FRAGMENT, (6,)),
+    Case("first fragment", elsewhere(lambda one: bytes(replace(one, fragment=0x2000))), Reason.PASS_FRAGMENT, (4,)),
+    Case("later fragment", elsewhere(lambda one: bytes(replace(one, fragment=0x00B9))), Reason.PASS_FRAGMENT, (4,)),
+    Case("last fragment", elsewhere(lambda one: bytes(replace(one, fragment=0x1FFF))), Reason.PASS_FRAGMENT, (4,)),
+    Case("fragment header", elsewhere(carrying(FRAGMENT, bytes(40))), Reason.PASS_FRAGMENT, (6,)),
     Case("other version", poked(14, 0x55), Reason.PASS_MALFORMED),
     Case(
         "version of the other family",

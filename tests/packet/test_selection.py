@@ -8,6 +8,7 @@ import pytest
 
 from loxilb.kernel.abi import Reason
 from loxilb.model import Endpoint, Selection, Service
+from tests.packet.answers import reset
 from tests.packet.driver import TARGET, Driver
 from tests.support.bpf import SERVERS, Hook
 from tests.support.packets import RST, SYN, Packet
@@ -102,11 +103,12 @@ def test_hash_moves_few_flows_when_an_endpoint_leaves(driver: Driver, version: i
 
 
 @pytest.mark.parametrize("selection", [Selection.PRIORITY], ids=["priority"])
-def test_without_an_endpoint_the_packet_is_dropped(
+def test_without_an_endpoint_the_client_is_refused(
     driver: Driver, hook: Hook, version: int, selection: Selection
 ) -> None:
     """All weights are zero."""
     service = driver.service(version, endpoints=endpoints(version, 0, 0, 0), selection=selection)
 
-    driver.expect(hook, driver.path(service).request(flags=SYN), Reason.DROP_NO_ENDPOINT)
+    packet = driver.path(service).request(flags=SYN)
+    driver.expect_answer(hook, packet, Reason.ANSWER_RESET, reset(packet))
     assert driver.flows(service) == []

@@ -14,6 +14,7 @@ FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 IPV4, ARP, VLAN, IPV6 = 0x0800, 0x0806, 0x8100, 0x86DD
 ICMP, TCP, UDP, FRAGMENT, ICMPV6, SCTP = 1, 6, 17, 44, 58, 132
 _ETHERNET, _IPV6_HEADER = 14, 40
+_NUMBERS = 1 << 32  # of sequence numbers
 # Offset of the checksum in the transport header.
 _CHECKSUM_AT = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2}
 
@@ -45,7 +46,7 @@ def _covered(source: IPAddress, destination: IPAddress, protocol: int, segment: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tcp:
-    """A TCP segment (RFC 9293 section 3.1)."""
+    """A TCP segment (RFC 9293 section 3.1), its numbers modulo 2**32. ``options`` are a multiple of four bytes."""
 
     sport: int
     dport: int
@@ -53,15 +54,20 @@ class Tcp:
     payload: bytes = b""
     sequence: int = 1000
     acknowledgement: int = 2000
+    window: int = 0x2000
+    options: bytes = b""
 
     def segment(self) -> bytes:
         """Return the segment with a zero checksum."""
         return (
             self.sport.to_bytes(2, "big")
             + self.dport.to_bytes(2, "big")
-            + self.sequence.to_bytes(4, "big")
-            + self.acknowledgement.to_bytes(4, "big")
-            + bytes((0x50, self.flags, 0x20, 0x00, 0, 0, 0, 0))
+            + (self.sequence % _NUMBERS).to_bytes(4, "big")
+            + (self.acknowledgement % _NUMBERS).to_bytes(4, "big")
+            + bytes(((20 + len(self.options)) // 4 << 4, self.flags))
+            + self.window.to_bytes(2, "big")
+            + bytes(4)
+            + self.options
             + self.payload
         )
 
@@ -99,12 +105,29 @@ class Echo:
         return bytes((self._TYPES[self.version, self.reply], 0, 0, 0)) + numbers + self.payload
 
 
-Transport = Tcp | Udp | Echo
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IcmpError:
+    """An ICMP or ICMPv6 error (RFC 792, RFC 4443) about the packet whose first bytes are ``quote``.
+
+    ``info`` is the second word of its header: the MTU, or 0.
+    """
+
+    kind: int
+    code: int
+    quote: bytes
+    info: int = 0
+
+    def segment(self) -> bytes:
+        """Return the message with a zero checksum."""
+        return bytes((self.kind, self.code, 0, 0)) + self.info.to_bytes(4, "big") + self.quote
+
+
+Transport = Tcp | Udp | Echo | IcmpError
 
 
 def protocol_of(transport: Transport, version: int) -> int:
     """Return the IANA number of a transport."""
-    if isinstance(transport, Echo):
+    if isinstance(transport, Echo | IcmpError):
         return ICMP if version == 4 else ICMPV6
     return TCP if isinstance(transport, Tcp) else UDP
 
@@ -120,12 +143,13 @@ class Packet:
     smac: bytes = field(default=bytes(6))
     ttl: int = 64
     options: bytes = b""
+    identification: int = 0x1234
     fragment: int = 0
     trailer: bytes = b""
 
     def with_ports(self, sport: int, dport: int) -> "Packet":
         """Return the same packet between other ports."""
-        assert not isinstance(self.transport, Echo)
+        assert isinstance(self.transport, Tcp | Udp)
         return replace(self, transport=replace(self.transport, sport=sport, dport=dport))
 
     def __bytes__(self) -> bytes:
@@ -156,7 +180,9 @@ def finished(source: IPAddress, destination: IPAddress, transport: Transport) ->
 def ipv4(packet: Packet, protocol: int, length: int) -> bytes:
     """Return the header before ``length`` bytes (RFC 791 section 3.1)."""
     size = 20 + len(packet.options)
-    header = bytes((0x40 | size // 4, 0)) + (size + length).to_bytes(2, "big") + b"\x12\x34"
+    header = (
+        bytes((0x40 | size // 4, 0)) + (size + length).to_bytes(2, "big") + packet.identification.to_bytes(2, "big")
+    )
     header += packet.fragment.to_bytes(2, "big") + bytes((packet.ttl, protocol, 0, 0))
     header += packet.source.packed + packet.destination.packed + packet.options
     return header[:10] + checksum(header).to_bytes(2, "big") + header[12:]

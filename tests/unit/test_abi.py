@@ -45,7 +45,18 @@ LAYOUTS: dict[type[ctypes.Structure], str] = {
     abi.Runtime: "lox_runtime",
     abi.Event: "lox_event",
 }
-CONSTANTS = ("ABI_VERSION", "WINDOW", "HALF_WINDOW", "QUARANTINE", "ONE_WAY_PACKETS", "RING_LINE", "REASONS", "STATES", "SERVED_BITS", "SERVED_FACTOR")
+CONSTANTS = (
+    "ABI_VERSION",
+    "WINDOW",
+    "HALF_WINDOW",
+    "QUARANTINE",
+    "ONE_WAY_PACKETS",
+    "RING_LINE",
+    "REASONS",
+    "STATES",
+    "SERVED_BITS",
+    "SERVED_FACTOR",
+)
 GROUPS = ("SLOT_", "FLOW_")
 
 

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Senders are told why their packets go no further, as often as they may be."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+
+import pytest
+
+from loxilb.kernel.abi import Reason
+from loxilb.kernel.bpf import convert
+from loxilb.kernel.bpf.maps import index_key, update
+from loxilb.model import Endpoint, L4Protocol, LinkKind
+from loxilb.model.port import IfIndex, Port
+from tests.packet.answers import DONT_FRAGMENT, expired, too_big, unreachable
+from tests.packet.driver import SMALL, TARGET, Driver, without_endpoints
+from tests.support.bpf import CLIENT, SERVERS, Hook
+from tests.support.packets import ACK, SYN
+
+pytestmark = pytest.mark.must_run
+SETTINGS = replace(SMALL, icmp_interval=60.0)
+BURST, MTU = 6, 1300
+
+
+def describe(driver: Driver, *, addressed: bool) -> None:
+    """Tell the programs of the client's device, the way the daemon does, with its addresses or without."""
+    own = [ip_interface(f"{CLIENT.address(version)}/{24 if version == 4 else 64}") for version in (4, 6)]
+    index = driver.world.indexes[CLIENT]
+    port = Port(
+        index=IfIndex(index),
+        name=CLIENT.name,
+        kind=LinkKind.VETH,
+        mac=CLIENT.mac,
+        mtu=1500,
+        up=True,
+        carrier=True,
+        addresses=tuple(own) if addressed else (),
+    )
+    at = index & (driver.data_plane.sizes["links"] - 1)
+    update(driver.data_plane.descriptors["links"], index_key(at), convert.link_to_value(port), "describe a device")
+
+
+@pytest.fixture
+def addressed(driver: Driver) -> Iterator[Driver]:
+    """Return a data plane that knows the addresses of the client's device."""
+    describe(driver, addressed=True)
+    yield driver
+    describe(driver, addressed=False)
+
+
+def test_a_datagram_to_a_service_without_endpoints_is_refused(driver: Driver, hook: Hook, version: int) -> None:
+    """Port unreachable, as from a host without that socket, with as much of the datagram as may be quoted."""
+    service = without_endpoints(driver, version, L4Protocol.UDP)
+
+    for size in (0, 1, 519, 520, 521, 1183, 1184, 1185, 1400):
+        packet = driver.path(service).request(payload=bytes(range(250)) * 5 + bytes(150))
+        packet = replace(packet, transport=replace(packet.transport, payload=packet.transport.payload[:size]))
+        driver.expect_answer(hook, packet, Reason.ANSWER_UNREACHABLE, unreachable(packet))
+
+
+def test_padding_is_not_quoted(driver: Driver, hook: Hook, version: int) -> None:
+    """Ethernet pads short frames."""
+    packet = replace(driver.path(without_endpoints(driver, version, L4Protocol.UDP)).request(), trailer=b"\xa5" * 21)
+
+    driver.expect_answer(hook, packet, Reason.ANSWER_UNREACHABLE, unreachable(packet))
+
+
+@pytest.mark.parametrize("protocol", [L4Protocol.TCP, L4Protocol.UDP], ids=lambda one: one.value)
+def test_time_exceeded_comes_from_the_device(addressed: Driver, hook: Hook, version: int, protocol: L4Protocol) -> None:
+    """From the address that a router would use, so that a trace shows it."""
+    more = {"flags": SYN} if protocol is L4Protocol.TCP else {}
+    packet = replace(addressed.path(addressed.service(version, protocol)).request(**more), ttl=1)
+
+    addressed.expect_answer(hook, packet, Reason.ANSWER_EXPIRED, expired(packet, CLIENT.address(version)))
+
+
+@contextmanager
+def narrow(version: int) -> Iterator[Endpoint]:
+    """Return an endpoint behind a route of a smaller MTU; routers look at locked ones only."""
+    address = ip_address("77.77.77.79" if version == 4 else "7ffe::79")
+    route = f"{address}/{32 if version == 4 else 128} via {SERVERS[0].gateway(version)} mtu lock {MTU}"
+    subprocess.run(["ip", f"-{version}", "route", "add", *route.split()], check=True, timeout=10)
+    try:
+        yield Endpoint(address=address, port=TARGET)
+    finally:
+        subprocess.run(["ip", f"-{version}", "route", "del", *route.split()], check=True, timeout=10)
+
+
+def test_a_packet_too_big_for_the_next_hop_is_answered_with_its_mtu(
+    addressed: Driver, hook: Hook, version: int
+) -> None:
+    """Opening a flow or within one; what just fits goes through."""
+    with narrow(version) as endpoint:
+        path = addressed.path(addressed.service(version, L4Protocol.UDP, endpoints=[endpoint]))
+        fits = {"payload": bytes(MTU - (28 if version == 4 else 48))}
+        more = {"payload": bytes(len(fits["payload"]) + 1)}
+        large = replace(path.request(**more), fragment=DONT_FRAGMENT)
+        answer = too_big(large, CLIENT.address(version), MTU)
+
+        addressed.expect_answer(hook, large, Reason.ANSWER_TOO_BIG, answer)
+        addressed.send(hook, path.request(), path.reply())
+        addressed.expect_answer(hook, large, Reason.ANSWER_TOO_BIG, answer)
+        leaves = path.requested(**fits)
+        addressed.expect(hook, path.request(**fits), Reason.FORWARD_ESTABLISHED, leaves)
+
+
+def test_a_packet_that_may_be_fragmented_is_left_to_the_kernel(driver: Driver, hook: Hook) -> None:
+    """Translated, with its hops as they were: the kernel forwards it."""
+    with narrow(4) as endpoint:
+        path = driver.open(hook, driver.path(driver.service(4, L4Protocol.UDP, endpoints=[endpoint])))
+        there, leaves = path.request(payload=bytes(1400)), path.requested(payload=bytes(1400))
+
+        delivered = replace(leaves, dmac=there.dmac, smac=there.smac, ttl=there.ttl)
+        driver.expect_answer(hook, there, Reason.FORWARD_LOCAL, delivered)
+
+
+def test_errors_to_one_address_are_limited(module_driver: Driver, hook: Hook, version: int) -> None:
+    """So many at once, whatever other clients and the other family are sent; resets are not limited."""
+    refusing = without_endpoints(module_driver, version, L4Protocol.UDP)
+    other = without_endpoints(module_driver, 10 - version, L4Protocol.UDP)
+    path = module_driver.path(refusing)
+    packet = path.request()
+
+    for _ in range(BURST):
+        module_driver.expect_answer(hook, packet, Reason.ANSWER_UNREACHABLE, unreachable(packet))
+        another = module_driver.path(other).request()
+        module_driver.expect_answer(hook, another, Reason.ANSWER_UNREACHABLE, unreachable(another))
+    module_driver.expect(Hook.TC, packet, Reason.DROP_RATE)
+    another = module_driver.path(other).request()
+    module_driver.expect(Hook.TC, another, Reason.ANSWER_UNREACHABLE, unreachable(another))
+    module_driver.expect(Hook.TC, packet, Reason.DROP_RATE)
+    closed = module_driver.path(without_endpoints(module_driver, version), client=path.client)
+    for _ in range(BURST + 1):
+        assert module_driver.run(Hook.TC, closed.request(flags=ACK)).code == 7
