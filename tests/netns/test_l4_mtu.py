@@ -121,7 +121,7 @@ def test_a_small_link_to_the_server(star: Star, sized: Callable[[str], None], vi
 
 @by_vip
 def test_a_small_link_to_the_client(star: Star, sized: Callable[[str], None], vip: str) -> None:
-    """The server is told on the way back. Nothing large is sent to a device smaller than its peer, which would lose it."""
+    """The server is told on the way back. Nothing large goes to a device smaller than its peer: it would be lost."""
     sized("eclient")
     star.lb.create(vip, f"--tcp=2020:{PORT}", [f"{NEAR[vip]}:1"])
     forget_sizes(star.servers[1])

@@ -172,8 +172,8 @@ def test_persist_keeps_a_client_while_it_comes_back_in_time():
 
 def test_persist_chooses_again_when_the_endpoint_is_gone():
     fake, ledger, client = FakeDataPlane(), Ledger(Limits()), ip_address("10.10.10.1")
-    for number, wanted in enumerate((service(), service(("32.32.32.1,8080", "33.33.33.1,8080")))):
-        wanted = replace(wanted, selection=Selection.PERSIST)
+    for number, one in enumerate((service(), service(("32.32.32.1,8080", "33.33.33.1,8080")))):
+        wanted = replace(one, selection=Selection.PERSIST)
         planned = plan({wanted.key: wanted}, ledger, {})
         fake.apply(planned.ops)
         planned.commit(ledger)

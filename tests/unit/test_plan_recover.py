@@ -36,9 +36,7 @@ SERVICES = {
     "short persist": service(selection=Selection.PERSIST, persist_timeout=60, inactive_timeout=240),
     "lc": service(selection=Selection.LC, inactive_timeout=240),
     "dsr": service(("31.31.31.1,2020",), mode=Mode.DSR, selection=Selection.HASH, inactive_timeout=240),
-    "sources": service(
-        allowed_sources=(ip_network("10.0.0.0/8"), ip_network("10.10.10.1/32")), inactive_timeout=240
-    ),
+    "sources": service(allowed_sources=(ip_network("10.0.0.0/8"), ip_network("10.10.10.1/32")), inactive_timeout=240),
     "fullnat": service(mode=Mode.FULLNAT, inactive_timeout=240),
     "range": service(of=key(port=100, port_max=110), inactive_timeout=240),
     "ipv6": service(("6ffe::1,80", "4ffe::1,80", "5ffe::1,80"), of=key("2001::1"), inactive_timeout=240),
