@@ -198,6 +198,7 @@ class Driver:
         server = next((one for one in SERVERS if target.address in one.network(version)), SERVERS[0])
         client, port = client or self.client(version), port or _FIRST_PORT + next(self._numbers)
         sources = {Mode.DEFAULT: client, Mode.ONEARM: server.address(version), Mode.FULLNAT: service.key.address}
+        sources[Mode.DSR] = client
         return Path(
             protocol=service.key.protocol,
             client=client,
