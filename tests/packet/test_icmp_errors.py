@@ -36,6 +36,12 @@ def error(device: Device, about: Packet, kind: tuple[int, int, int], *, quoted: 
     )
 
 
+def quoting(arrived: Packet, about: Packet, quoted: int) -> IcmpError:
+    """Return the same error about another packet, which was a hop further."""
+    assert isinstance(arrived.transport, IcmpError)
+    return replace(arrived.transport, quote=bytes(replace(about, ttl=about.ttl - 1))[14 : 14 + quoted])
+
+
 def to_client(path: Path, arrived: Packet, about: Packet, *, quoted: int = 1 << 16) -> Packet:
     """Return what becomes of ``arrived``, an error about what the client sent as ``about``."""
     return replace(
@@ -45,7 +51,7 @@ def to_client(path: Path, arrived: Packet, about: Packet, *, quoted: int = 1 << 
         source=path.vip,
         destination=path.client,
         ttl=arrived.ttl - 1,
-        transport=replace(arrived.transport, quote=bytes(replace(about, ttl=about.ttl - 1))[14 : 14 + quoted]),
+        transport=quoting(arrived, about, quoted),
     )
 
 
@@ -58,7 +64,7 @@ def to_endpoint(path: Path, arrived: Packet, about: Packet, *, quoted: int = 1 <
         source=arrived.source if path.source == path.client else path.source,
         destination=path.endpoint,
         ttl=arrived.ttl - 1,
-        transport=replace(arrived.transport, quote=bytes(replace(about, ttl=about.ttl - 1))[14 : 14 + quoted]),
+        transport=quoting(arrived, about, quoted),
     )
 
 
