@@ -76,9 +76,7 @@ class Arena:
         """Source address of every live flow of an IPv4 table, the overflow map included."""
         with self._view(table) as view:
             found = [self._source(table, bytes(view.element(at))) for at in view.indexes(0, abi.SLOT_LIVE)]
-        for _, value in maps.dump(
-            self.check.maps["overflow4"], ctypes.sizeof(abi.Key4), ctypes.sizeof(abi.Whole4)
-        ):
+        for _, value in maps.dump(self.check.maps["overflow4"], ctypes.sizeof(abi.Key4), ctypes.sizeof(abi.Whole4)):
             found.append(bytes(abi.Whole4.from_buffer_copy(value).flow.saddr))
         return found
 

@@ -51,9 +51,7 @@ def test_a_bridge_speaking_of_its_port_is_not_a_link() -> None:
     assert Tracker().digest([link(7, family=socket.AF_BRIDGE)]) == []
 
 
-@pytest.mark.parametrize(
-    "rubbish", [b"", b"\0", bytes(16), bytes(64), struct.pack("=IHHII", 15, 24, 0, 0, 0)]
-)
+@pytest.mark.parametrize("rubbish", [b"", b"\0", bytes(16), bytes(64), struct.pack("=IHHII", 15, 24, 0, 0, 0)])
 def test_a_message_that_is_cut_short_ends_the_buffer(rubbish: bytes) -> None:
     """What came before it counts, and reading ends."""
     assert Tracker().digest([route() + rubbish]) == [RoutesChanged()]
