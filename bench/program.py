@@ -5,6 +5,7 @@ import ctypes
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Any
 
 from tests.support.lab import Lab
@@ -131,7 +132,7 @@ def _cases(bed: Bed) -> tuple[Case, ...]:
     one, six = bed.request("198.18.8.2"), bed.request("2001:2:0:8::2")
     many, syn = bed.request("198.18.16.2"), bed.request("198.18.32.2", flags=SYN)
     datagram, full = bed.request("198.18.8.3", port=DNS, udp=True), bed.request("198.18.8.4", port=FULLNAT)
-    stranger = replace(one, destination_port=WEB + 1000)
+    routed, closed = replace(one, destination=ip_address("198.51.100.9")), replace(one, destination_port=WEB + 1000)
 
     def case(key: str, label: str, frame: Frame, reason: abi.Reason = established, **rest: Any) -> Case:
         device = bed.back if frame.mac == bed.back.mac else bed.front
@@ -147,7 +148,8 @@ def _cases(bed: Bed) -> tuple[Case, ...]:
         case("fullnat", "TCP IPv4 full NAT established, 1 flow", full),
         case("new_fresh", "TCP IPv4 new flow each, half-open table not full", syn, new, opens=True, fresh=True),
         case("new_steady", "TCP IPv4 new flow each, half-open table full", syn, new, opens=True),
-        case("not_ours", "not ours, IPv4", stranger, abi.Reason.PASS_NOT_SERVICE),
+        case("not_ours", "not ours, IPv4", routed, abi.Reason.PASS_NOT_SERVICE),
+        case("closed_port", "not ours, IPv4, another port of a service address", closed, abi.Reason.PASS_NOT_SERVICE),
     )
 
 
