@@ -9,7 +9,7 @@
 
 #include "pipeline.h"
 
-#define LOX_FRAGMENT_SECONDS_SHIFT 5 /* jiffies a record lives: 1 << (5 + 8), half a minute at most */
+#define LOX_FRAGMENT_LIFE 8192 /* jiffies a record lives: about half a minute at 250 Hz */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -172,7 +172,7 @@ LOX_INLINE int lox_fragment(lox_ctx *ctx, const bool v6)
 	if (!piece.offset)
 		return lox_first_fragment(ctx, v6, w, &piece);
 	first = bpf_map_lookup_elem(&fragments, &piece.key);
-	if (!first || lox_now() - first->last > 1U << (LOX_FRAGMENT_SECONDS_SHIFT + 8))
+	if (!first || lox_now() - first->last > LOX_FRAGMENT_LIFE)
 		return lox_stray(v6, w);
 	if (piece.offset < first->first)
 		return lox_leave(LOX_DROP, LOX_DROP_FRAGMENT);
