@@ -16,9 +16,9 @@ pytestmark = pytest.mark.must_run
 
 
 @pytest.fixture
-def wire(driver: Driver, world: World) -> Iterator[socket.socket]:
-    """Return a socket on the far end of the client's device, with the TC program at the near end."""
-    port = Port(
+def near(world: World) -> Port:
+    """Return the client's device, as the network shows it."""
+    return Port(
         index=IfIndex(world.indexes[CLIENT]),
         name=CLIENT.name,
         kind=LinkKind.VETH,
@@ -27,11 +27,24 @@ def wire(driver: Driver, world: World) -> Iterator[socket.socket]:
         up=True,
         carrier=True,
     )
-    driver.data_plane.attach(port)
+
+
+@pytest.fixture
+def wire(driver: Driver, near: Port) -> Iterator[socket.socket]:
+    """Return a socket on the far end of the client's device, with the TC program at the near end."""
+    driver.data_plane.attach(near)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
         raw.bind((f"{CLIENT.name}-far", 0))
         yield raw
-    driver.data_plane.detach(port.index)
+    driver.data_plane.detach(near.index)
+
+
+def test_a_device_that_was_given_up_can_be_taken_again_at_once(driver: Driver, near: Port) -> None:
+    """Nothing of ours runs on it any more when it is given up: a program meets no second copy of itself."""
+    for _ in range(50):
+        hooks = driver.data_plane.attach(near)
+        driver.data_plane.detach(near.index)
+        assert hooks == ("tcx",)
 
 
 def test_a_tagged_frame_belongs_to_another_network(driver: Driver, wire: socket.socket, version: int) -> None:

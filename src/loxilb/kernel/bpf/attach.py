@@ -52,7 +52,7 @@ def _renew(path: Path, program: int) -> bool:
             return True
     finally:
         os.close(descriptor)
-    path.unlink()
+    pins.remove(path)
     return False
 
 
@@ -139,5 +139,5 @@ def _program_name(identity: int) -> bytes:
 def detach(directory: pins.PinDirectory, index: int) -> None:
     """Detach everything of ours from one interface (which may be gone)."""
     for hook in ("xdp", "tcx"):
-        directory.link_path(hook, index).unlink(missing_ok=True)
+        pins.remove(directory.link_path(hook, index))
     detach_clsact(index)

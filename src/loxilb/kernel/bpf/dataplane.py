@@ -139,7 +139,7 @@ class BpfDataPlane:
     def _attach_xdp(self, port: Port) -> bool:
         policy = self._settings.xdp
         if policy is XdpPolicy.OFF or (policy is XdpPolicy.AUTO and port.kind not in _XDP_BY_DEFAULT):
-            self._directory.link_path("xdp", port.index).unlink(missing_ok=True)
+            pins.remove(self._directory.link_path("xdp", port.index))
             return False
         try:
             attach.attach_xdp(self._directory, port.index, self._program("xdp"))
@@ -360,7 +360,7 @@ class BpfDataPlane:
     def destroy(self) -> None:
         """Remove programs, links and maps from the kernel."""
         for _, index, path in tuple(self._directory.links()):
-            path.unlink()
+            pins.remove(path)
             attach.detach_clsact(index)
         self.close()
         self._directory.remove()

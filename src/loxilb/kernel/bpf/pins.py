@@ -92,7 +92,7 @@ class PinDirectory:
             yield hook, int(index), path
 
     def remove(self) -> None:
-        """Remove every pin and the namespace's directory; links without another holder detach."""
+        """Detach every link, and remove every pin and the namespace's directory; raises KernelError."""
         for kind in ("links", "maps"):
             unpin(self.root / kind)
         remove_empty(self.root)
@@ -109,14 +109,14 @@ def existing(wanted: Path | None) -> list[Path]:
 
 
 def unpin(directory: Path) -> int:
-    """Remove a directory with the pins in it; links without another holder detach. Return how many there were.
+    """Detach the links and remove the pins of a directory, and itself. Return how many there were.
 
     Raises KernelError.
     """
     try:
         pinned = list(directory.iterdir())
         for path in pinned:
-            path.unlink()
+            remove(path)
         directory.rmdir()
     except FileNotFoundError:
         return 0
@@ -132,6 +132,19 @@ def remove_empty(root: Path) -> None:
             directory.rmdir()
         except OSError:  # not there, or another namespace's pins are in it
             return
+
+
+def remove(path: Path) -> None:
+    """Remove a pin; a link stops running its program before this returns.
+
+    Without its pin the kernel would let go of a link too, but some time later: until then a program that is attached
+    again to the same device meets itself. What is no link, or cannot be detached (XDP before 5.9), only loses its pin.
+    """
+    descriptor = get(path)
+    if descriptor is not None:
+        libbpf.link_detach(descriptor)
+        os.close(descriptor)
+    path.unlink(missing_ok=True)
 
 
 def pin(descriptor: int, path: Path) -> None:
