@@ -17,6 +17,7 @@ _REFUSED = {
     "405": "The path has no such method",
     "406": "The client does not accept JSON",
     "409": "It is there already",
+    "413": "The body is larger than 16 MiB",
     "415": "The body is not JSON",
     "422": "The body or a parameter breaks the schema",
     "500": "The kernel refused, or a fault of the daemon",

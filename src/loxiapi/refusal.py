@@ -9,6 +9,7 @@ REQUIRED = 602
 ENUM = 606
 INVALID_TYPE = 601
 _FIRST_VALIDATION_CODE = 600
+_CONTENT_TOO_LARGE = 413
 _UNPROCESSABLE = 422
 
 
@@ -48,6 +49,11 @@ def not_one_of(name: str, values: Sequence[object]) -> RefusedError:
 def unparsable(reason: str) -> RefusedError:
     """Refuse a body that does not decode."""
     return RefusedError(400, f'parsing attr body from "" failed, because {reason}')
+
+
+def too_large(limit: int) -> RefusedError:
+    """Refuse a body of more than ``limit`` bytes (RFC 9110 section 15.5.14)."""
+    return RefusedError(_CONTENT_TOO_LARGE, f"body is larger than {limit} bytes, send it in parts")
 
 
 def wrong_type(name: str, where: str, expected: str, text: str) -> RefusedError:

@@ -2,15 +2,19 @@
 """The server itself: segments on the wire, addresses, faults, start and stop."""
 
 import contextlib
+import errno
 import http.client
 import socket
 from collections.abc import Sequence
+from itertools import repeat
 
 import pytest
+import uvicorn
 
 from loxilb.errors import KernelError
 from loxilb.ports import ServiceStatus
 from loxilb.services.api import ApiServer
+from loxilb.services.api.application import MAX_BODY
 from loxilb.services.health import HealthService, Probes
 from tests.support.api import (
     BUILD,
@@ -116,6 +120,59 @@ def test_address_in_use_is_told_with_a_remedy() -> None:
                 assert second.address
     finally:
         configuration.close()
+
+
+def test_a_server_that_cannot_serve_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port was free, but the server ends before it serves: start neither waits forever nor keeps the port."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "no descriptor left")
+
+    configuration = ShownConfiguration()
+    monkeypatch.setattr(uvicorn.Server, "startup", refuse)
+    try:
+        with loop_thread() as run:
+            server = ApiServer(
+                configuration=configuration,
+                endpoints=HealthService(target=configuration, prober=Probes(NO_CERTIFICATES)),
+                log_level=MemoryLogLevel(),
+                build=BUILD,
+                host="127.0.0.1",
+                port=0,
+            )
+            with pytest.raises(KernelError, match=r"serve the API on 127.0.0.1 port 0: EMFILE.*no descriptor left"):
+                run(server.start())
+            run(server.stop())
+    finally:
+        configuration.close()
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "in chunks"])
+def test_a_body_that_is_too_large_is_refused(announced: bool) -> None:
+    """With its limit, before it is in memory; the connection goes on."""
+    chunk = b" " * (1 << 20)
+    body = b"".join(repeat(chunk, 17)) if announced else repeat(chunk, 17)
+    with fake_kernel_api() as api:
+        connection = http.client.HTTPConnection(*api.address, timeout=_DEADLINE_S)
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/netlox/v1/config/loadbalancer", body, headers, encode_chunked=not announced)
+        refused = connection.getresponse()
+        content = refused.read()
+        connection.request("GET", "/netlox/v1/version")
+        status = connection.getresponse().status
+        connection.close()
+
+    assert refused.status == 413
+    assert content == b'{"code":413,"message":"body is larger than 16777216 bytes, send it in parts"}'
+    assert status == 200
+
+
+def test_a_body_of_ten_thousand_rules_is_not_too_large() -> None:
+    """A rule with a dozen endpoints, members in the original's spelling, ten thousand times."""
+    endpoint = '{"endpointIP":"192.168.100.100","targetPort":32015,"weight":1,"state":"","counter":""}'
+    rule = f'{{"serviceArguments":{{"externalIP":"192.168.100.100","port":55003}},"endpoints":[{endpoint * 12}]}}'
+
+    assert 10_000 * len(rule) < MAX_BODY
 
 
 def test_stopped_server_listens_no_more() -> None:

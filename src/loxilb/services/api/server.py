@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -82,7 +83,12 @@ class ApiServer:
         self._server = _Server(config)
         self._address = listener.getsockname()[:2]
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="api")
-        await self._server.serving.wait()
+        try:
+            await _until_serving(self._server, self._task, f"{self._host} port {self._port}")
+        except KernelError:
+            listener.close()
+            self._server = self._task = self._address = None
+            raise
 
     async def stop(self) -> None:
         """Stop listening, let running requests end, and close; does nothing when not started."""
@@ -91,6 +97,22 @@ class ApiServer:
         self._server.should_exit = True
         await self._task
         self._server = self._task = self._address = None
+
+
+async def _until_serving(server: _Server, task: asyncio.Task[None], where: str) -> None:
+    """Wait until requests are answered; raises KernelError where the server ends instead."""
+    serving = asyncio.create_task(server.serving.wait())
+    await asyncio.wait((serving, task), return_when=asyncio.FIRST_COMPLETED)
+    serving.cancel()
+    if not task.done():
+        return
+    error = task.exception()
+    raise KernelError(
+        f"serve the API on {where}",
+        (error.errno if isinstance(error, OSError) else None) or errno.EIO,
+        detail=str(error or "it ended at once"),
+        remedy="choose another address with --host and --port",
+    ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
