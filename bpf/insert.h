@@ -20,7 +20,10 @@ struct {
 	__type(value, __u32);
 } locks SEC(".maps");
 
-/* A flow to be inserted: its key, what it is rewritten to, and what it belongs to. `at` is the answer. */
+/*
+ * A flow to be inserted: its key, what it is rewritten to, and what it belongs to. `at` is the answer. `keep` is the slot of
+ * its other direction, which must not give way to it though it may be as old as all others.
+ */
 struct lox_insert {
 	struct lox_tuple key;
 	union lox_addr new_saddr;
@@ -36,7 +39,7 @@ struct lox_insert {
 	__u64 sequence;
 	struct lox_cold cold;
 	__u32 at;
-	__u32 pad2;
+	__u32 keep;
 };
 
 /* Room for values too large for the stack, one record a CPU; the programs run with preemption off. */
@@ -235,7 +238,8 @@ LOX_INLINE int lox_settle(const bool v6, const enum lox_table table, struct lox_
 		word = READ_ONCE(f->word);
 		if (lox_reusable(word, f, now) && lox_take(v6, table, at, word, in, now))
 			return LOX_PUT_DONE;
-		if (table == LOX_HALF && (word & LOX_SLOT_MASK) != LOX_SLOT_CLAIMED && now - f->last >= oldest_age) {
+		if (table == LOX_HALF && at != in->keep && (word & LOX_SLOT_MASK) != LOX_SLOT_CLAIMED &&
+		    now - f->last >= oldest_age) {
 			oldest_age = now - f->last;
 			oldest_at = at;
 			oldest_word = word;

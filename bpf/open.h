@@ -106,6 +106,7 @@ LOX_INLINE int lox_open_forward(const bool v6, struct lox_work *w)
 	int put;
 
 	w->reverse = w->in.key;
+	w->in.keep = reply_at;
 	lox_forward_of(&w->p.tuple, &w->in);
 	if (w->in.state == LOX_STATE_SYN_SENT) /* what a refusal must acknowledge */
 		w->in.sequence = (__u64)1 << 32 | (bpf_ntohl(w->p.seq) + 1);
@@ -172,6 +173,7 @@ LOX_INLINE int lox_open(const bool v6, __u32 rule_id)
 	if (!w || !rule || !endpoint)
 		return LOX_DROP_NO_ENDPOINT;
 	__builtin_memset(&w->in, 0, sizeof(w->in));
+	w->in.keep = LOX_NOWHERE;
 	w->in.state = lox_first_state(&w->p);
 	w->in.cold.created = lox_now();
 	w->in.cold.rule = rule_id;

@@ -3,6 +3,7 @@
 
 from ctypes import sizeof
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -98,6 +99,21 @@ def test_half_open_flows_displace_only_each_other(own_driver: Driver, hook: Hook
         half_open = [flow for flow in own_driver.flows(service) if flow.state is FlowState.SYN_SENT]
         assert 0 < len(half_open) <= own_driver.data_plane.sizes[f"half{version}"]
         own_driver.use(hook, own_driver.open(hook, own_driver.path(service)))
+
+
+@pytest.mark.parametrize("own_driver", [TINY_HALF], indirect=True, ids=["tiny"])
+def test_a_flow_never_displaces_its_own_other_direction(own_driver: Driver, hook: Hook) -> None:
+    """When every flow in the window is of the same moment, any of them may give way but this one."""
+    for version in (4, 6):
+        service = own_driver.service(version, endpoints=only_endpoint(version))
+        crowd = own_driver.path(service)
+        flood = (crowd.request(flags=SYN).with_ports(1024 + number, crowd.vip_port) for number in range(4000))
+        for path in [own_driver.path(service) for _ in range(200)]:
+            opening, answer = path.request(flags=SYN), path.reply(flags=SYN | ACK)
+            for packet in islice(flood, 20):
+                own_driver.run(hook, packet)
+            own_driver.run(hook, opening)
+            own_driver.expect(hook, answer, Reason.FORWARD_HALF_OPEN, path.replied(flags=SYN | ACK))
 
 
 @pytest.mark.parametrize("own_driver", [TINY_HALF], indirect=True, ids=["tiny"])
