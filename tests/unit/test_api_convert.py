@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from loxiapi.decode import decode_body
 from loxiapi.wire import AllowedSource, LoadBalancerEntry, SecondaryAddress, encode
+from loxilb.codec.rules import entry_of, service_of
 from loxilb.errors import Conflict, InvalidRequest, KernelError, LoxilbError, NotBuilt, NotFound
 from loxilb.model import (
     Counter,
@@ -31,7 +32,6 @@ from loxilb.model.port import IfIndex
 from loxilb.ports import ServiceStatus
 from loxilb.services.api.failures import failure_of, status_of
 from loxilb.services.api.observed import conntrack_of, ports_of
-from loxilb.services.api.rules import entry_of, service_of
 from tests.support.shown import flow
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

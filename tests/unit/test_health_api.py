@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loxilb.services.api.endpoints import duration_text
+from loxilb.codec.endpoints import duration_text
 from tests.support import recorded_cli
 from tests.support.api import LiveApi, Reply, fake_kernel_api
 from tests.support.cli import Cli

@@ -9,12 +9,12 @@ from msgspec import Struct
 
 from loxiapi import wire
 from loxiapi.openapi import document
+from loxilb.codec.endpoints import choice_of, endpoint_of, host_state_of, status_entry_of
+from loxilb.codec.rules import address_of, entry_of, protocol_of, service_of
 from loxilb.errors import InvalidRequest, NotFound
 from loxilb.model import L4Protocol, ServiceKey
 from loxilb.ports import Configuration, Endpoints
-from loxilb.services.api.endpoints import choice_of, endpoint_of, host_state_of, status_entry_of
 from loxilb.services.api.observed import conntrack_of, ports_of
-from loxilb.services.api.rules import address_of, entry_of, protocol_of, service_of
 
 _ANY_HOST = "any"
 _NO_PROTOCOL = "none"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loxiapi import wire
+from loxilb.codec.rules import address_of
 from loxilb.errors import InvalidRequest
 from loxilb.model import IPAddress
 from loxilb.model.probe import (
@@ -17,7 +18,6 @@ from loxilb.model.probe import (
     kind_of,
 )
 from loxilb.ports import EndpointChoice
-from loxilb.services.api.rules import address_of
 
 _STATES = {state.value: state for state in HostState}
 _WORDS = {"icmp": "ping"}
