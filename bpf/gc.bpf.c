@@ -1,32 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-/* Programs the daemon calls: start the ager, sum the counters, read the clock. */
+/* The ager, which the daemon starts once. */
 #include "ager.h"
-#include "fold.h"
 
 SEC("syscall")
 int lox_age_start(void *ctx)
 {
 	return lox_start_ager();
-}
-
-SEC("syscall")
-int lox_fold_counters(void *ctx)
-{
-	return lox_fold();
-}
-
-/* Both clocks of the kernel at one moment: jiffies, which flows are stamped with, and nanoseconds. */
-struct lox_clock {
-	__u64 jiffies;
-	__u64 nanoseconds;
-};
-
-SEC("syscall")
-int lox_read_clock(struct lox_clock *clock)
-{
-	clock->jiffies = bpf_jiffies64();
-	clock->nanoseconds = bpf_ktime_get_ns();
-	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

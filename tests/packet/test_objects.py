@@ -14,7 +14,7 @@ import pytest
 
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, loading
 from loxilb.kernel.bpf.object import BpfObject
-from tests.support.bpf import World
+from tests.support.bpf import OBJECTS, World
 from tests.support.lab import ROOT
 
 pytestmark = pytest.mark.must_run
@@ -71,6 +71,16 @@ def test_the_kernel_takes_what_a_compiler_makes(compiler: str, source: Path, tmp
         recorded = json.loads(RECORD.read_text())[object_name(source)]
         assert set(found) == set(recorded)
         assert {name: count for name, count in found.items() if count > recorded[name] * GROWTH} == {}
+
+
+def test_objects_loaded_side_by_side_share_no_map_of_their_own() -> None:
+    """Each would make it for itself."""
+    found = {}
+    for name in ("base", "tc", "gc"):
+        with BpfObject(OBJECTS / f"{name}.bpf.o", rodata=bytes(loading.make_config(DataPlaneSettings()))) as loaded:
+            found[name] = set(loaded.maps)
+
+    assert found["tc"] & found["gc"] <= found["base"]
 
 
 @contextmanager

@@ -60,9 +60,9 @@ class BpfDataPlane:
         self._settings = settings
         self._lock = threading.RLock()
         self._maps = loaded.maps
-        gc = loaded.object("gc").programs
-        self._fold = gc["lox_fold_counters"]
-        self._clock = JiffyClock.measure(gc["lox_read_clock"])
+        base = loaded.object("base").programs
+        self._fold = base["lox_fold_counters"]
+        self._clock = JiffyClock.measure(base["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
         self._views = {name: self._view(name, layout) for name, layout in _ARRAYS.items()}
         self._ring_slots = ArrayView(
@@ -78,7 +78,7 @@ class BpfDataPlane:
         self._hosts = HostIndex(loaded.maps["hosts"], self._served)
         self._index_hosts()
         self._write_timeouts()
-        run_syscall(gc["lox_age_start"])
+        run_syscall(loaded.object("gc").programs["lox_age_start"])
 
     @classmethod
     def open(cls, settings: DataPlaneSettings) -> Self:

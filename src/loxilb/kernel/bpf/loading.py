@@ -5,6 +5,7 @@ import ctypes
 import os
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,10 +103,28 @@ class Loaded:
     def object(self, name: str) -> BpfObject:
         """Return an object, loaded on the shared maps; raises KernelError."""
         if name not in self.objects:
-            loaded = BpfObject(_object_path(name), rodata=bytes(self.config), sizes=self.sizes, reuse=self.maps)
-            self.objects[name] = loaded
-            _collect(self.directory, loaded, self.maps)
+            self._keep(name, self._load(name))
         return self.objects[name]
+
+    def side_by_side(self, *names: str) -> None:
+        """Load objects at once, which share no map but those that are there already; raises KernelError.
+
+        The verifier takes most of the time, one processor an object.
+        """
+        with ThreadPoolExecutor(len(names)) as threads:
+            loading = {name: threads.submit(self._load, name) for name in names}
+        done = {name: future.result() for name, future in loading.items() if future.exception() is None}
+        for name, loaded in done.items():
+            self._keep(name, loaded)
+        for future in loading.values():
+            future.result()
+
+    def _load(self, name: str) -> BpfObject:
+        return BpfObject(_object_path(name), rodata=bytes(self.config), sizes=self.sizes, reuse=self.maps)
+
+    def _keep(self, name: str, loaded: BpfObject) -> None:
+        self.objects[name] = loaded
+        _collect(self.directory, loaded, self.maps)
 
     def close(self) -> None:
         """Close all descriptors; pins keep what is pinned."""
@@ -160,8 +179,8 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
     sizes = sizes_of(config, settings)
     loaded = Loaded(directory=directory, config=config, sizes=sizes, maps=found, adopted=adopted)
     try:
-        for name in ("tc", "gc"):
-            loaded.object(name)
+        loaded.object("base")
+        loaded.side_by_side("tc", "gc")
         if not adopted:
             found["config"] = _keep_config(directory, config)
     except BaseException:
