@@ -38,10 +38,14 @@ struct lox_piece {
 /* Read the fragment's place; its header is parsed into w->p. Returns 0 or the reason to pass. */
 LOX_INLINE int lox_read_piece(lox_ctx *ctx, const bool v6, struct lox_work *w, struct lox_piece *piece)
 {
-	void *data = lox_data(ctx), *end = lox_end(ctx);
-	int reason = v6 ? lox_parse6(data, end, &w->p, LOX_FIRST_FRAGMENT) : lox_parse4(data, end, &w->p, LOX_FIRST_FRAGMENT);
+	void *data, *end;
 	__be16 word;
+	int reason;
 
+	lox_reach(ctx, LOX_REACH);
+	data = lox_data(ctx);
+	end = lox_end(ctx);
+	reason = v6 ? lox_parse6(data, end, &w->p, LOX_FIRST_FRAGMENT) : lox_parse4(data, end, &w->p, LOX_FIRST_FRAGMENT);
 	if (v6) {
 		__be16 *header = data + ((w->p.l4 - 8) & 0xff);
 
@@ -89,6 +93,17 @@ LOX_INLINE int lox_stray(const bool v6, const struct lox_work *w)
 	return lox_leave(LOX_PASS, LOX_PASS_FRAGMENT);
 }
 
+/* Bytes of the datagram's first fragment: the most, should it come twice. Other ports: another datagram. */
+LOX_INLINE __u32 lox_first_length(const struct lox_fragment *now, const struct lox_fragment_key *key)
+{
+	struct lox_fragment *before = bpf_map_lookup_elem(&fragments, key);
+
+	if (!before || now->last - before->last > LOX_FRAGMENT_LIFE || before->sport != now->sport ||
+	    before->dport != now->dport || before->first < now->first)
+		return now->first;
+	return before->first;
+}
+
 /* The first fragment of a datagram. */
 LOX_INLINE int lox_first_fragment(lox_ctx *ctx, const bool v6, struct lox_work *w, const struct lox_piece *piece)
 {
@@ -105,6 +120,7 @@ LOX_INLINE int lox_first_fragment(lox_ctx *ctx, const bool v6, struct lox_work *
 	lox_find_any(v6, &w->p.tuple, &ref);
 	if (!ref.flow)
 		w->rule = lox_listener(v6, &w->p);
+	fragment.first = lox_first_length(&fragment, &piece->key);
 	bpf_map_update_elem(&fragments, &piece->key, &fragment, BPF_ANY);
 	if (!ref.flow && !w->rule)
 		return lox_leave(LOX_PASS, LOX_PASS_FRAGMENT);

@@ -329,7 +329,7 @@ LOX_INLINE bool lox_fuzz_adds_up(lox_ctx *ctx, const struct lox_fuzz *f, const b
 			segment += v6 ? f->after.word[11 + i] : i < 4 ? f->after.word[13 + i] : 0;
 	}
 	lox_reach(ctx, 0xffff);
-	return lox_csum_fold(segment + lox_csum_rest(ctx, l4)) == 0xffff;
+	return lox_csum_fold(segment + lox_csum_rest(ctx, l4, lox_end(ctx) - lox_data(ctx) - l4)) == 0xffff;
 }
 
 __noinline int lox_fuzz_check_answer(lox_ctx *ctx, __u32 verdict)

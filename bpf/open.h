@@ -79,20 +79,25 @@ LOX_INLINE int lox_open_reply(const bool v6, const struct lox_tuple *t, struct l
 	return LOX_DROP_NO_PORT;
 }
 
-/* Source the endpoint sees, which the reply comes back to. Returns 0 or the reason to drop. */
+/*
+ * Source the endpoint sees, which the reply comes back to. In default mode it is the client's own, unless the client is
+ * the endpoint, which would then answer itself: to it the service is the client. Returns 0 or the reason to drop.
+ */
 LOX_INLINE int lox_source(const bool v6, const struct lox_tuple *t, __u32 mode, const struct lox_endpoint *endpoint,
 			  struct lox_insert *in)
 {
 	const union lox_addr *source = &endpoint->source;
+	bool known = v6 ? source->half[0] | source->half[1] : source->v4;
+	bool itself = v6 ? lox_equal6(&t->saddr, &endpoint->addr) : t->saddr.v4 == endpoint->addr.v4;
 
-	if (mode == LOX_MODE_DEFAULT) {
+	if (mode == LOX_MODE_DEFAULT && !itself) {
 		in->key.daddr = t->saddr;
 		return 0;
 	}
-	in->key.daddr = *source;
-	in->flags |= LOX_FLOW_SOURCE;
-	if (v6 ? !(source->half[0] | source->half[1]) : !source->v4)
+	if (mode != LOX_MODE_DEFAULT && !known)
 		return LOX_DROP_NO_SOURCE;
+	in->key.daddr = known ? *source : t->daddr;
+	in->flags |= LOX_FLOW_SOURCE;
 	return 0;
 }
 

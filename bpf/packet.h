@@ -131,6 +131,9 @@ LOX_INLINE int lox_parse4(void *data, void *end, struct lox_packet *p, enum lox_
 }
 
 #define LOX_IP6_HEADERS 4
+#define LOX_HEADERS 0xc0 /* offset that a transport or fragment header behind extension headers may have */
+/* All headers that a parser looks at: behind those a fragment header and the transport's. */
+#define LOX_REACH (LOX_HEADERS + 8 + sizeof(struct tcphdr))
 
 LOX_INLINE bool lox_is_extension(__u8 header)
 {
@@ -149,7 +152,7 @@ LOX_INLINE bool lox_walk_extensions(void *data, void *end, struct lox_packet *p)
 			return false;
 		p->tuple.proto = header[0];
 		p->l4 += 8 + header[1] * 8;
-		if (p->l4 > 0xc0)
+		if (p->l4 > LOX_HEADERS)
 			return false;
 	}
 	return !lox_is_extension(p->tuple.proto);

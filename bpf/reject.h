@@ -192,7 +192,7 @@ LOX_INLINE void lox_own_address(lox_ctx *ctx, const bool v6, const struct lox_pa
 LOX_INLINE __u16 lox_icmp_checksum(lox_ctx *ctx, const bool v6, const union lox_addr *saddr,
 				   const union lox_addr *daddr, __u32 from, __u32 length)
 {
-	__u64 sum = lox_csum_rest(ctx, from);
+	__u64 sum = lox_csum_rest(ctx, from, length);
 
 	if (v6)
 		sum += lox_pseudo(v6, saddr, daddr, IPPROTO_ICMPV6, length);

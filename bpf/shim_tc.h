@@ -39,15 +39,17 @@ LOX_INLINE bool lox_for_us(lox_ctx *ctx, const struct ethhdr *eth)
 	return ctx->pkt_type == LOX_PACKET_HOST && !ctx->vlan_present;
 }
 
-/* Make the first `bytes` of the packet, or all of a shorter one, directly accessible if they are not. */
-LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
+/*
+ * Make the first `bytes` of the packet, or all of a shorter one, directly accessible if they are not. True when more is
+ * than before: pointers into the packet have changed.
+ */
+LOX_INLINE bool lox_reach(lox_ctx *ctx, __u32 bytes)
 {
 	__u32 length = ctx->len;
 
 	if (length > bytes)
 		length = bytes;
-	if (lox_data(ctx) + length > lox_end(ctx))
-		bpf_skb_pull_data(ctx, length);
+	return lox_data(ctx) + length > lox_end(ctx) && !bpf_skb_pull_data(ctx, length);
 }
 
 /* Length of the packet from the IP header on, or of the segments that it will be cut into later. */

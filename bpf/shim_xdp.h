@@ -36,8 +36,9 @@ LOX_INLINE bool lox_for_us(lox_ctx *ctx, const struct ethhdr *eth)
 	return !(eth->h_dest[0] & 1);
 }
 
-LOX_INLINE void lox_reach(lox_ctx *ctx, __u32 bytes)
+LOX_INLINE bool lox_reach(lox_ctx *ctx, __u32 bytes)
 {
+	return false;
 }
 
 /* Length of the packet from the IP header on; XDP sees none that will be cut into segments. */
@@ -71,7 +72,7 @@ LOX_INLINE int lox_complete(lox_ctx *ctx, const bool v6)
 	if ((void *)(check + 1) > lox_end(ctx))
 		return -1;
 	if (*check == lox_csum_fold(pseudo)) /* the field stands for the pseudo-header in the sum */
-		*check = (__u16)~lox_csum_fold(lox_csum_rest(ctx, from)) ?: 0xffff; /* to UDP zero means none */
+		*check = (__u16)~lox_csum_fold(lox_csum_rest(ctx, from, length)) ?: 0xffff; /* to UDP zero means none */
 	return 0;
 }
 

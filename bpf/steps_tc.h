@@ -17,9 +17,11 @@ enum {
 	LOX_STEP_ICMP6,
 	LOX_STEP_FRAGMENT4,
 	LOX_STEP_FRAGMENT6,
+	LOX_STEP_AGAIN,
 	LOX_STEPS_COUNT,
 };
 
+int lox_tc(lox_ctx *ctx);
 int lox_tc_slow4(lox_ctx *ctx);
 int lox_tc_slow6(lox_ctx *ctx);
 int lox_tc_reject4(lox_ctx *ctx);
@@ -44,6 +46,7 @@ struct {
 		[LOX_STEP_ICMP6] = (void *)&lox_tc_icmp6,
 		[LOX_STEP_FRAGMENT4] = (void *)&lox_tc_fragment4,
 		[LOX_STEP_FRAGMENT6] = (void *)&lox_tc_fragment6,
+		[LOX_STEP_AGAIN] = (void *)&lox_tc,
 	},
 };
 
@@ -68,13 +71,18 @@ LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
 	return lox_leave(LOX_DROP, reason);
 }
 
-/* ICMP errors and fragments have programs of their own; everything else with a reason to pass goes on. */
+/*
+ * ICMP errors and fragments have programs of their own. Of a packet that could not be understood, options or extension
+ * headers may be out of direct reach: once they are not, it starts anew. Everything else with a reason to pass goes on.
+ */
 LOX_INLINE int lox_special(lox_ctx *ctx, const bool v6, enum lox_reason reason)
 {
 	if (reason == LOX_PASS_ICMP_ERROR)
 		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_ICMP6 : LOX_STEP_ICMP4);
 	if (reason == LOX_PASS_FRAGMENT)
 		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_FRAGMENT6 : LOX_STEP_FRAGMENT4);
+	if ((reason == LOX_PASS_MALFORMED || (v6 && reason == LOX_PASS_PROTOCOL)) && lox_reach(ctx, LOX_REACH))
+		bpf_tail_call(ctx, &LOX_STEPS, LOX_STEP_AGAIN);
 	return lox_leave(LOX_PASS, reason);
 }
 

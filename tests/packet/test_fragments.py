@@ -129,6 +129,19 @@ def test_fragments_of_a_segment_belong_to_its_connection(driver: Driver, hook: H
     expect_datagram(driver, hook, path.request(**data), path.requested(**data), Reason.FORWARD_ESTABLISHED, 800, 1600)
 
 
+def test_a_first_fragment_that_comes_again_protects_no_less(driver: Driver, hook: Hook, version: int) -> None:
+    """A short copy of it must not let another fragment overwrite what the first one brought (RFC 5722)."""
+    path = driver.path(driver.service(version, L4Protocol.UDP))
+    there, leaves = path.request(**DATA), path.requested(**DATA)
+    long, _ = pieces(there, 1440)
+    short, inside, behind = pieces(there, 16, 1440)
+
+    expect(driver, hook, long, Reason.FORWARD_NEW, next(pieces(leaves, 1440)))
+    expect(driver, hook, short, Reason.FORWARD_HALF_OPEN, next(pieces(leaves, 16)))
+    expect(driver, hook, inside, Reason.DROP_FRAGMENT)
+    expect(driver, hook, behind, Reason.FORWARD_FRAGMENT, list(pieces(leaves, 16, 1440))[2])
+
+
 def test_when_the_first_one_is_refused_so_are_the_others(driver: Driver, hook: Hook, version: int) -> None:
     """The sender is told once."""
     path = driver.path(without_endpoints(driver, version, L4Protocol.UDP))

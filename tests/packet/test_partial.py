@@ -66,3 +66,13 @@ def test_a_missing_checksum_stays_missing(module_driver: Driver, version: int) -
     there, arrived = path.request(summed=False), path.requested(summed=False)
 
     module_driver.expect(Hook.XDP, there, Reason.FORWARD_NEW, arrived, wrong=wrong)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 5])
+def test_what_pads_a_short_frame_is_not_summed(module_driver: Driver, version: int, size: int) -> None:
+    """Ethernet padding need not be zero, and may start at an odd place (RFC 1042)."""
+    path = module_driver.path(module_driver.service(version, L4Protocol.UDP))
+    data, trailer = {"payload": bytes(range(1, size + 1))}, b"\x5a\xa5\xff" * 13
+
+    arriving, leaving = path.request(**data), replace(path.requested(**data), trailer=trailer)
+    module_driver.expect(Hook.XDP, partial(arriving) + trailer, Reason.FORWARD_NEW, leaving)
