@@ -157,6 +157,8 @@ LOX_INLINE int lox_next_fragment(lox_ctx *ctx, const bool v6, struct lox_work *w
 	if (!lox_cached_way(ref->flow, rt->generation, &w->way))
 		lox_resolve(ctx, v6, w, ref, rt->generation);
 	reason = w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : lox_hop_check(ctx, w);
+	if (reason && v6) /* the sender is told of every fragment, of IPv4 only of the first (RFC 1812 section 4.3.2.7) */
+		return lox_refuse(ctx, v6, reason);
 	if (reason)
 		return lox_leave(LOX_DROP, reason);
 	lox_account(ref->flow, w->p.bytes);
@@ -183,8 +185,8 @@ LOX_INLINE int lox_fragment(lox_ctx *ctx, const bool v6)
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	reason = lox_read_piece(ctx, v6, w, &piece);
-	if (reason)
-		return piece.offset ? lox_leave(LOX_PASS, reason) : lox_stray(v6, w); /* too short for its ports */
+	if (reason || (!piece.offset && !lox_complete_frame(ctx, &w->p))) /* too short for its ports */
+		return piece.offset ? lox_leave(LOX_PASS, reason) : lox_stray(v6, w);
 	if (!piece.offset)
 		return lox_first_fragment(ctx, v6, w, &piece);
 	first = bpf_map_lookup_elem(&fragments, &piece.key);

@@ -9,7 +9,7 @@
 
 #include "pipeline.h"
 
-#define LOX_QUOTE_TCP 18 /* bytes of a TCP header up to its checksum's end */
+#define LOX_QUOTE_REACH 0x100 /* more than headers, options included, take up to the quoted checksum */
 
 /* Offsets in the frame. */
 struct lox_quote {
@@ -24,12 +24,34 @@ LOX_INLINE bool lox_quoted_ports(__u32 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP;
 }
 
+/*
+ * Find the transport header behind the extension headers of a quoted packet; a first fragment has one, too. Returns its
+ * protocol and, shifted by 8, its offset; or -1.
+ */
+__noinline int lox_walk_quote(lox_ctx *ctx, __u32 proto, __u32 l4)
+{
+	void *data = lox_data(ctx), *end = lox_end(ctx);
+	__be16 *header;
+
+	if (!lox_walk_extensions(data, end, &proto, &l4))
+		return -1;
+	if (proto == IPPROTO_FRAGMENT) {
+		header = data + (l4 & 0xff);
+		if ((void *)(header + 4) > end || header[1] & bpf_htons(0xfff8))
+			return -1;
+		proto = *(__u8 *)header;
+		l4 += 8;
+	}
+	return (l4 & 0xff) << 8 | (proto & 0xff);
+}
+
 /* Find what is quoted, and its key turned round: the tuple an answer to it would have. Returns 0, or -1. */
 LOX_INLINE int lox_read_quote(lox_ctx *ctx, const bool v6, struct lox_quote *q, struct lox_tuple *t)
 {
 	void *data, *end;
 	__be16 *ports;
 	bool echo, reply;
+	int walked;
 
 	q->ip = q->icmp + 8;
 	data = lox_data(ctx);
@@ -41,8 +63,12 @@ LOX_INLINE int lox_read_quote(lox_ctx *ctx, const bool v6, struct lox_quote *q, 
 			return -1;
 		__builtin_memcpy(&t->saddr, &ip->daddr, 16);
 		__builtin_memcpy(&t->daddr, &ip->saddr, 16);
-		q->proto = ip->nexthdr;
-		q->l4 = q->ip + sizeof(*ip);
+		walked = lox_walk_quote(ctx, ip->nexthdr, q->ip + sizeof(*ip));
+		OPAQUE(walked); /* clang 19 knows its range and drops the masks below, which the verifier needs */
+		if (walked < 0)
+			return -1;
+		q->proto = walked & 0xff;
+		q->l4 = walked >> 8 & 0xff;
 	} else {
 		struct iphdr *ip = data + (q->ip & 0xff);
 
@@ -194,7 +220,7 @@ LOX_INLINE int lox_icmp_error(lox_ctx *ctx, const bool v6)
 
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
-	lox_reach(ctx, LOX_L3 + 2 * sizeof(struct ipv6hdr) + 8 + 20);
+	lox_reach(ctx, LOX_QUOTE_REACH);
 	reason = v6 ? lox_parse6(lox_data(ctx), lox_end(ctx), &w->p, LOX_NO_FRAGMENT) : lox_parse4(lox_data(ctx), lox_end(ctx), &w->p, LOX_NO_FRAGMENT);
 	q.icmp = w->p.l4;
 	if (reason != LOX_PASS_ICMP_ERROR || lox_read_quote(ctx, v6, &q, &w->reverse))

@@ -114,7 +114,7 @@ LOX_INLINE int lox_open_forward(const bool v6, struct lox_work *w)
 	w->in.keep = reply_at;
 	lox_forward_of(&w->p.tuple, &w->in);
 	if (w->in.state == LOX_STATE_SYN_SENT) /* what a refusal must acknowledge */
-		w->in.sequence = (__u64)1 << 32 | (bpf_ntohl(w->p.seq) + 1);
+		w->in.sequence = lox_expected_of(&w->p);
 	lox_count_flow(w->in.cold.endpoint, 1); /* before it can end */
 	put = lox_put_in(v6, LOX_HALF, &w->in);
 	if (put != LOX_PUT_DONE)

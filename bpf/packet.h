@@ -104,6 +104,20 @@ LOX_INLINE int lox_parse_l4(void *data, void *end, struct lox_packet *p)
 	return LOX_PASS_PROTOCOL;
 }
 
+/* Least length of a transport header. */
+LOX_INLINE __u32 lox_header_length(__u32 proto)
+{
+	return proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+}
+
+/* Does the IP header leave room for the transport header, in a frame of this length? Padding does not (RFC 1812 5.2.2). */
+LOX_INLINE bool lox_is_whole(const struct lox_packet *p, __u32 frame)
+{
+	__u32 end = LOX_L3 + p->bytes;
+
+	return end >= p->l4 + lox_header_length(p->tuple.proto) && end <= frame;
+}
+
 /* Which fragments a parser takes for packets. */
 enum lox_fragments { LOX_NO_FRAGMENT, LOX_FIRST_FRAGMENT };
 
@@ -140,22 +154,25 @@ LOX_INLINE bool lox_is_extension(__u8 header)
 	return header == IPPROTO_HOPOPTS || header == IPPROTO_ROUTING || header == IPPROTO_DSTOPTS;
 }
 
-/* Walk over the extension headers (RFC 8200 section 4) to a fragment or transport header; p->l4 is its offset. */
-LOX_INLINE bool lox_walk_extensions(void *data, void *end, struct lox_packet *p)
+/*
+ * Walk over the extension headers (RFC 8200 section 4) to a fragment or transport header: `proto`, at offset `l4`. Not over
+ * a routing header with segments left, whose destination is a stop on the way (section 4.4).
+ */
+LOX_INLINE bool lox_walk_extensions(void *data, void *end, __u32 *proto, __u32 *l4)
 {
 	for (int i = 0; i < LOX_IP6_HEADERS; i++) {
-		__u8 *header = data + (p->l4 & 0xff);
+		__u8 *header = data + (*l4 & 0xff);
 
-		if (!lox_is_extension(p->tuple.proto))
+		if (!lox_is_extension(*proto))
 			return true;
-		if ((void *)(header + 8) > end)
+		if ((void *)(header + 8) > end || (*proto == IPPROTO_ROUTING && header[3]))
 			return false;
-		p->tuple.proto = header[0];
-		p->l4 += 8 + header[1] * 8;
-		if (p->l4 > LOX_HEADERS)
+		*proto = header[0];
+		*l4 += 8 + header[1] * 8;
+		if (*l4 > LOX_HEADERS)
 			return false;
 	}
-	return !lox_is_extension(p->tuple.proto);
+	return !lox_is_extension(*proto);
 }
 
 /* Returns 0 or the reason to pass. */
@@ -174,8 +191,13 @@ LOX_INLINE int lox_parse6(void *data, void *end, struct lox_packet *p, enum lox_
 	p->bytes = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	p->df = 1;
 	p->l4 = LOX_L3 + sizeof(*ip);
-	if (lox_is_extension(ip->nexthdr) && !lox_walk_extensions(data, end, p))
-		return LOX_PASS_PROTOCOL;
+	if (lox_is_extension(ip->nexthdr)) {
+		__u32 l4 = p->l4;
+
+		if (!lox_walk_extensions(data, end, &p->tuple.proto, &l4))
+			return LOX_PASS_PROTOCOL;
+		p->l4 = l4;
+	}
 	if (p->tuple.proto == IPPROTO_FRAGMENT) {
 		__u8 *header = data + (p->l4 & 0xff);
 

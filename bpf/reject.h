@@ -23,6 +23,7 @@
 #define LOX_ICMP_QUOTE4 548  /* RFC 1812 section 4.3.2.3: no more than 576 bytes in all */
 #define LOX_ICMP_QUOTE6 1232 /* RFC 4443 section 2.4: no more than 1280 bytes in all */
 #define LOX_ICMP_BURST 6
+#define LOX_INTERNETWORK_CONTROL 0xc0 /* precedence of ICMP errors (RFC 1812 section 4.3.2.5) */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -82,6 +83,7 @@ LOX_INLINE void lox_write_ip4(struct iphdr *ip, __be32 saddr, __be32 daddr, __u8
 	__builtin_memset(ip, 0, sizeof(*ip));
 	ip->version = 4;
 	ip->ihl = 5;
+	ip->tos = proto == IPPROTO_ICMP ? LOX_INTERNETWORK_CONTROL : 0;
 	ip->tot_len = bpf_htons(length);
 	ip->frag_off = bpf_htons(0x4000);
 	ip->ttl = LOX_TTL;
@@ -133,6 +135,16 @@ LOX_INLINE void lox_answer_reset(const struct lox_packet *p, struct tcphdr *tcp)
 	}
 }
 
+/* Does the segment say rightly where its data begin? */
+LOX_INLINE bool lox_has_offset(lox_ctx *ctx, const struct lox_packet *p)
+{
+	struct tcphdr *tcp = lox_data(ctx) + (p->l4 & 0xff);
+
+	if ((void *)(tcp + 1) > lox_end(ctx) || tcp->doff * 4 < sizeof(*tcp))
+		return false;
+	return p->l4 + tcp->doff * 4 <= LOX_L3 + p->bytes;
+}
+
 /*
  * Turn the segment into the reset that answers it. The checksum is built by changes from zero, so that it comes out right
  * whether the packet's checksum is complete or left to the device. Returns 0 or -1.
@@ -144,9 +156,12 @@ LOX_INLINE int lox_make_reset(lox_ctx *ctx, const bool v6, const struct lox_pack
 	struct tcphdr *tcp;
 	void *data;
 
-	if (p->l4 != l4 || p->tcp_flags & LOX_TCP_RST)
+	if (p->tcp_flags & LOX_TCP_RST || !lox_has_offset(ctx, p) || bpf_skb_change_tail(ctx, p->l4 + sizeof(*tcp), 0))
 		return -1;
-	if (bpf_skb_change_tail(ctx, l4 + sizeof(*tcp), 0) || bpf_skb_pull_data(ctx, l4 + sizeof(*tcp)))
+	/* IP options and extension headers are not the answer's. */
+	if (p->l4 != l4 && bpf_skb_adjust_room(ctx, (__s32)l4 - p->l4, BPF_ADJ_ROOM_NET, 0))
+		return -1;
+	if (bpf_skb_pull_data(ctx, l4 + sizeof(*tcp)))
 		return -1;
 	data = lox_data(ctx);
 	tcp = data + l4;

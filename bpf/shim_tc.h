@@ -52,6 +52,12 @@ LOX_INLINE bool lox_reach(lox_ctx *ctx, __u32 bytes)
 	return lox_data(ctx) + length > lox_end(ctx) && !bpf_skb_pull_data(ctx, length);
 }
 
+/* Are all bytes here that the headers tell of? What merges segments beyond 64 KB tells no length. */
+LOX_INLINE bool lox_complete_frame(lox_ctx *ctx, const struct lox_packet *p)
+{
+	return ctx->gso_size || lox_is_whole(p, ctx->len);
+}
+
 /* Length of the packet from the IP header on, or of the segments that it will be cut into later. */
 LOX_INLINE __u32 lox_length(lox_ctx *ctx, const struct lox_packet *p)
 {

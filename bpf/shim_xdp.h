@@ -41,6 +41,12 @@ LOX_INLINE bool lox_reach(lox_ctx *ctx, __u32 bytes)
 	return false;
 }
 
+/* Are all bytes here that the headers tell of? */
+LOX_INLINE bool lox_complete_frame(lox_ctx *ctx, const struct lox_packet *p)
+{
+	return lox_is_whole(p, lox_end(ctx) - lox_data(ctx));
+}
+
 /* Length of the packet from the IP header on; XDP sees none that will be cut into segments. */
 LOX_INLINE __u32 lox_length(lox_ctx *ctx, const struct lox_packet *p)
 {

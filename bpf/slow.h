@@ -154,6 +154,8 @@ LOX_INLINE int lox_advance(const bool v6)
 	lox_find_pair(v6, w, &own, &peer);
 	if (!own.flow)
 		return 0;
+	if (own.flow->state == LOX_STATE_SYN_SENT && !(own.flow->flags & LOX_FLOW_REPLY) && lox_opens(&w->p))
+		WRITE_ONCE(own.flow->sequence, lox_expected_of(&w->p)); /* a new attempt between the same ports */
 	flags = lox_flags_that_count(&w->p, peer.flow);
 	if (w->p.tuple.proto == IPPROTO_TCP && w->p.tcp_flags & LOX_TCP_RST &&
 	    lox_place_of(&w->p, peer.flow) == LOX_OUTSIDE)
@@ -196,6 +198,8 @@ LOX_INLINE int lox_open_for(const bool v6, struct lox_work *w, __u32 rule_id, st
 	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
 	int reason;
 
+	if (v6 ? lox_martian6(&w->p.tuple.saddr) : lox_martian4(w->p.tuple.saddr.v4))
+		return LOX_DROP_MARTIAN;
 	if (!rule || (!lox_opens(&w->p) && !lox_picks_up(&w->p, rule)))
 		return LOX_DROP_NOT_SYN;
 	reason = v6 ? lox_open6(rule_id) : lox_open4(rule_id);
@@ -249,19 +253,25 @@ LOX_INLINE int lox_finish(lox_ctx *ctx, const bool v6, struct lox_work *w, enum 
 	return lox_send(ctx, w->way.ifindex, w->way.peer);
 }
 
-/* May the packet take this hop? Returns 0 or the reason to drop. One that may be fragmented is left to the kernel. */
+/*
+ * May the packet take this hop? Returns 0 or the reason to drop. One that may be fragmented is left to the kernel, but for
+ * direct server return: to the kernel its destination is this host.
+ */
 LOX_INLINE int lox_hop_check(lox_ctx *ctx, struct lox_work *w)
 {
-	if (w->way.route == LOX_ROUTE_LOCAL || w->rw.flags & LOX_FLOW_DIRECT)
+	bool direct = w->rw.flags & LOX_FLOW_DIRECT;
+
+	if (w->way.route == LOX_ROUTE_LOCAL)
 		return 0;
-	if (w->p.ttl <= 1)
+	if (w->p.ttl <= 1 && !direct)
 		return LOX_DROP_TTL;
 	if (!lox_too_big(ctx, &w->p, w->way.mtu))
 		return 0;
 	w->mtu = w->way.mtu;
 	if (w->p.df)
 		return LOX_DROP_TOO_BIG;
-	w->way.route = LOX_ROUTE_LOCAL;
+	if (!direct)
+		w->way.route = LOX_ROUTE_LOCAL;
 	return 0;
 }
 
@@ -289,13 +299,16 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 /* Window scale option of a SYN (RFC 7323 section 2.2); 0 without one. */
 LOX_INLINE __u8 lox_window_scale(lox_ctx *ctx, const struct lox_packet *p)
 {
-	void *options = lox_data(ctx) + (p->l4 & 0xff) + sizeof(struct tcphdr), *end = lox_end(ctx);
-	__u32 at = 0;
+	void *tcp = lox_data(ctx) + (p->l4 & 0xff), *options = tcp + sizeof(struct tcphdr), *end = lox_end(ctx);
+	__u32 at = 0, length;
 
+	if (options > end)
+		return 0;
+	length = (((__u8 *)tcp)[12] >> 4) * 4 - sizeof(struct tcphdr);
 	for (int i = 0; i < 12; i++) {
 		__u8 *option = options + (at & 0x3f);
 
-		if ((void *)(option + 3) > end || option[0] == 0)
+		if (at + 3 > length || (void *)(option + 3) > end || option[0] == 0)
 			return 0;
 		if (option[0] == 3)
 			return option[2] < 14 ? option[2] : 14;
@@ -342,6 +355,8 @@ LOX_INLINE int lox_slow_frame(lox_ctx *ctx, const bool v6)
 	reason = v6 ? lox_parse6(data, end, &w->p, w->fragments) : lox_parse4(data, end, &w->p, w->fragments);
 	if (reason)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+	if (!lox_complete_frame(ctx, &w->p))
+		return lox_leave(LOX_PASS, LOX_PASS_MALFORMED);
 	return lox_slow(ctx, v6, w, w->rule);
 }
 

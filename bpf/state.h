@@ -23,6 +23,23 @@ LOX_INLINE bool lox_picks_up(const struct lox_packet *p, const struct lox_rule *
 	       (rule->select == LOX_SELECT_HASH || rule->select == LOX_SELECT_PERSIST);
 }
 
+/* A source that is no host's: nothing, loopback, a group, everybody (RFC 1812 section 5.3.7). */
+LOX_INLINE bool lox_martian4(__be32 addr)
+{
+	__u32 host = bpf_ntohl(addr);
+
+	return !host || host >> 24 == 127 || host >> 28 == 0xe || host == 0xffffffff;
+}
+
+/* The same, and what must not leave its link (RFC 4291 sections 2.5.2, 2.5.3, 2.5.6, 2.7). */
+LOX_INLINE bool lox_martian6(const union lox_addr *addr)
+{
+	if ((addr->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
+	    (addr->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
+		return true;
+	return !addr->half[0] && !addr->word[2] && !(addr->word[3] & ~bpf_htonl(1));
+}
+
 /* A SYN ends what is left of a closed connection between the same ports (RFC 9293 section 3.6.1). */
 LOX_INLINE bool lox_reopens(const struct lox_packet *p, const struct lox_flow *f)
 {
@@ -38,6 +55,12 @@ LOX_INLINE void lox_note_window(const struct lox_packet *p, struct lox_flow *f)
 {
 	if (p->tuple.proto == IPPROTO_TCP)
 		WRITE_ONCE(f->sequence, (__u64)(bpf_ntohs(p->window) << (f->window_scale & 15)) << 32 | bpf_ntohl(p->ack));
+}
+
+/* What the sender of this SYN expects to be acknowledged; its window is not known yet. */
+LOX_INLINE __u64 lox_expected_of(const struct lox_packet *p)
+{
+	return (__u64)1 << 32 | (bpf_ntohl(p->seq) + 1);
 }
 
 /* Where a segment's sequence number lies in the window of the direction it goes to. */

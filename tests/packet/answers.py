@@ -8,6 +8,7 @@ from tests.support.packets import ACK, FIN, RST, SYN, IcmpError, Packet, Tcp
 
 DONT_FRAGMENT = 0x4000
 _UNREACHABLE, _EXPIRED, _TOO_BIG = {4: (3, 3), 6: (1, 4)}, {4: (11, 0), 6: (3, 0)}, {4: (3, 4), 6: (2, 0)}
+_INTERNETWORK_CONTROL = 0xC0  # RFC 1812 section 4.3.2.5
 _MOST_QUOTED = {4: 548, 6: 1232}  # RFC 1812 section 4.3.2.3, RFC 4443 section 2.4
 
 
@@ -37,7 +38,8 @@ def reset(packet: Packet) -> Packet:
 
 def _error(packet: Packet, source: IPAddress, kind: tuple[int, int], info: int = 0) -> Packet:
     quote = bytes(replace(packet, trailer=b""))[14:][: _MOST_QUOTED[source.version]]
-    return back(packet, source, IcmpError(kind=kind[0], code=kind[1], info=info, quote=quote))
+    answer = back(packet, source, IcmpError(kind=kind[0], code=kind[1], info=info, quote=quote))
+    return replace(answer, tos=_INTERNETWORK_CONTROL if source.version == 4 else 0)
 
 
 def unreachable(packet: Packet) -> Packet:

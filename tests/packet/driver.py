@@ -292,7 +292,8 @@ class Driver:
 
 def without_endpoints(driver: Driver, version: int, protocol: L4Protocol = L4Protocol.TCP) -> Service:
     """Return a service whose endpoints all have weight zero."""
-    idle = Endpoint(address=SERVERS[0].gateway(version), port=TARGET, weight=0)
+    target = 0 if protocol is L4Protocol.ICMP else TARGET
+    idle = Endpoint(address=SERVERS[0].gateway(version), port=target, weight=0)
     return driver.service(version, protocol, endpoints=[idle], selection=Selection.PRIORITY)
 
 

@@ -12,12 +12,14 @@ import pytest
 from loxilb.kernel.abi import Reason
 from loxilb.kernel.bpf import convert
 from loxilb.kernel.bpf.maps import index_key, update
-from loxilb.model import Endpoint, L4Protocol, LinkKind
+from loxilb.model import Endpoint, L4Protocol, LinkKind, Mode, Selection
 from loxilb.model.port import IfIndex, Port
-from tests.packet.answers import DONT_FRAGMENT, expired, too_big, unreachable
-from tests.packet.driver import SMALL, TARGET, Driver, without_endpoints
+from tests.packet.answers import DONT_FRAGMENT, back, expired, too_big, unreachable
+from tests.packet.driver import PORT, SMALL, TARGET, Driver, without_endpoints
+from tests.packet.test_fragments import expect as expect_fragment
+from tests.packet.test_fragments import pieces
 from tests.support.bpf import CLIENT, SERVERS, Hook
-from tests.support.packets import ACK, SYN
+from tests.support.packets import ACK, SYN, IcmpError
 
 pytestmark = pytest.mark.must_run
 SETTINGS = replace(SMALL, icmp_interval=60.0)
@@ -113,6 +115,50 @@ def test_a_packet_that_may_be_fragmented_is_left_to_the_kernel(driver: Driver, h
 
         delivered = replace(leaves, dmac=there.dmac, smac=there.smac, ttl=there.ttl)
         driver.expect_answer(hook, there, Reason.FORWARD_LOCAL, delivered)
+
+
+def test_every_fragment_that_is_too_big_is_answered_over_ipv6(addressed: Driver, hook: Hook) -> None:
+    """Not the first one alone, which may have been smaller (RFC 4443 section 3.2)."""
+    with narrow(6) as endpoint:
+        path = addressed.path(addressed.service(6, L4Protocol.UDP, endpoints=[endpoint]))
+        first, second = pieces(path.request(payload=bytes(range(200)) * 12), 800)
+        sent = next(pieces(path.requested(payload=bytes(range(200)) * 12), 800))
+        expect_fragment(addressed, hook, first, Reason.FORWARD_NEW, sent)
+
+        quote = IcmpError(kind=2, code=0, info=MTU, quote=second[14 : 14 + 1232])
+        answer = back(path.request(), CLIENT.address(6), quote)
+        expect_fragment(addressed, hook, second, Reason.ANSWER_TOO_BIG, bytes(answer))
+
+
+def test_a_fragment_without_hops_left_is_answered_over_ipv6_alone(addressed: Driver, hook: Hook, version: int) -> None:
+    """Of IPv4 the sender is told about the first one only (RFC 1812 section 4.3.2.7)."""
+    path = addressed.path(addressed.service(version, L4Protocol.UDP))
+    packet = path.request(payload=bytes(range(200)) * 12)
+    first, second = (next(pieces(packet, 1440)), list(pieces(replace(packet, ttl=1), 1440))[1])
+    sent = next(pieces(path.requested(payload=bytes(range(200)) * 12), 1440))
+    expect_fragment(addressed, hook, first, Reason.FORWARD_NEW, sent)
+
+    if version == 4:
+        expect_fragment(addressed, hook, second, Reason.DROP_TTL)
+    else:
+        answer = back(packet, CLIENT.address(6), IcmpError(kind=3, code=0, quote=second[14 : 14 + 1232]))
+        expect_fragment(addressed, hook, second, Reason.ANSWER_EXPIRED, bytes(answer))
+
+
+def test_direct_server_return_tells_of_a_smaller_link(addressed: Driver, hook: Hook, version: int) -> None:
+    """Neither MACs nor hops are the sender's affair, but the size is: the packet would be lost."""
+    with narrow(version) as endpoint:
+        direct = replace(endpoint, port=PORT)
+        service = addressed.service(
+            version, L4Protocol.UDP, endpoints=[direct], mode=Mode.DSR, selection=Selection.HASH
+        )
+        packet = addressed.path(service).request(payload=bytes(MTU))
+        packet = replace(packet, fragment=DONT_FRAGMENT)
+        answer = too_big(packet, CLIENT.address(version), MTU)
+
+        addressed.expect_answer(hook, packet, Reason.ANSWER_TOO_BIG, answer)
+        addressed.send(hook, addressed.path(service).request())
+        addressed.expect_answer(hook, packet, Reason.ANSWER_TOO_BIG, answer)
 
 
 def test_errors_to_one_address_are_limited(module_driver: Driver, hook: Hook, version: int) -> None:

@@ -121,6 +121,30 @@ def test_a_first_fragment_without_its_whole_header_is_dropped(
     assert driver.flows(service) == []
 
 
+@pytest.mark.parametrize("protocol", [L4Protocol.TCP, L4Protocol.UDP], ids=lambda one: one.value)
+def test_padding_is_no_header_of_a_first_fragment(
+    driver: Driver, hook: Hook, version: int, protocol: L4Protocol
+) -> None:
+    """Ethernet pads a tiny fragment; what the endpoint takes for the header comes in the second one."""
+    service = driver.service(version, protocol)
+    path = driver.path(service)
+    packet = path.request(flags=SYN) if protocol is L4Protocol.TCP else path.request(payload=b"payload")
+    segment = finished(packet.source, packet.destination, packet.transport)
+    size = 16 if protocol is L4Protocol.TCP else 0
+    padded = piece(packet, segment[:size], 0, more=True) + bytes(20)
+
+    expect(driver, hook, padded, Reason.DROP_FRAGMENT)
+    assert driver.flows(service) == []
+
+
+def test_a_fragment_that_is_alone_is_a_packet(driver: Driver, hook: Hook) -> None:
+    """A fragment header without need (RFC 6946)."""
+    path = driver.path(driver.service(6, L4Protocol.UDP))
+
+    expect_datagram(driver, hook, path.request(), path.requested(), Reason.FORWARD_NEW)
+    expect_datagram(driver, hook, path.reply(), path.replied(), Reason.FORWARD_HALF_OPEN)
+
+
 def test_fragments_of_a_segment_belong_to_its_connection(driver: Driver, hook: Hook, version: int) -> None:
     """TCP may be fragmented by a router on its way."""
     path = driver.open(hook, driver.path(driver.service(version)))

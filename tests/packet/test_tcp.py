@@ -231,6 +231,47 @@ def test_a_refusal_must_acknowledge_the_syn(driver: Driver, hook: Hook, version:
     assert states(driver, service) == {FlowState.RESET}
 
 
+def test_a_new_attempt_between_the_same_ports_is_refused_as_such(driver: Driver, hook: Hook, version: int) -> None:
+    """Its sequence number is another; a late refusal of the first attempt means nothing to it."""
+    service = driver.service(version)
+    path = driver.path(service)
+    again = {"flags": SYN, "sequence": CLIENT_ISN + 5000}
+
+    driver.expect(hook, path.request(flags=SYN), Reason.FORWARD_NEW, path.requested(flags=SYN))
+    driver.expect(hook, path.request(**again), Reason.FORWARD_HALF_OPEN, path.requested(**again))
+    driver.expect(hook, path.reply(flags=RST | ACK, acknowledgement=CLIENT_ISN + 1), Reason.DROP_RST)
+    refusal = {"flags": RST | ACK, "sequence": 0, "acknowledgement": CLIENT_ISN + 5001}
+    driver.expect(hook, path.reply(**refusal), Reason.FORWARD_HALF_OPEN, path.replied(**refusal))
+    assert states(driver, service) == {FlowState.RESET}
+
+
+def test_both_may_open_at_once(driver: Driver, hook: Hook, version: int) -> None:
+    """Two SYNs cross, each is acknowledged by a SYN (RFC 9293 section 3.5, figure 8)."""
+    service = driver.service(version)
+    path = driver.path(service)
+
+    driver.expect(hook, path.request(flags=SYN), Reason.FORWARD_NEW, path.requested(flags=SYN))
+    driver.expect(hook, path.reply(flags=SYN), Reason.FORWARD_HALF_OPEN, path.replied(flags=SYN))
+    both = {"flags": SYN | ACK}
+    driver.expect(hook, path.request(**both), Reason.FORWARD_HALF_OPEN, path.requested(**both))
+    driver.expect(hook, path.reply(**both), Reason.FORWARD_HALF_OPEN, path.replied(**both))
+    driver.expect(hook, path.request(), Reason.FORWARD_HALF_OPEN, path.requested())
+    assert states(driver, service) == {FlowState.ESTABLISHED}
+    driver.use(hook, path)
+
+
+def test_data_of_a_syn_are_no_options(driver: Driver, hook: Hook, version: int) -> None:
+    """They begin where the header says (RFC 7413 allows them)."""
+    service = driver.service(version)
+    path = driver.path(service)
+    data = {"payload": b"\x03\x03\x0e" * 7}
+    driver.send(hook, path.request(flags=SYN, **data), path.reply(flags=SYN | ACK, **data), path.request(flags=ACK))
+    driver.use(hook, path)
+
+    driver.expect(hook, path.reply(flags=RST, sequence=SERVER_ISN + 2 + WINDOW), Reason.DROP_RST)
+    driver.expect(hook, path.request(flags=RST, sequence=CLIENT_ISN + 2 + WINDOW), Reason.DROP_RST)
+
+
 def test_both_may_say_goodbye_at_once(driver: Driver, hook: Hook, version: int) -> None:
     """Neither FIN acknowledges the other (RFC 9293 section 3.6, case 3)."""
     service = driver.service(version)

@@ -55,6 +55,7 @@ class Tcp:
     sequence: int = 1000
     acknowledgement: int = 2000
     window: int = 0x2000
+    urgent: int = 0
     options: bytes = b""
 
     def segment(self) -> bytes:
@@ -66,7 +67,8 @@ class Tcp:
             + (self.acknowledgement % _NUMBERS).to_bytes(4, "big")
             + bytes(((20 + len(self.options)) // 4 << 4, self.flags))
             + self.window.to_bytes(2, "big")
-            + bytes(4)
+            + bytes(2)
+            + self.urgent.to_bytes(2, "big")
             + self.options
             + self.payload
         )
@@ -134,7 +136,10 @@ def protocol_of(transport: Transport, version: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packet:
-    """An Ethernet frame with an IP packet in it. ``options`` are IPv4 options, a multiple of four bytes."""
+    """An Ethernet frame with an IP packet in it. ``options`` are IPv4 options, a multiple of four bytes.
+
+    ``tos`` is the traffic class of IPv6: DSCP and ECN (RFC 2474, RFC 3168).
+    """
 
     source: IPAddress
     destination: IPAddress
@@ -142,6 +147,7 @@ class Packet:
     dmac: bytes = field(default=bytes(6))
     smac: bytes = field(default=bytes(6))
     ttl: int = 64
+    tos: int = 0
     options: bytes = b""
     identification: int = 0x1234
     fragment: int = 0
@@ -181,7 +187,9 @@ def ipv4(packet: Packet, protocol: int, length: int) -> bytes:
     """Return the header before ``length`` bytes (RFC 791 section 3.1)."""
     size = 20 + len(packet.options)
     header = (
-        bytes((0x40 | size // 4, 0)) + (size + length).to_bytes(2, "big") + packet.identification.to_bytes(2, "big")
+        bytes((0x40 | size // 4, packet.tos))
+        + (size + length).to_bytes(2, "big")
+        + packet.identification.to_bytes(2, "big")
     )
     header += packet.fragment.to_bytes(2, "big") + bytes((packet.ttl, protocol, 0, 0))
     header += packet.source.packed + packet.destination.packed + packet.options
@@ -190,7 +198,9 @@ def ipv4(packet: Packet, protocol: int, length: int) -> bytes:
 
 def ipv6(packet: Packet, protocol: int, length: int) -> bytes:
     """Return the header before ``length`` bytes (RFC 8200 section 3)."""
-    head = bytes((0x60, 0, 0, 0)) + length.to_bytes(2, "big") + bytes((protocol, packet.ttl))
+    head = (
+        (0x60000000 | packet.tos << 20).to_bytes(4, "big") + length.to_bytes(2, "big") + bytes((protocol, packet.ttl))
+    )
     return head + packet.source.packed + packet.destination.packed
 
 

@@ -69,6 +69,7 @@ class Reason(IntEnum):
     DROP_FRAGMENT = 44
     DROP_RATE = 45
     DROP_TOO_BIG = 46
+    DROP_MARTIAN = 47
 
 
 REASONS = 56
