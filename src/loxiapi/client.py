@@ -23,7 +23,8 @@ class Server:
     """Where the API is and how to get there.
 
     ``timeout`` is in seconds, 0 waits for ever. ``ca_file`` replaces the system's trusted certificates,
-    ``insecure`` skips the check of the certificate altogether.
+    ``insecure`` skips the check of the certificate altogether. ``agent`` is what the client calls
+    itself, for the history of the configuration.
     """
 
     host: str = "127.0.0.1"
@@ -33,6 +34,7 @@ class Server:
     token: str = ""
     ca_file: str = ""
     insecure: bool = False
+    agent: str = ""
 
     @property
     def url(self) -> str:
@@ -69,6 +71,8 @@ def send(
     from loxiapi.exchange import BadAnswerError, exchange, request_of  # noqa: PLC0415 help and errors send nothing
 
     headers = {"Host": server.authority, "Content-Type": "application/json", "Authorization": server.token}
+    if server.agent:
+        headers["User-Agent"] = server.agent
     tls = _tls(server) if server.protocol == "https" else None
     address = server.host.strip("[]"), server.port
     try:

@@ -22,6 +22,7 @@ _REFUSED = {
     "422": "The body or a parameter breaks the schema",
     "500": "The kernel refused, or a fault of the daemon",
     "501": "Not built",
+    "503": "The configuration cannot be kept: disk full or read-only",
 }
 
 

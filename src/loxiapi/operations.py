@@ -80,6 +80,8 @@ _PROBE_TYPE = Parameter(name="probe_type", place=Place.QUERY, kind=Kind.TEXT, ab
 _PROBE_PORT = Parameter(name="probe_port", place=Place.QUERY, kind=Kind.NUMBER, about="Without a name: its probe port")
 _ENDPOINT_ADDRESS = Parameter(name="ip_address", place=Place.PATH, kind=Kind.TEXT, about="Address of the endpoint")
 
+_LIMIT = Parameter(name="limit", place=Place.QUERY, kind=Kind.NUMBER, about="How many at most; 100 when not given")
+
 _LB = f"{BASE_PATH}/config/loadbalancer"
 _ENDPOINT = f"{BASE_PATH}/config/endpoint"
 _BY_HOST = f"{_LB}/hosturl/{{hosturl}}"
@@ -154,6 +156,21 @@ OPERATIONS: tuple[Operation, ...] = (
         path=f"{BASE_PATH}/config/params",
         about="Change settings at run time",
         body=wire.Params,
+    ),
+    Operation(
+        name="list_revisions",
+        method="GET",
+        path=f"{BASE_PATH}/config/revisions/all",
+        about="The newest writes of the configuration, newest first",
+        parameters=(_LIMIT,),
+        answer=wire.RevisionList,
+    ),
+    Operation(
+        name="roll_back",
+        method="POST",
+        path=f"{BASE_PATH}/config/rollback",
+        about="Make the configuration what it was after a revision, as a new revision",
+        body=wire.Rollback,
     ),
     _get("get_version", f"{BASE_PATH}/version", "Version of the daemon", wire.Version),
     _get("get_document", "/swagger.json", "This document", None),

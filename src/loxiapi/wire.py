@@ -288,6 +288,31 @@ class Params(Wire, kw_only=True, frozen=True):
     log_level: Annotated[str, one_of(*LOG_LEVELS)] = field(name="logLevel")
 
 
+class RevisionEntry(Wire, kw_only=True, frozen=True):
+    """One write of the configuration."""
+
+    number: int
+    time: Annotated[str, about("RFC 3339, UTC")]
+    client: Annotated[str, about("Address of the client")] = ""
+    agent: Annotated[str, about("What the client calls itself")] = ""
+    size: Annotated[int, about("How many objects it changed")] = field(name="changes", default=0)
+    summary: str = ""
+
+
+class RevisionList(Wire, kw_only=True, frozen=True):
+    """Answer with the newest writes, newest first."""
+
+    entries: list[RevisionEntry] = field(name="revisionAttr")
+
+
+class Rollback(Wire, kw_only=True, frozen=True):
+    """Asks for the configuration as it was after a revision."""
+
+    go_name: ClassVar[str] = "Rollback"
+
+    revision: Annotated[Int64, about("Number of the revision")]
+
+
 class Result(Wire, kw_only=True, frozen=True):
     """Answer to a write that was carried out."""
 

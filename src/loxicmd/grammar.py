@@ -191,7 +191,7 @@ def server_of(ctx: click.Context) -> Server:
         "cacert": "ca_file",
         "insecure": "insecure",
     }
-    return Server(**{names[name]: value for name, value in given.items() if name in names})
+    return Server(agent=PROGRAM, **{names[name]: value for name, value in given.items() if name in names})
 
 
 def output_of(ctx: click.Context) -> str:

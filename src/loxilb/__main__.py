@@ -131,6 +131,12 @@ def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.d
 @_size("--endpoints", 32_768, _MAX_FLOWS, "Endpoints of all services")
 @_size("--ring", 524_288, _MAX_RING, "Slots for selection; a service takes 1 an endpoint, with sel hash 16381")
 @_size("--listeners", 65_536, _MAX_FLOWS, "Addresses and ports served, of each IP version; a range takes one a port")
+@click.option(
+    "--store",
+    metavar="FILE|none",
+    default="",
+    help="Where the configuration is kept; without it, below /var/lib/loxilb, by namespace.",
+)
 @click.option("--host", envvar="HOST", default="0.0.0.0", show_default=True, help="Address of the API.")
 @click.option(
     "--port",
@@ -161,7 +167,7 @@ def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.d
 def command(context: click.Context, /, **options: Any) -> None:
     """Load balancer: serves the API and keeps the data plane in line with it.
 
-    Stopping it leaves forwarding in place; "loxilb down" removes every trace.
+    Stopping it leaves forwarding in place; "loxilb down" ends it. What was configured is kept on disk.
     """
     context.obj = options
     if context.invoked_subcommand is None:
@@ -171,10 +177,16 @@ def command(context: click.Context, /, **options: Any) -> None:
 @command.command()
 @click.option("--netns", metavar="NAME|PATH", help="Network namespace the daemon works in.")
 @click.option("--bpffs", metavar="DIR", type=Path, help="BPF file system the daemon pins in.")
+@click.option("--store", metavar="FILE|none", default="", help="Where the daemon keeps the configuration.")
+@click.option("--purge", is_flag=True, help="Delete the stored configuration too.")
 @click.pass_obj
-def down(outer: dict[str, Any], netns: str | None, bpffs: Path | None) -> None:
-    """Remove every trace of the daemon of a network namespace."""
-    click.echo(take_down(netns or outer["netns"], bpffs or outer["bpffs"]))
+def down(outer: dict[str, Any], netns: str | None, bpffs: Path | None, store: str, purge: bool) -> None:
+    """Remove every trace of the daemon of a network namespace from the kernel.
+
+    The stored configuration stays, so that the next start brings everything back, unless --purge is given.
+    """
+    place = netns or outer["netns"], bpffs or outer["bpffs"]
+    click.echo(take_down(*place, store=store or outer["store"], purge=purge))
 
 
 command.params.extend(_missing_options())
@@ -190,6 +202,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         api=not options["no_api"],
         host=options["host"],
         port=options["port"],
+        store=options["store"],
         log_level=options["loglevel"],
         log_format=LogFormat(options["log_format"]),
     )

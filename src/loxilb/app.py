@@ -5,6 +5,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +21,16 @@ from loxilb.kernel.bpf import BpfDataPlane, remove_data_plane
 from loxilb.kernel.claim import claim_namespace
 from loxilb.kernel.netlink import LinkChanged, LinkRemoved, Network, NetworkEvent
 from loxilb.logs import LogLevel, configure
+from loxilb.model.revision import LOG_LEVEL, Changes
 from loxilb.plan import Limits
-from loxilb.ports import DataPlane, Links, VipHost
+from loxilb.ports import DataPlane, Links, Store, VipHost
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
 from loxilb.services.flowlog import FlowLog, FlowReporter
 from loxilb.services.health import HealthService, Probes
 from loxilb.services.interfaces import Attachable, Interfaces
+from loxilb.services.store import SqliteStore, place_of
+from loxilb.services.store import remove as remove_store
 from loxilb.settings import Settings
 
 _API_BASE = "/netlox/v1"
@@ -60,6 +64,7 @@ class Daemon:
         surroundings: Surroundings,
         limits: Limits,
         level: LogLevel,
+        store: Store,
     ) -> None:
         """Build the services; nothing runs before ``run``."""
         self._settings = settings
@@ -73,11 +78,18 @@ class Daemon:
             data_plane=packet_path,
             vip_host=surroundings,
             links=surroundings,
+            store=store,
             limits=limits,
             hooks=self._interfaces.hooks,
         )
-        self.health = HealthService(target=self.configuration, prober=Probes(settings.certificates))
+        self.health = HealthService(
+            target=self.configuration, journal=self.configuration, prober=Probes(settings.certificates)
+        )
         self.configuration.watch(self.health)
+        self.configuration.watch_changes(self.health)
+        self.configuration.watch_changes(self)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._level_open = not settings.log_level_asked
         self.api = ApiServer(
             configuration=self.configuration,
             endpoints=self.health,
@@ -90,15 +102,17 @@ class Daemon:
     async def run(self, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
         """Serve until ``stop``; ``ready`` gets one line saying what was taken. Forwarding stays in place.
 
-        Raises KernelError when it cannot start.
+        Raises KernelError and StoreError when it cannot start.
         """
         watchers: list[asyncio.Task[None]] = []
         try:
             await asyncio.to_thread(self._interfaces.attach_all)
+            self._loop = asyncio.get_running_loop()
             await self.health.start()
-            adopted = await self.configuration.start()
-            if adopted:
-                _log.info("services taken over", services=adopted)
+            services = await self.configuration.start()
+            self._level_open = True
+            if services:
+                _log.info("services in place", services=services)
             self._level.watch(self._trace_flows)
             watchers.append(asyncio.create_task(self._flow_log.run()))
             if self._settings.follow_network:
@@ -109,6 +123,12 @@ class Daemon:
             await stop.wait()
         finally:
             await self._finish(watchers)
+
+    def changed(self, changes: Changes) -> None:
+        """Put a log level that was set or rolled back into force; from any thread."""
+        if LOG_LEVEL in changes.parameters and self._level_open and self._loop is not None:
+            level = changes.parameters[LOG_LEVEL] or self._settings.log_level
+            self._loop.call_soon_threadsafe(self._level.set, level)
 
     async def _finish(self, watchers: list[asyncio.Task[None]]) -> None:
         await self.api.stop()
@@ -176,7 +196,7 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     level = LogLevel(settings.log_level)
     configure(level, settings.log_format)
     _enter(settings.netns)
-    with claim_namespace(), Network.open() as network:
+    with claim_namespace(), closing(_open_store(settings)) as store, Network.open() as network:
         network.enable_forwarding()
         data_plane = BpfDataPlane.open(settings.data_plane)
         try:
@@ -186,10 +206,20 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
                 surroundings=network,
                 limits=limits_of(data_plane.sizes),
                 level=level,
+                store=store,
             )
             uvloop.run(_serve(daemon, ready))
         finally:
             data_plane.close()
+
+
+def _open_store(settings: Settings) -> SqliteStore:
+    return SqliteStore.open(_store_of(settings.store))
+
+
+def _store_of(wanted: str) -> Path | None:
+    """Return the store's file for the calling thread's namespace; None for a store in memory."""
+    return place_of(wanted, lasting=netns.lasting_name(), identity=netns.identity())
 
 
 def limits_of(sizes: Mapping[str, int]) -> Limits:
@@ -212,19 +242,22 @@ async def _serve(daemon: Daemon, ready: Callable[[str], None]) -> None:
     _log.info("stopped; forwarding stays in place", remedy="loxilb down removes it")
 
 
-def take_down(namespace: str | None, bpffs: Path | None) -> str:
-    """Remove every trace of a daemon and say what there was; raises LoxilbError.
+def take_down(namespace: str | None, bpffs: Path | None, *, store: str = "", purge: bool = False) -> str:
+    """Remove every trace of a daemon in the kernel and say what there was; raises LoxilbError.
 
-    Programs, links, pins, maps, addresses and switches go; nothing is loaded for it.
+    Programs, links, pins, maps, addresses and switches go; nothing is loaded for it. The store stays, so that the next
+    start brings everything back, unless ``purge``.
     """
     _enter(namespace)
     with claim_namespace(), Network.open() as network:
         removed = remove_data_plane(bpffs)
         host = network.remove_all()
+        stores = int(purge and remove_store(_store_of(store)))
     counts = {
         "attached programs": removed.links + removed.filters,
         "maps": removed.maps,
         "addresses and switches of the host": host,
+        "stored configuration": stores,
     }
     found = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
     return f"removed: {found}" if found else "nothing to remove"

@@ -8,6 +8,7 @@
     │   ├── NotFound        it names an object that is not there
     │   ├── Conflict        it clashes with an object that is there
     │   └── NotBuilt        it is right, but this program cannot do it
+    ├── StoreError          the configuration cannot be kept, or what is kept cannot be read
     └── KernelError         the kernel refused; carries errno
         └── FeatureMissing  this kernel lacks something a probe looked for
 
@@ -52,6 +53,10 @@ class Conflict(InvalidRequest):
 
 class NotBuilt(InvalidRequest):
     """A valid request for something this program does not do."""
+
+
+class StoreError(LoxilbError):
+    """The configuration cannot be kept (disk full, read-only), or what is kept cannot be read (damaged, newer)."""
 
 
 class KernelError(LoxilbError):

@@ -2,8 +2,9 @@
 """The ports of the core: what it needs from the outside, each a Protocol of two to six methods.
 
 Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``VipHost`` and ``Links``;
-``loxilb.services.config`` for ``Configuration`` and ``EndpointHealth``; ``loxilb.services.health`` for ``Endpoints``
-and ``ServiceWatcher``. Nothing here does I/O.
+``loxilb.services.store`` for ``Store``; ``loxilb.services.config`` for ``Configuration``, ``EndpointHealth`` and
+``Journal``; ``loxilb.services.health`` for ``Endpoints``, ``ServiceWatcher`` and ``ChangeWatcher``.
+Nothing here does I/O.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,9 @@ from typing import Protocol
 from loxilb.model import Counter, Flow, IPAddress, Port, Service, ServiceKey
 from loxilb.model.image import EndpointId, Image, Op
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
+from loxilb.model.revision import Author, Changes, Configured, Revision
+
+NOBODY = Author()
 
 
 class DataPlane(Protocol):
@@ -61,6 +65,33 @@ class Links(Protocol):
         """Return the address this host would send from towards ``destination``; None without a route."""
 
 
+class Store(Protocol):
+    """The configuration on disk, and how it became what it is.
+
+    A write is two steps, so that the data plane can be changed between them: ``record`` makes it durable, ``confirm``
+    says that it was carried out; ``take_back`` undoes what was refused. One thread at a time. All raise StoreError,
+    and nothing has changed then.
+    """
+
+    def load(self) -> Configured:
+        """Read everything."""
+
+    def record(self, changes: Changes, author: Author, summary: str, time: float) -> int:
+        """Make ``changes`` durable as a new revision and return its number; those before it count as confirmed."""
+
+    def confirm(self, number: int) -> None:
+        """Note that a revision was carried out; outlives the program, and need not outlive the machine's power."""
+
+    def take_back(self, number: int) -> None:
+        """Undo the newest revision and forget it."""
+
+    def revisions(self, limit: int) -> Sequence[Revision]:
+        """Return the newest revisions, newest first."""
+
+    def back_to(self, number: int) -> Changes:
+        """Return what leads from now to the configuration of a revision; NotFound where it is not kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
     """A configured service with the live state of its endpoints (same order as ``service.endpoints``)."""
@@ -81,30 +112,39 @@ class FlowStatus:
 class Configuration(Protocol):
     """What an API can ask of the load balancer.
 
-    Each write is validated whole before anything changes, and done (in the kernel) when it returns. Errors
-    are those of ``loxilb.errors``, with the compatible texts of the REST contract as ``code``.
+    Each write is validated whole before anything changes, and done (in the kernel) and durable when it returns. Errors
+    are those of ``loxilb.errors``, with the compatible texts of the REST contract as ``code``. ``author`` is who asks.
     """
 
     async def services(self) -> Sequence[ServiceStatus]:
         """Return every service in the order of its key."""
 
-    async def put(self, service: Service) -> None:
+    async def put(self, service: Service, *, author: Author = NOBODY) -> None:
         """Create the service or replace it; Conflict when it is there and identical."""
 
-    async def attach(self, service: Service) -> None:
+    async def attach(self, service: Service, *, author: Author = NOBODY) -> None:
         """Add the endpoints of ``service`` to the one with its key; create it when there is none."""
 
-    async def detach(self, service: Service) -> None:
+    async def detach(self, service: Service, *, author: Author = NOBODY) -> None:
         """Take the endpoints of ``service`` from the one with its key; the last one takes the service with it."""
 
-    async def delete(self, key: ServiceKey) -> None:
+    async def delete(self, key: ServiceKey, *, author: Author = NOBODY) -> None:
         """Delete one service; NotFound when there is none."""
 
-    async def delete_named(self, name: str) -> int:
+    async def delete_named(self, name: str, *, author: Author = NOBODY) -> int:
         """Delete every service with this name; return how many."""
 
-    async def delete_all(self) -> int:
+    async def delete_all(self, *, author: Author = NOBODY) -> int:
         """Delete every service; return how many."""
+
+    async def set_parameter(self, name: str, value: str, *, author: Author = NOBODY) -> None:
+        """Keep a setting that changes at run time, and put it into force."""
+
+    async def revisions(self, limit: int) -> Sequence[Revision]:
+        """Return the newest revisions, newest first."""
+
+    async def rollback(self, number: int, *, author: Author = NOBODY) -> None:
+        """Make the configuration what it was after a revision, as a new one; NotFound where it is not kept."""
 
     async def flows(self) -> Sequence[FlowStatus]:
         """Return both directions of every live flow, ordered by destination, source and ports."""
@@ -118,6 +158,20 @@ class ServiceWatcher(Protocol):
 
     def services_changed(self, changes: Mapping[ServiceKey, Service | None]) -> None:
         """Learn what services are now (None: deleted); called from any thread, in order, must not block."""
+
+
+class ChangeWatcher(Protocol):
+    """Somebody who carries out what a write changes besides services."""
+
+    def changed(self, changes: Changes) -> None:
+        """Learn of a write that is durable; called from any thread, in order, must not block."""
+
+
+class Journal(Protocol):
+    """Makes a write durable that changes no service."""
+
+    async def keep(self, changes: Changes, *, author: Author) -> None:
+        """Keep ``changes`` and tell every ``ChangeWatcher``; raises StoreError, and nothing has changed then."""
 
 
 class EndpointHealth(Protocol):
@@ -146,13 +200,15 @@ class Endpoints(Protocol):
     async def endpoints(self) -> Sequence[EndpointStatus]:
         """Return every endpoint, ordered by address and name."""
 
-    async def put_endpoint(self, endpoint: MonitoredEndpoint) -> None:
+    async def put_endpoint(self, endpoint: MonitoredEndpoint, *, author: Author = NOBODY) -> None:
         """Check an endpoint as told here, whatever services want; replaces what was told before."""
 
-    async def delete_endpoint(self, choice: EndpointChoice) -> None:
+    async def delete_endpoint(self, choice: EndpointChoice, *, author: Author = NOBODY) -> None:
         """Forget an endpoint; NotFound without one, Conflict while a service uses it."""
 
-    async def set_host_state(self, address: IPAddress, state: HostState, key: EndpointKey | None) -> None:
+    async def set_host_state(
+        self, address: IPAddress, state: HostState, key: EndpointKey | None, *, author: Author = NOBODY
+    ) -> None:
         """Set what an operator says about one endpoint, or (``key`` None) about all of an address that are known.
 
         Raises NotFound for an unknown ``key``. Done in the kernel when it returns, unless the kernel refuses.

@@ -14,7 +14,8 @@ class Settings:
     """Everything a daemon is started with.
 
     ``netns`` is a name or path, None the caller's namespace. ``certificates`` is the directory of the files that probes
-    over TLS use.
+    over TLS use. ``store`` is a file, "none" or "" for the usual place. ``log_level_asked`` says that this start names
+    the level, which then counts more than the one set through the API before.
     """
 
     netns: str | None = None
@@ -24,6 +25,8 @@ class Settings:
     api: bool = True
     host: str = "0.0.0.0"
     port: int = 11111
+    store: str = ""
     log_level: str = "debug"
+    log_level_asked: bool = False
     certificates: Path = Path("/opt/loxilb/cert")
     log_format: LogFormat = LogFormat.TEXT

@@ -16,10 +16,12 @@ import uvloop
 
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
 from loxilb.model import Port
+from loxilb.model.revision import LOG_LEVEL, Changes
 from loxilb.ports import FlowStatus, ServiceStatus
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
 from loxilb.services.health import HealthService, Probes
+from loxilb.services.store import SqliteStore
 
 _DEADLINE_S = 20
 NO_CERTIFICATES = Path("/nonexistent")
@@ -37,9 +39,9 @@ class MemoryLogLevel:
         """Return the level."""
         return self.level
 
-    def set(self, level: str) -> None:
+    def changed(self, changes: Changes) -> None:
         """Remember the level."""
-        self.level = level
+        self.level = changes.parameters.get(LOG_LEVEL) or self.level
 
 
 class ShownConfiguration(ConfigurationService):
@@ -56,7 +58,9 @@ class ShownConfiguration(ConfigurationService):
         ports: Sequence[Port] = (),
     ) -> None:
         """Keep what to show."""
-        super().__init__(data_plane=FakeDataPlane(), vip_host=FakeVipHost(), links=FakeLinks())
+        super().__init__(
+            data_plane=FakeDataPlane(), vip_host=FakeVipHost(), links=FakeLinks(), store=SqliteStore.open(None)
+        )
         self.shown_services = services
         self.shown_flows = flows
         self.shown_ports = ports
@@ -78,7 +82,9 @@ class ShownConfiguration(ConfigurationService):
 def fake_kernel_api() -> Iterator["LiveApi"]:
     """Serve a configuration service over a fake kernel."""
     data_plane = FakeDataPlane()
-    service = ConfigurationService(data_plane=data_plane, vip_host=FakeVipHost(), links=FakeLinks())
+    service = ConfigurationService(
+        data_plane=data_plane, vip_host=FakeVipHost(), links=FakeLinks(), store=SqliteStore.open(None)
+    )
     try:
         with live_api(service) as api:
             api.data_plane = data_plane
@@ -146,8 +152,10 @@ def loop_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 def live_api(configuration: ConfigurationService, *, host: str = "127.0.0.1") -> Iterator[LiveApi]:
     """Serve ``configuration`` on a free port."""
     log_level = MemoryLogLevel()
-    health = HealthService(target=configuration, prober=Probes(NO_CERTIFICATES))
+    health = HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES))
     configuration.watch(health)
+    configuration.watch_changes(health)
+    configuration.watch_changes(log_level)
     server = ApiServer(
         configuration=configuration, endpoints=health, log_level=log_level, build=BUILD, host=host, port=0
     )

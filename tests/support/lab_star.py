@@ -36,6 +36,7 @@ class LoadBalancer:
         """Use a namespace; nothing runs yet."""
         self.namespace = namespace
         self.ready_line = ""
+        self.store = lab.folder / f"{namespace.name}.db"
         self._lab = lab
         self._daemon: Process | None = None
         self._touched = False
@@ -44,7 +45,7 @@ class LoadBalancer:
     def start(self, *flags: str) -> None:
         """Start the daemon and wait until it serves."""
         self._touched = True  # before there is a process: an interrupt may come while there is one
-        self._daemon = self._lab.process(self.namespace, BIN / "loxilb", *flags)
+        self._daemon = self._lab.process(self.namespace, BIN / "loxilb", "--store", self.store, *flags)
         self.ready_line = self._daemon.wait_line(r"ready in", deadline=_READY_S)
 
     def stop(self) -> int:
@@ -57,7 +58,7 @@ class LoadBalancer:
         if self._daemon is not None:
             self._daemon.stop()
         if self._touched:
-            self.namespace.run(BIN / "loxilb", "down")
+            self.namespace.run(BIN / "loxilb", "down", "--store", self.store, "--purge")
 
     def work(self) -> float:
         """Return the processor time in seconds that the daemon has taken."""

@@ -108,7 +108,7 @@ def test_address_in_use_is_told_with_a_remedy() -> None:
         with live_api(configuration) as api, loop_thread() as run:
             second = ApiServer(
                 configuration=configuration,
-                endpoints=HealthService(target=configuration, prober=Probes(NO_CERTIFICATES)),
+                endpoints=HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES)),
                 log_level=MemoryLogLevel(),
                 build=BUILD,
                 host="127.0.0.1",
@@ -134,7 +134,7 @@ def test_a_server_that_cannot_serve_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         with loop_thread() as run:
             server = ApiServer(
                 configuration=configuration,
-                endpoints=HealthService(target=configuration, prober=Probes(NO_CERTIFICATES)),
+                endpoints=HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES)),
                 log_level=MemoryLogLevel(),
                 build=BUILD,
                 host="127.0.0.1",

@@ -17,6 +17,7 @@ from loxilb.model.image import Image, Op
 from loxilb.model.port import IfIndex
 from loxilb.plan import Limits, listeners_of
 from loxilb.services.config import ConfigurationService
+from loxilb.services.store import SqliteStore
 from tests.support.services import key, service
 
 VIP = ip_address("20.20.20.1")
@@ -31,7 +32,12 @@ class Stage:
         self.links = FakeLinks()
         self.hooks: dict[IfIndex, tuple[str, ...]] = {}
         self.service = ConfigurationService(
-            data_plane=self.fake, vip_host=self.host, links=self.links, limits=limits, hooks=self.hooks
+            data_plane=self.fake,
+            vip_host=self.host,
+            links=self.links,
+            store=SqliteStore.open(None),
+            limits=limits,
+            hooks=self.hooks,
         )
 
     async def keys(self) -> list[str]:
@@ -109,7 +115,9 @@ def test_an_address_is_touched_by_its_first_and_last_service_only():
     host = CountingHost()
 
     async def scene(stage: Stage) -> None:
-        again = ConfigurationService(data_plane=stage.fake, vip_host=host, links=stage.links)
+        again = ConfigurationService(
+            data_plane=stage.fake, vip_host=host, links=stage.links, store=SqliteStore.open(None)
+        )
         for number in (1, 2):
             await again.put(service(of=key(port=number)))
         await again.put(service(of=key("20.20.20.2")))
@@ -148,7 +156,9 @@ def test_the_private_address_is_held_and_followed():
 def test_an_address_that_was_there_before_stays():
     async def scene(stage: Stage) -> None:
         stage.host = FakeVipHost([VIP])
-        again = ConfigurationService(data_plane=stage.fake, vip_host=stage.host, links=stage.links)
+        again = ConfigurationService(
+            data_plane=stage.fake, vip_host=stage.host, links=stage.links, store=SqliteStore.open(None)
+        )
         await again.put(service())
         await again.delete(key())
         again.close()

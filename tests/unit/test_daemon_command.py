@@ -136,7 +136,8 @@ def test_environment_variables_stand_in_for_flags(started, monkeypatch):
 def test_down_works_where_it_is_told_and_says_what_it_did(arguments, monkeypatch, capsys):
     places: list[tuple[str, Path]] = []
 
-    def take_down(*place: Any) -> str:
+    def take_down(*place: Any, store: str, purge: bool) -> str:
+        assert (store, purge) == ("", False)
         places.append(place)
         return "nothing to remove"
 

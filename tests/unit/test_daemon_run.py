@@ -17,6 +17,7 @@ from loxilb.logs import LogLevel
 from loxilb.model import LinkKind, Mode, Port
 from loxilb.model.port import IfIndex
 from loxilb.plan import Limits
+from loxilb.services.store import SqliteStore
 from loxilb.settings import Settings
 from tests.support.services import service
 
@@ -38,6 +39,7 @@ class Stage:
         self.stop = asyncio.Event()
 
         self.level = LogLevel()
+        self.store = SqliteStore.open(None)
 
     async def run(self, scene: Callable[["Stage"], Coroutine[Any, Any, None]]) -> None:
         self.daemon = Daemon(
@@ -46,6 +48,7 @@ class Stage:
             surroundings=self.network,
             limits=Limits(),
             level=self.level,
+            store=self.store,
         )
         ready = asyncio.Event()
 

@@ -18,6 +18,7 @@ from loxilb.model.image import EndpointFlags, PutEndpoint, PutRing, PutRule
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import Ledger, Limits, listeners_of, plan
 from loxilb.services.config import ConfigurationService
+from loxilb.services.store import SqliteStore
 from tests.support.services import key, service
 
 UP, DOWN, DRAINING = Availability.UP, Availability.DOWN, Availability.DRAINING
@@ -36,7 +37,9 @@ class Stage:
         self.fake = fake or FakeDataPlane()
         self.links = FakeLinks()
         self.reported: list[dict[ServiceKey, Service | None]] = []
-        self.service = ConfigurationService(data_plane=self.fake, vip_host=FakeVipHost(), links=self.links)
+        self.service = ConfigurationService(
+            data_plane=self.fake, vip_host=FakeVipHost(), links=self.links, store=SqliteStore.open(None)
+        )
         self.service.watch(self)
 
     def services_changed(self, changes: Mapping[ServiceKey, Service | None]) -> None:

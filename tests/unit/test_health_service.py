@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from loxilb.errors import Conflict, InvalidRequest, KernelError, NotFound
 from loxilb.model import IPAddress, Probe, Service
 from loxilb.model.probe import Availability, EndpointKey, HealthCheck, HostState, MonitoredEndpoint, ProbeKind
+from loxilb.model.revision import Author, Changes
 from loxilb.ports import EndpointChoice
 from loxilb.services.health import HealthService, Outcome
 from tests.support.services import key, service
@@ -64,9 +65,10 @@ class Stage:
     def __init__(self) -> None:
         self.line = Line(self)
         self.told: list[tuple[float, dict[EndpointKey, Availability]]] = []
+        self.authors: list[Author] = []
         self.refusals = 0
         self.slowness = 0.0
-        self.health = HealthService(target=self, prober=self.line)
+        self.health = HealthService(target=self, journal=self, prober=self.line)
 
     @property
     def now(self) -> float:
@@ -83,6 +85,11 @@ class Stage:
             self.refusals -= 1
             raise KernelError("write endpoints", 5)
         self.told.append((self.now, dict(changes)))
+
+    async def keep(self, changes: Changes, *, author: Author) -> None:
+        self.authors.append(author)
+        self.health.changed(changes)
+        await asyncio.sleep(0)
 
     async def use(self, *services: Service) -> None:
         """Report services; returns when that has been taken in."""

@@ -120,7 +120,7 @@ def test_each_path_serves_exactly_the_documented_methods(api: LiveApi, path: str
 def test_nothing_undocumented_is_served() -> None:
     """The routes of the application are the paths of the document."""
     configuration = ShownConfiguration()
-    health = HealthService(target=configuration, prober=Probes(NO_CERTIFICATES))
+    health = HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES))
     handlers = Handlers(configuration=configuration, endpoints=health, log_level=MemoryLogLevel(), build=BUILD)
     routes = {route.path for route in create_application(handlers).starlette.routes if isinstance(route, Route)}
     count = len(create_application(handlers).starlette.routes)

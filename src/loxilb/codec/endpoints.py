@@ -40,6 +40,21 @@ def endpoint_of(body: wire.MonitoredEndpoint) -> MonitoredEndpoint:
     )
 
 
+def body_of(endpoint: MonitoredEndpoint) -> wire.MonitoredEndpoint:
+    """Convert what an operator wants checked back to the request for it."""
+    check = endpoint.check
+    return wire.MonitoredEndpoint(
+        host_name=str(endpoint.address),
+        name=endpoint.name,
+        retries=check.retries,
+        probe_type=check.kind.value,
+        probe_request=check.request,
+        probe_response=check.response,
+        probe_duration=check.period,
+        probe_port=check.port,
+    )
+
+
 def choice_of(parameters: Mapping[str, Any]) -> EndpointChoice:
     """Read which endpoint a path and its query name; raises InvalidRequest."""
     kind: str = parameters.get("probe_type", "")

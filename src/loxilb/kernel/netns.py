@@ -57,6 +57,27 @@ def identity() -> str:
     return f"i{os.stat('/proc/thread-self/ns/net').st_ino}"  # noqa: PTH116 the link's target, not a file of ours
 
 
+def lasting_name() -> str | None:
+    """Return a word by which the calling thread's namespace is found again after a reboot; None where there is none.
+
+    ``host`` is the namespace of the first process, in a container that of the container's; ``netns-NAME`` one that
+    ``ip netns`` keeps.
+    """
+    own = _inode(Path("/proc/thread-self/ns/net"))
+    if own == _inode(Path("/proc/1/ns/net")):
+        return "host"
+    named = sorted(_NAMED.iterdir()) if _NAMED.is_dir() else []
+    return next((f"netns-{path.name}" for path in named if _inode(path) == own), None)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _cookie() -> int | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -5,15 +5,18 @@ Belongs here: planning, selection tables, free ids and slots. Does not belong he
 carrying the operations out is the kernel's side.
 """
 
+from loxilb.plan.drift import Drift, drift_of
 from loxilb.plan.health import checks_of, is_probed
 from loxilb.plan.ledger import Ledger, Programmed
 from loxilb.plan.planner import Health, Plan, listeners_of, plan
 from loxilb.plan.pools import Limits
 from loxilb.plan.recover import adopt, recover
 from loxilb.plan.selection import in_address_order, in_rule_order
+from loxilb.plan.summary import summary
 from loxilb.plan.support import check_supported
 
 __all__ = [
+    "Drift",
     "Health",
     "Ledger",
     "Limits",
@@ -22,10 +25,12 @@ __all__ = [
     "adopt",
     "check_supported",
     "checks_of",
+    "drift_of",
     "in_address_order",
     "in_rule_order",
     "is_probed",
     "listeners_of",
     "plan",
     "recover",
+    "summary",
 ]

@@ -23,6 +23,7 @@ from loxiapi.negotiate import check_accept, check_content_type
 from loxiapi.operations import JSON_TYPE, OPERATIONS, Operation, Place
 from loxiapi.refusal import RefusedError, required, too_large, unknown_path, wrong_method
 from loxilb.errors import LoxilbError
+from loxilb.model.revision import Author
 from loxilb.services.api.failures import explanation_of, failure_of, fault_of
 from loxilb.services.api.handlers import Call, Handler, Handlers
 
@@ -30,6 +31,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_BODY = 16 << 20
 """Largest request body in bytes: ten thousand rules with a dozen endpoints each."""
+_LONGEST_AGENT = 120
 CAUSE_HEADER = "x-loxilb-cause"
 _SHARING_HEADERS = (
     (b"access-control-allow-origin", b"*"),
@@ -131,10 +133,16 @@ async def _call_of(request: Request, operation: Operation) -> Call:
     check_accept(request.headers.get("accept", ""))
     parameters = _parameters_of(request, operation)
     if operation.body is None:
-        return Call(parameters=parameters)
+        return Call(parameters=parameters, author=_author_of(request))
     if not content:
         raise required("attr")
-    return Call(parameters=parameters, body=decode_body(content, operation.body))
+    return Call(parameters=parameters, body=decode_body(content, operation.body), author=_author_of(request))
+
+
+def _author_of(request: Request) -> Author:
+    """Return who asks; what the client calls itself is cut, as it is kept."""
+    address = request.client.host if request.client else ""
+    return Author(address=address, agent=request.headers.get("user-agent", "")[:_LONGEST_AGENT])
 
 
 async def _body_of(request: Request) -> bytes:

@@ -2,7 +2,7 @@
 """Failures as answers: error text to HTTP status, in the contract's order of evaluation."""
 
 from loxiapi import wire
-from loxilb.errors import Conflict, InvalidRequest, LoxilbError, NotBuilt, NotFound
+from loxilb.errors import Conflict, InvalidRequest, LoxilbError, NotBuilt, NotFound, StoreError
 
 _MESSAGES = {
     400: "Malformed arguments for API call",
@@ -45,6 +45,8 @@ def status_of(error: LoxilbError) -> int:
     """Return the HTTP status for ``error``; what the contract does not list goes by the error's class."""
     if isinstance(error, NotBuilt):
         return 501
+    if isinstance(error, StoreError):
+        return 503
     if not isinstance(error, InvalidRequest):
         return 500
     text = error.code.lower()

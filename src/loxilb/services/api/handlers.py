@@ -3,6 +3,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -13,11 +14,14 @@ from loxilb.codec.endpoints import choice_of, endpoint_of, host_state_of, status
 from loxilb.codec.rules import address_of, entry_of, protocol_of, service_of
 from loxilb.errors import InvalidRequest, NotFound
 from loxilb.model import L4Protocol, ServiceKey
-from loxilb.ports import Configuration, Endpoints
+from loxilb.model.revision import LOG_LEVEL, Author, Revision
+from loxilb.ports import NOBODY, Configuration, Endpoints
 from loxilb.services.api.observed import conntrack_of, ports_of
 
 _ANY_HOST = "any"
 _NO_PROTOCOL = "none"
+_REVISIONS = 100
+_MOST_REVISIONS = 10_000
 
 
 class LogLevel(Protocol):
@@ -25,9 +29,6 @@ class LogLevel(Protocol):
 
     def get(self) -> str:
         """Return the level in force."""
-
-    def set(self, level: str) -> None:
-        """Put ``level`` into force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Call:
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
+    author: Author = NOBODY
 
 
 Answer = Struct | dict[str, Any]
@@ -81,6 +83,8 @@ class Handlers:
             "list_ports": self._list_ports,
             "get_params": self._get_params,
             "set_params": self._set_params,
+            "list_revisions": self._list_revisions,
+            "roll_back": self._roll_back,
             "get_version": self._get_version,
             "get_document": self._get_document,
             "get_document_below_base": self._get_document,
@@ -91,31 +95,32 @@ class Handlers:
         service = service_of(entry)
         match entry.service_arguments.oper:
             case wire.OPER_ATTACH:
-                await self._configuration.attach(service)
+                await self._configuration.attach(service, author=call.author)
             case wire.OPER_DETACH:
-                await self._configuration.detach(service)
+                await self._configuration.detach(service, author=call.author)
             case _:
-                await self._configuration.put(service)
+                await self._configuration.put(service, author=call.author)
         return wire.SUCCESS
 
     async def _list_rules(self, _: Call) -> Answer:
         return wire.LoadBalancerList(entries=[entry_of(status) for status in await self._configuration.services()])
 
-    async def _delete_all_rules(self, _: Call) -> Answer:
-        await self._configuration.delete_all()
+    async def _delete_all_rules(self, call: Call) -> Answer:
+        await self._configuration.delete_all(author=call.author)
         return wire.SUCCESS
 
     async def _delete_named_rules(self, call: Call) -> Answer:
-        await self._configuration.delete_named(call.parameters["lb_name"])
+        await self._configuration.delete_named(call.parameters["lb_name"], author=call.author)
         return wire.SUCCESS
 
     async def _delete_rule(self, call: Call) -> Answer:
-        await self._configuration.delete(_key_of(call.parameters, host=""))
+        await self._configuration.delete(_key_of(call.parameters, host=""), author=call.author)
         return wire.SUCCESS
 
     async def _delete_host_rule(self, call: Call) -> Answer:
         host = call.parameters["hosturl"]
-        await self._configuration.delete(_key_of(call.parameters, host="" if host == _ANY_HOST else host))
+        key = _key_of(call.parameters, host="" if host == _ANY_HOST else host)
+        await self._configuration.delete(key, author=call.author)
         return wire.SUCCESS
 
     async def _list_endpoints(self, _: Call) -> Answer:
@@ -123,15 +128,15 @@ class Handlers:
         return wire.MonitoredEndpointList(entries=[status_entry_of(status) for status in statuses])
 
     async def _write_endpoint(self, call: Call) -> Answer:
-        await self._endpoints.put_endpoint(endpoint_of(call.body))
+        await self._endpoints.put_endpoint(endpoint_of(call.body), author=call.author)
         return wire.SUCCESS
 
     async def _delete_endpoint(self, call: Call) -> Answer:
-        await self._endpoints.delete_endpoint(choice_of(call.parameters))
+        await self._endpoints.delete_endpoint(choice_of(call.parameters), author=call.author)
         return wire.SUCCESS
 
     async def _set_endpoint_state(self, call: Call) -> Answer:
-        await self._endpoints.set_host_state(*host_state_of(call.body))
+        await self._endpoints.set_host_state(*host_state_of(call.body), author=call.author)
         return wire.SUCCESS
 
     async def _list_flows(self, _: Call) -> Answer:
@@ -147,7 +152,18 @@ class Handlers:
         params: wire.Params = call.body
         if not params.log_level:
             raise InvalidRequest("malformed-args error", field="logLevel", cause="a level is needed")
-        self._log_level.set(params.log_level)
+        await self._configuration.set_parameter(LOG_LEVEL, params.log_level, author=call.author)
+        return wire.SUCCESS
+
+    async def _list_revisions(self, call: Call) -> Answer:
+        limit = call.parameters.get("limit", _REVISIONS)
+        if not 1 <= limit <= _MOST_REVISIONS:
+            raise InvalidRequest("malformed-args error", field="limit", cause=f"not within 1 to {_MOST_REVISIONS}")
+        return wire.RevisionList(entries=[revision_of(one) for one in await self._configuration.revisions(limit)])
+
+    async def _roll_back(self, call: Call) -> Answer:
+        body: wire.Rollback = call.body
+        await self._configuration.rollback(body.revision, author=call.author)
         return wire.SUCCESS
 
     async def _get_version(self, _: Call) -> Answer:
@@ -155,6 +171,19 @@ class Handlers:
 
     async def _get_document(self, _: Call) -> Answer:
         return document(version=self._build.version)
+
+
+def revision_of(revision: Revision) -> wire.RevisionEntry:
+    """Convert a revision; the time is that of RFC 3339, UTC, in milliseconds."""
+    time = datetime.fromtimestamp(revision.time, UTC).isoformat(timespec="milliseconds")
+    return wire.RevisionEntry(
+        number=revision.number,
+        time=time.replace("+00:00", "Z"),
+        client=revision.author.address,
+        agent=revision.author.agent,
+        size=revision.size,
+        summary=revision.summary,
+    )
 
 
 def _key_of(parameters: Mapping[str, Any], *, host: str) -> ServiceKey:

@@ -2,9 +2,10 @@
 """The configuration service: desired services, brought into the kernel one write at a time."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 import structlog
@@ -13,26 +14,46 @@ from loxilb.errors import KernelError, LoxilbError, NotFound
 from loxilb.model import Counter, Flow, IPAddress, Mode, Port, Service, ServiceKey
 from loxilb.model.image import EndpointFlags, EndpointId
 from loxilb.model.port import IfIndex
-from loxilb.model.probe import Availability, EndpointKey
-from loxilb.plan import Ledger, Limits, Plan, adopt, plan, recover
-from loxilb.ports import DataPlane, FlowStatus, Links, ServiceStatus, ServiceWatcher, VipHost
+from loxilb.model.probe import Availability, EndpointKey, HostState
+from loxilb.model.revision import Author, Changes, Configured, Revision
+from loxilb.plan import Drift, Ledger, Limits, Plan, adopt, drift_of, plan, recover, summary
+from loxilb.ports import (
+    NOBODY,
+    ChangeWatcher,
+    DataPlane,
+    FlowStatus,
+    Links,
+    ServiceStatus,
+    ServiceWatcher,
+    Store,
+    VipHost,
+)
 from loxilb.services.config.edits import attached, detached, matching_key, normal, replaced
 from loxilb.services.config.health import HealthBook
+from loxilb.services.config.journal import StoreJournal
 from loxilb.services.config.vips import VipBook
 
 _Result = TypeVar("_Result")
 _Changes = Mapping[ServiceKey, Service | None]
 _Edit = Callable[[Service | None, Service], Service | None]
 
+_SAID = {
+    HostState.GREEN: Availability.UP,
+    HostState.YELLOW: Availability.DRAINING,
+    HostState.RED: Availability.DOWN,
+}
+
 _log = structlog.get_logger(__name__)
 
 
 class ConfigurationService:
-    """``loxilb.ports.Configuration`` and ``EndpointHealth`` over a data plane, a host for the addresses, and the links.
+    """``loxilb.ports.Configuration``, ``EndpointHealth`` and ``Journal`` over data plane, addresses, links and store.
+
+    ``drift`` says how far the data plane was from the store at the start, ``is_new`` that neither held anything.
 
     All state belongs to one worker thread, which carries writes out in the order in which they came: the
-    event loop never waits for the kernel, and a caller that goes away in the middle cannot leave a write half
-    done.
+    event loop never waits for the kernel or the disk, and a caller that goes away in the middle cannot leave a
+    write half done.
     """
 
     def __init__(
@@ -41,17 +62,25 @@ class ConfigurationService:
         data_plane: DataPlane,
         vip_host: VipHost,
         links: Links,
+        store: Store,
         limits: Limits | None = None,
         hooks: Mapping[IfIndex, tuple[str, ...]] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take over the ports; ``hooks`` says where the data plane is attached, and may change later."""
+        """Take over the ports; ``hooks`` says where the data plane is attached, and may change later.
+
+        ``clock`` returns seconds since 1970.
+        """
         self._data_plane = data_plane
         self._links = links
         self._limits = limits or Limits()
         self._hooks = {} if hooks is None else hooks
         self._vips = VipBook(vip_host)
         self._ledger = Ledger(self._limits)
+        self._journal = StoreJournal(store, clock)
         self._desired: dict[ServiceKey, Service] = {}
+        self.drift = Drift()
+        self.is_new = False
         self._health = HealthBook()
         self._watchers: list[ServiceWatcher] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="configuration")
@@ -60,45 +89,63 @@ class ConfigurationService:
         """Tell ``watcher`` of every change from now on; call it before ``start``."""
         self._watchers.append(watcher)
 
-    async def start(self) -> int:
-        """Take over what the data plane holds, drop what belongs to no service; return how many services.
+    def watch_changes(self, watcher: ChangeWatcher) -> None:
+        """Tell ``watcher`` of every change besides services from now on; call it before ``start``."""
+        self._journal.watch(watcher)
 
-        Raises KernelError.
+    async def start(self) -> int:
+        """Bring the data plane in line with the store, keeping its flows; return how many services there are.
+
+        With an empty store the services that the data plane holds are taken over. What belongs to no service is
+        dropped. Raises KernelError and StoreError.
         """
         return await self._run(self._adopt)
 
     def close(self) -> None:
         """Finish the writes under way; everything stays in the kernel."""
+        self._worker.submit(self._journal.close)
         self._worker.shutdown()
 
     # Writes
 
-    async def put(self, service: Service) -> None:
+    async def put(self, service: Service, *, author: Author = NOBODY) -> None:
         """Create the service or replace it; Conflict when it is there and identical."""
-        await self._run(self._edit, replaced, service)
+        await self._run(self._edit, replaced, service, author)
 
-    async def attach(self, service: Service) -> None:
+    async def attach(self, service: Service, *, author: Author = NOBODY) -> None:
         """Add the endpoints of ``service`` to the one with its key; create it when there is none."""
-        await self._run(self._edit, attached, service)
+        await self._run(self._edit, attached, service, author)
 
-    async def detach(self, service: Service) -> None:
+    async def detach(self, service: Service, *, author: Author = NOBODY) -> None:
         """Take the endpoints of ``service`` from the one with its key; the last takes the service with it."""
-        await self._run(self._edit, detached, service)
+        await self._run(self._edit, detached, service, author)
 
-    async def delete(self, key: ServiceKey) -> None:
+    async def delete(self, key: ServiceKey, *, author: Author = NOBODY) -> None:
         """Delete one service; NotFound when there is none.
 
         A key without a host also finds the service with one, where that is the only one.
         """
-        await self._run(self._delete, key)
+        await self._run(self._delete, key, author)
 
-    async def delete_named(self, name: str) -> int:
+    async def delete_named(self, name: str, *, author: Author = NOBODY) -> int:
         """Delete every service with this name; return how many."""
-        return await self._run(self._delete_where, lambda service: service.name == name)
+        return await self._run(self._delete_where, lambda service: service.name == name, author)
 
-    async def delete_all(self) -> int:
+    async def delete_all(self, *, author: Author = NOBODY) -> int:
         """Delete every service; return how many."""
-        return await self._run(self._delete_where, lambda _service: True)
+        return await self._run(self._delete_where, lambda _service: True, author)
+
+    async def set_parameter(self, name: str, value: str, *, author: Author = NOBODY) -> None:
+        """Keep a setting that changes at run time, and tell the watchers."""
+        await self._run(self._change, Changes(parameters={name: value}), author)
+
+    async def keep(self, changes: Changes, *, author: Author) -> None:
+        """Keep ``changes`` and tell the watchers; raises StoreError, and nothing has changed then."""
+        await self._run(self._change, changes, author)
+
+    async def rollback(self, number: int, *, author: Author = NOBODY) -> None:
+        """Make the configuration what it was after a revision, as a new one; NotFound where it is not kept."""
+        await self._run(self._rollback, number, author)
 
     async def on_network_change(self) -> None:
         """Bring the sources of onearm services in line with the routes of now; raises KernelError."""
@@ -114,6 +161,10 @@ class ConfigurationService:
         """Return every service in the order of its key."""
         counters = await asyncio.to_thread(self._data_plane.counters)
         return await self._run(self._statuses, counters)
+
+    async def revisions(self, limit: int) -> Sequence[Revision]:
+        """Return the newest revisions, newest first."""
+        return await self._run(self._journal.revisions, limit)
 
     async def flows(self) -> Sequence[FlowStatus]:
         """Return both directions of every live flow, ordered by destination, source and ports."""
@@ -131,38 +182,80 @@ class ConfigurationService:
     # In the worker thread from here on
 
     def _adopt(self) -> int:
+        stored = self._journal.load()
+        if stored.pending:
+            try:
+                with self._journal.carrying_out(stored.revision):
+                    return self._align(stored)
+            except LoxilbError as error:
+                _log.warning("last write taken back, it was never acknowledged", cause=error.cause)
+                stored = self._journal.load()
+        return self._align(stored)
+
+    def _align(self, stored: Configured) -> int:
+        """Program what is stored over what the data plane holds; with nothing ever stored, store that."""
         image = self._data_plane.observe()
-        services = [normal(service) for service in recover(image)]
+        found = stored.services.values() if stored.revision else recover(image)
+        services = [normal(service) for service in found]
         ledger, strays = adopt(image, self._limits, services)
         if strays:
             self._data_plane.apply(strays)
             _log.warning("dropped what belonged to no service", operations=len(strays))
         self._ledger = ledger
+        self._vips.follow(self._desired.values(), services)
         self._desired = {service.key: service for service in services}
-        self._vips.follow((), services)
-        self._program(self._desired)
+        self._health.put(_said(stored.states))
+        planned = self._plan(self._desired)
+        self.drift = drift_of(image, ledger, planned.after) if stored.revision else Drift()
+        self._apply(planned)
+        if not stored.revision and services:
+            self._journal.adopt(Changes(services=self._desired))
+        self.is_new = not stored.revision and not services
         self._tell(self._desired)
+        self._journal.follow(Changes(endpoints=stored.endpoints, states=stored.states, parameters=stored.parameters))
+        if self.drift:
+            _log.warning("the data plane differed from the store, and was brought in line", **asdict(self.drift))
         return len(services)
 
-    def _edit(self, edit: _Edit, wanted: Service) -> None:
-        self._change({wanted.key: edit(self._desired.get(wanted.key), wanted)})
+    def _edit(self, edit: _Edit, wanted: Service, author: Author) -> None:
+        self._change(Changes(services={wanted.key: edit(self._desired.get(wanted.key), wanted)}), author)
 
-    def _delete(self, key: ServiceKey) -> None:
+    def _delete(self, key: ServiceKey, author: Author) -> None:
         found = key if key in self._desired else matching_key(self._desired, key)
         if found is None:
             raise NotFound("no-rule error", cause=f"no service {key.address} port {key.port}/{key.protocol.value}")
-        self._change({found: None})
+        self._change(Changes(services={found: None}), author)
 
-    def _delete_where(self, wanted: Callable[[Service], bool]) -> int:
+    def _delete_where(self, wanted: Callable[[Service], bool], author: Author) -> int:
         changes = {key: None for key, service in self._desired.items() if wanted(service)}
         if changes:
-            self._change(changes)
+            self._change(Changes(services=changes), author)
         return len(changes)
 
-    def _change(self, changes: _Changes) -> None:
-        """Carry out ``changes``: data plane, then addresses; on failure everything is as before."""
+    def _rollback(self, number: int, author: Author) -> None:
+        self._change(self._journal.back_to(number), author, f"roll back to {number}: ")
+
+    def _change(self, asked: Changes, author: Author, note: str = "") -> None:
+        """Carry out what was asked: plan, store, data plane, addresses; on failure everything is as before."""
+        changes = self._journal.completed(asked, self._health)
+        if not changes:
+            return
+        planned = self._plan(changes.services)
+        try:
+            number = self._journal.record(changes, author, note + summary(changes, self._desired))
+        except BaseException:
+            planned.abandon(self._ledger)
+            raise
+        with self._journal.carrying_out(number):
+            self._carry_out(planned, changes.services)
+        self._tell(changes.services)
+        self._journal.follow(changes)
+        _log.info("configuration changed", revision=number, changed=len(changes), services=len(self._desired))
+
+    def _carry_out(self, planned: Plan, changes: _Changes) -> None:
+        """Change data plane, addresses and what is desired; on failure they are as before."""
         before = {key: self._desired.get(key) for key in changes}
-        self._program(changes)
+        self._apply(planned)
         try:
             self._vips.follow(_present(before), _present(changes))
         except KernelError:
@@ -173,12 +266,13 @@ class ConfigurationService:
                 self._desired.pop(key, None)
             else:
                 self._desired[key] = service
-        self._tell(changes)
-        _log.info("services changed", changed=len(changes), services=len(self._desired))
+
+    def _plan(self, changes: _Changes) -> Plan:
+        return plan(changes, self._ledger, self._sources(changes), self._health.states)
 
     def _program(self, changes: _Changes) -> None:
         """Plan ``changes`` and apply them; the ledger follows only what the kernel has accepted."""
-        self._apply(plan(changes, self._ledger, self._sources(changes), self._health.states))
+        self._apply(self._plan(changes))
 
     def _apply(self, planned: Plan) -> None:
         accepted = False
@@ -199,6 +293,8 @@ class ConfigurationService:
             _log.error("services not restored in the data plane", services=len(before), cause=error.cause)
 
     def _tell(self, changes: _Changes) -> None:
+        if not changes:
+            return
         self._health.follow(changes)
         for watcher in self._watchers:
             watcher.services_changed(dict(changes))
@@ -252,6 +348,12 @@ class ConfigurationService:
     def _read_flows(self, names: Mapping[int, str]) -> list[FlowStatus]:
         flows = sorted(self._data_plane.flows(), key=_flow_order)
         return [FlowStatus(flow=flow, service_name=names.get(flow.rule, "")) for flow in flows]
+
+
+def _said(states: Mapping[str, HostState]) -> dict[EndpointKey, Availability]:
+    """Return what follows for services from what an operator says, known before anything is probed."""
+    keys = ((EndpointKey.parse(name), state) for name, state in states.items())
+    return {key: _SAID[state] for key, state in keys if key is not None}
 
 
 def _present(services: _Changes) -> list[Service]:

@@ -11,8 +11,9 @@ import structlog
 from loxilb.errors import Conflict, InvalidRequest, LoxilbError, NotFound
 from loxilb.model import IPAddress, Service, ServiceKey
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
+from loxilb.model.revision import Author, Changes
 from loxilb.plan import checks_of
-from loxilb.ports import EndpointChoice, EndpointHealth
+from loxilb.ports import NOBODY, EndpointChoice, EndpointHealth, Journal
 from loxilb.proto.probe.verdict import QUICK_S, Verdict, judge, pause
 from loxilb.services.health.probes import Outcome, Prober
 from loxilb.services.health.records import Probed, Record
@@ -28,14 +29,16 @@ _log = structlog.get_logger(__name__)
 
 
 class HealthService:
-    """``loxilb.ports.Endpoints`` and ``ServiceWatcher``; verdicts go to ``target``.
+    """``loxilb.ports.Endpoints``, ``ServiceWatcher`` and ``ChangeWatcher``; verdicts go to ``target``.
 
-    All of it runs in the event loop of ``start``; only ``services_changed`` may be called from elsewhere.
+    What an operator asks goes to ``journal`` and comes back by ``changed``, once it is durable. All of it runs in the
+    event loop of ``start``; only ``services_changed`` and ``changed`` may be called from elsewhere.
     """
 
-    def __init__(self, *, target: EndpointHealth, prober: Prober) -> None:
+    def __init__(self, *, target: EndpointHealth, journal: Journal, prober: Prober) -> None:
         """Keep what to work with; nothing is probed before ``start``."""
         self._target = target
+        self._journal = journal
         self._prober = prober
         self._records: dict[str, Record] = {}
         self._used: dict[ServiceKey, frozenset[EndpointKey]] = {}
@@ -84,6 +87,25 @@ class HealthService:
         del record.users[user]
         self._revise(record, before)
 
+    # What an operator asked
+
+    def changed(self, changes: Changes) -> None:
+        """Learn what an operator asked for, or what was stored; from any thread."""
+        if self._loop is not None and (changes.endpoints or changes.states):
+            self._loop.call_soon_threadsafe(self._obey, changes)
+
+    def _obey(self, changes: Changes) -> None:
+        for name, endpoint in changes.endpoints.items():
+            if endpoint is not None or name in self._records:
+                record = self._record(name, EndpointKey.parse(name))
+                before = record.probed
+                record.told = endpoint
+                self._revise(record, before)
+        for name, state in changes.states.items():
+            if name in self._records:
+                self._records[name].state = state or HostState.GREEN
+                self._announce(self._records[name])
+
     # What an operator asks
 
     async def endpoints(self) -> Sequence[EndpointStatus]:
@@ -91,21 +113,18 @@ class HealthService:
         found = [record.status for record in self._records.values()]
         return sorted(found, key=lambda one: (one.address.version, int(one.address), one.name))
 
-    async def put_endpoint(self, endpoint: MonitoredEndpoint) -> None:
+    async def put_endpoint(self, endpoint: MonitoredEndpoint, *, author: Author = NOBODY) -> None:
         """Check an endpoint as told here, whatever services want; replaces what was told before."""
-        record = self._record(endpoint.name, EndpointKey.parse(endpoint.name))
-        before = record.probed
-        record.told = endpoint
-        self._revise(record, before)
+        await self._journal.keep(Changes(endpoints={endpoint.name: endpoint}), author=author)
 
-    async def delete_endpoint(self, choice: EndpointChoice) -> None:
+    async def delete_endpoint(self, choice: EndpointChoice, *, author: Author = NOBODY) -> None:
         """Forget an endpoint; NotFound without one, Conflict while a service uses it."""
         record = self._chosen(choice)
         if record.users:
             user = next(iter(record.users))
             cause = f"{record.name} is used by {user.address} port {user.port}/{user.protocol.value}"
             raise Conflict("LB Rule-referred", cause=cause)
-        self._forget(record)
+        await self._journal.keep(Changes(endpoints={record.name: None}), author=author)
 
     def _chosen(self, choice: EndpointChoice) -> Record:
         """Find what is to be deleted; of several at one address it is the one that may be."""
@@ -124,7 +143,9 @@ class HealthService:
             raise InvalidRequest("host-args error", field="name", cause=f"{choice.address} has several: {names}")
         return found[0]
 
-    async def set_host_state(self, address: IPAddress, state: HostState, key: EndpointKey | None) -> None:
+    async def set_host_state(
+        self, address: IPAddress, state: HostState, key: EndpointKey | None, *, author: Author = NOBODY
+    ) -> None:
         """Set what an operator says about one endpoint, or (``key`` None) about all of an address."""
         if key is not None:
             if key.name not in self._records:
@@ -132,9 +153,8 @@ class HealthService:
             records = [self._records[key.name]]
         else:
             records = [record for record in self._records.values() if record.address == address]
-        for record in records:
-            record.state = state
-            self._announce(record)
+        kept = None if state is HostState.GREEN else state
+        await self._journal.keep(Changes(states={record.name: kept for record in records}), author=author)
         if self._delivery is not None:
             await asyncio.wait({self._delivery}, timeout=_DELIVERY_S)
 

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store in SQLite: a file with a write-ahead log, or memory."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from loxilb.codec.stored import Kind, Name, UnreadableError, changes_of, documents_of
+from loxilb.errors import NotFound, StoreError
+from loxilb.model.revision import Author, Changes, Configured, Revision
+from loxilb.services.store.failures import damaged, store_error
+from loxilb.services.store.schema import prepare
+
+_MEMORY = ":memory:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much history is kept: the newest revisions, and of these as many as change so many objects together."""
+
+    revisions: int = 1000
+    changes: int = 250_000
+
+
+class SqliteStore:
+    """``loxilb.ports.Store``; it alone uses the file until it is closed."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path | None, retention: Retention) -> None:
+        """Use a database that ``prepare`` made ready."""
+        self._connection = connection
+        self._path = path
+        self._retention = retention
+
+    @classmethod
+    def open(cls, path: Path | None, retention: Retention | None = None) -> Self:
+        """Open or create the database at ``path``, None for one in memory; raises StoreError."""
+        try:
+            if path is not None:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.touch(mode=0o600)
+            connection = sqlite3.connect(path or _MEMORY, isolation_level=None, check_same_thread=False, timeout=0)
+        except OSError as error:
+            remedy = "make its directory writable, or name another file with --store"
+            raise StoreError(f"cannot create {path}: {error.strerror}", remedy=remedy) from error
+        except sqlite3.Error as error:
+            raise store_error("open", path, error) from error
+        try:
+            prepare(connection, path)
+        except sqlite3.Error as error:
+            connection.close()
+            raise store_error("open", path, error) from error
+        except StoreError:
+            connection.close()
+            raise
+        return cls(connection, path, retention or Retention())
+
+    def close(self) -> None:
+        """Give the file free; everything is durable already."""
+        self._connection.close()
+
+    def load(self) -> Configured:
+        """Read everything."""
+        with self._reported("read"):
+            documents = self._documents()
+            last = self._connection.execute("SELECT number, pending FROM revisions ORDER BY number DESC").fetchone()
+        changes = self._changes(documents, documents)
+        return Configured(
+            services={key: one for key, one in changes.services.items() if one},
+            endpoints={name: one for name, one in changes.endpoints.items() if one},
+            states={name: one for name, one in changes.states.items() if one},
+            parameters={name: one for name, one in changes.parameters.items() if one is not None},
+            revision=last[0] if last else 0,
+            pending=bool(last and last[1]),
+        )
+
+    def record(self, changes: Changes, author: Author, summary: str, time: float) -> int:
+        """Make ``changes`` durable as a new revision and return its number; those before it count as confirmed."""
+        with self._durably("write"):
+            self._connection.execute("UPDATE revisions SET pending = 0 WHERE pending")
+            number = self._connection.execute(
+                "INSERT INTO revisions (time, address, agent, summary, size, pending) VALUES (?, ?, ?, ?, ?, 1)",
+                (time, author.address, author.agent, summary, len(changes)),
+            ).lastrowid
+            assert number is not None
+            self._write(number, dict(documents_of(changes)))
+            self._prune()
+        return number
+
+    def confirm(self, number: int) -> None:
+        """Note that a revision was carried out."""
+        # Not synced: it need not survive a power cut, after which there is no data plane that disagrees.
+        with self._reported("write"):
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("UPDATE revisions SET pending = 0 WHERE number = ?", (number,))
+
+    def take_back(self, number: int) -> None:
+        """Undo the newest revision and forget it."""
+        with self._durably("write"):
+            rows = self._connection.execute("SELECT kind, name, before FROM changes WHERE revision = ?", (number,))
+            self._put({Name(Kind(kind), name): before for kind, name, before in rows.fetchall()})
+            self._connection.execute("DELETE FROM revisions WHERE number = ?", (number,))
+
+    def revisions(self, limit: int) -> Sequence[Revision]:
+        """Return the newest revisions, newest first."""
+        with self._reported("read"):
+            rows = self._connection.execute(
+                "SELECT number, time, address, agent, summary, size FROM revisions ORDER BY number DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [
+            Revision(number=number, time=time, author=Author(address=address, agent=agent), summary=summary, size=size)
+            for number, time, address, agent, summary, size in rows
+        ]
+
+    def back_to(self, number: int) -> Changes:
+        """Return what leads from now to the configuration of a revision; NotFound where it is not kept."""
+        with self._reported("read"):
+            kept = self._connection.execute("SELECT 1 FROM revisions WHERE number = ?", (number,)).fetchone()
+            # The newest first, so that of several changes of one object the first after ``number`` is what stays.
+            rows = self._connection.execute(
+                "SELECT kind, name, before FROM changes WHERE revision > ? ORDER BY revision DESC", (number,)
+            ).fetchall()
+            now = self._documents()
+        if kept is None:
+            raise NotFound("revision not found", field="revision", cause=f"{number} is not kept")
+        then = {Name(Kind(kind), name): before for kind, name, before in rows}
+        return self._changes({name: text for name, text in then.items() if text != now.get(name)}, now)
+
+    def _documents(self) -> dict[Name, str]:
+        rows = self._connection.execute("SELECT kind, name, document FROM objects")
+        kinds = {kind.value: kind for kind in Kind}
+        return {Name(kinds[kind], name): document for kind, name, document in rows}
+
+    def _changes(self, documents: Mapping[Name, str | None], known: Mapping[Name, str]) -> Changes:
+        try:
+            return changes_of(documents, known)
+        except UnreadableError as error:
+            raise damaged(self._path, str(error)) from error
+
+    def _write(self, number: int, documents: Mapping[Name, str | None]) -> None:
+        select = "SELECT document FROM objects WHERE kind = ? AND name = ?"
+        before = {}
+        for name in documents:
+            row = self._connection.execute(select, (name.kind.value, name.text)).fetchone()
+            before[name] = row[0] if row else None
+        self._connection.executemany(
+            "INSERT INTO changes VALUES (?, ?, ?, ?, ?)",
+            ((number, name.kind.value, name.text, before[name], after) for name, after in documents.items()),
+        )
+        self._put(documents)
+
+    def _put(self, documents: Mapping[Name, str | None]) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?)",
+            ((name.kind.value, name.text, text) for name, text in documents.items() if text is not None),
+        )
+        self._connection.executemany(
+            "DELETE FROM objects WHERE kind = ? AND name = ?",
+            ((name.kind.value, name.text) for name, text in documents.items() if text is None),
+        )
+
+    def _prune(self) -> None:
+        """Forget the oldest revisions that are too many, or change too many objects together; never the newest."""
+        sizes = self._connection.execute("SELECT number, size FROM revisions ORDER BY number DESC").fetchall()
+        total = 0
+        for place, (number, size) in enumerate(sizes):
+            total += size
+            if place and (place >= self._retention.revisions or total > self._retention.changes):
+                self._connection.execute("DELETE FROM revisions WHERE number <= ?", (number,))
+                return
+
+    @contextmanager
+    def _durably(self, operation: str) -> Iterator[None]:
+        """Run a transaction that is on the disk when it ends, or not there at all."""
+        with self._reported(operation):
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _reported(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise store_error(operation, self._path, error) from error
