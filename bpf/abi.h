@@ -333,6 +333,8 @@ struct lox_config {
 	__u32 redirect_peer;
 	__u32 complete_checksum; /* XDP: finish partial checksums of veth peers */
 	__u32 ipv6_csum_flag;    /* bpf_l4_csum_replace knows BPF_F_IPV6 */
+	__u32 kernel_ctx;        /* TC: bpf_cast_to_kern_ctx is there */
+	__u32 pad;
 };
 
 /* Shared by the programs and the daemon while running. */

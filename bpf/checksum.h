@@ -58,4 +58,13 @@ LOX_INLINE __u16 lox_csum_apply(__u16 check, __u64 diff)
 	return ~lox_csum_fold((__u64)(__u16)~check + diff);
 }
 
+/* The transport checksum after a rewrite. */
+LOX_INLINE __u16 lox_csum_changed(__u16 check, const struct lox_change *c)
+{
+	if (c->zero_means_none && !check)
+		return 0;
+	check = lox_csum_apply(check, c->addresses + c->ports);
+	return c->zero_means_none && !check ? 0xffff : check;
+}
+
 #endif

@@ -4,6 +4,7 @@
 #define LOX_SHIM_H
 
 #include <linux/pkt_cls.h>
+#include <bpf/bpf_core_read.h>
 
 #include "checksum.h"
 #include "verdict.h"
@@ -76,8 +77,25 @@ LOX_INLINE void lox_before_rewrite(lox_ctx *ctx, const bool v6, const struct lox
 {
 }
 
+/* What the kernel knows of a packet's transport checksum (linux/skbuff.h). */
+enum lox_summed { LOX_SUM_NONE = 0, LOX_SUM_VERIFIED = 1, LOX_SUM_COMPLETE = 2, LOX_SUM_PARTIAL = 3 };
+
+/* The kernel's own record of the packet; libbpf finds the member's place when the program is loaded. */
+struct sk_buff {
+	__u8 ip_summed : 2;
+} __attribute__((preserve_access_index));
+
+extern void *bpf_cast_to_kern_ctx(void *obj) __weak __ksym;
+
+LOX_INLINE enum lox_summed lox_summed(lox_ctx *ctx)
+{
+	const struct sk_buff *skb = bpf_cast_to_kern_ctx(ctx);
+
+	return BPF_CORE_READ_BITFIELD(skb, ip_summed);
+}
+
 /* The helper knows whether the checksum is complete, partial or verified by the device. */
-LOX_INLINE int lox_fix_l4(lox_ctx *ctx, struct lox_change *c)
+LOX_INLINE int lox_fix_by_helper(lox_ctx *ctx, struct lox_change *c)
 {
 	__u64 flags = c->zero_means_none ? BPF_F_MARK_MANGLED_0 : 0;
 	__u64 pseudo = flags | BPF_F_PSEUDO_HDR;
@@ -94,6 +112,27 @@ LOX_INLINE int lox_fix_l4(lox_ctx *ctx, struct lox_change *c)
 	}
 	if (c->ports)
 		return bpf_l4_csum_replace(ctx, c->check, 0, lox_csum_wrap(c->ports), flags);
+	return 0;
+}
+
+/*
+ * Write the transport checksum at c->check after the addresses and ports have changed. The helper takes as long as all the
+ * rest of the plain path, so it is called only where the sum of the whole packet must be kept true as well, or where the
+ * program cannot see whether that is so. A partial checksum is the sum of the pseudo-header, which has no ports.
+ */
+LOX_INLINE int lox_fix_l4(lox_ctx *ctx, struct lox_change *c)
+{
+	enum lox_summed summed = cfg.kernel_ctx ? lox_summed(ctx) : LOX_SUM_COMPLETE;
+	__be16 *check = lox_data(ctx) + (c->check & 0xff);
+
+	if (summed == LOX_SUM_COMPLETE)
+		return lox_fix_by_helper(ctx, c);
+	if ((void *)(check + 1) > lox_end(ctx))
+		return -1;
+	if (summed != LOX_SUM_PARTIAL)
+		*check = lox_csum_changed(*check, c);
+	else if (c->pseudo_header)
+		*check = lox_csum_fold(*check + c->addresses);
 	return 0;
 }
 

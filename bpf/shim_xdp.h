@@ -117,11 +117,7 @@ LOX_INLINE int lox_fix_l4(lox_ctx *ctx, struct lox_change *c)
 
 	if ((void *)(check + 1) > end)
 		return -1;
-	if (c->zero_means_none && !*check)
-		return 0;
-	*check = lox_csum_apply(*check, (__u64)c->addresses + c->ports);
-	if (c->zero_means_none && !*check)
-		*check = 0xffff;
+	*check = lox_csum_changed(*check, c);
 	return 0;
 }
 

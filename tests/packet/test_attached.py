@@ -2,17 +2,25 @@
 """What BPF_PROG_TEST_RUN cannot make: frames that a device hands in."""
 
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
 
+from loxilb.kernel.bpf import loading
 from loxilb.model import L4Protocol, LinkKind
 from loxilb.model.port import IfIndex, Port
-from tests.packet.driver import Driver
-from tests.support.bpf import CLIENT, World
+from tests.packet.conftest import loaded
+from tests.packet.driver import SMALL, Driver
+from tests.packet.test_partial import partial
+from tests.support.bpf import CLIENT, SERVERS, Device, World
 from tests.support.lab import wait_for
+from tests.support.packets import SYN
 
 pytestmark = pytest.mark.must_run
+SOL_PACKET, PACKET_VNET_HDR, ALL_PROTOCOLS = 263, 15, 3
+NEEDS_CSUM = 1  # VIRTIO_NET_HDR_F_NEEDS_CSUM of linux/virtio_net.h
+FIELD = {L4Protocol.TCP: 16, L4Protocol.UDP: 6}
 
 
 @pytest.fixture
@@ -37,6 +45,42 @@ def wire(driver: Driver, near: Port) -> Iterator[socket.socket]:
         raw.bind((f"{CLIENT.name}-far", 0))
         yield raw
     driver.data_plane.detach(near.index)
+
+
+def packet_socket(device: Device) -> socket.socket:
+    """Open a socket on the far end of a device, whose frames say what is known of their checksum."""
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS))
+    raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    raw.bind((f"{device.name}-far", ALL_PROTOCOLS))
+    raw.settimeout(5)
+    return raw
+
+
+@pytest.fixture(scope="module", params=["seen", "unseen"])
+def either_driver(world: World, request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """Return a data plane that can see the kernel's record of a packet, or, as on older kernels, cannot."""
+    known = loading._knows
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "unseen":
+            patch.setattr(loading, "_knows", lambda name: name != b"bpf_cast_to_kern_ctx" and known(name))
+        with loaded(world, SMALL) as made:
+            yield made
+
+
+@pytest.mark.parametrize("protocol", [L4Protocol.TCP, L4Protocol.UDP], ids=lambda one: one.value)
+def test_a_checksum_left_to_the_device_stays_so(either_driver: Driver, near: Port, protocol: L4Protocol) -> None:
+    """As sockets behind a veth send: the field holds the sum of the pseudo-header, before and after."""
+    either_driver.data_plane.attach(near)
+    data = {"payload": b"odd"} | ({"flags": SYN} if protocol is L4Protocol.TCP else {})
+    for version, start in ((4, 34), (6, 54)):
+        path = either_driver.path(either_driver.service(version, protocol))
+        header = struct.pack("=BBHHHH", NEEDS_CSUM, 0, 0, 0, start, FIELD[protocol])
+        becomes = partial(path.requested(**data))
+        with packet_socket(CLIENT) as client, packet_socket(SERVERS[0]) as server:
+            client.send(header + partial(path.request(**data)))
+            arrived = next(frame for frame in iter(lambda: server.recv(2048), b"") if frame.endswith(b"odd"))
+        assert (arrived[0] & NEEDS_CSUM, arrived[len(header) :]) == (NEEDS_CSUM, becomes)
+    either_driver.data_plane.detach(near.index)
 
 
 def test_a_device_that_was_given_up_can_be_taken_again_at_once(driver: Driver, near: Port) -> None:

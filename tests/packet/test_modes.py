@@ -102,7 +102,11 @@ def test_when_every_port_is_taken_the_packet_is_dropped(own_driver: Driver) -> N
     """One source, one endpoint, and a flow on each port that could be given."""
     hook = Hook.XDP
     service = own_driver.service(
-        4, L4Protocol.UDP, mode=Mode.FULLNAT, endpoints=[Endpoint(address=SERVERS[0].gateway(4), port=TARGET)]
+        4,
+        L4Protocol.UDP,
+        mode=Mode.FULLNAT,
+        inactive_timeout=86_400,
+        endpoints=[Endpoint(address=SERVERS[0].gateway(4), port=TARGET)],
     )
     client = own_driver.client(4)
     for port in range(FIRST_PORT, 65_536):

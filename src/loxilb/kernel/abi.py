@@ -323,6 +323,8 @@ class Config(ctypes.Structure):
         ("redirect_peer", ctypes.c_uint32),
         ("complete_checksum", ctypes.c_uint32),
         ("ipv6_csum_flag", ctypes.c_uint32),
+        ("kernel_ctx", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
     )
 
 

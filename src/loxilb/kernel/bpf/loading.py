@@ -41,16 +41,20 @@ def make_config(settings: DataPlaneSettings) -> abi.Config:
         ring=-(-settings.ring // abi.RING_LINE) * abi.RING_LINE,
         redirect_peer=int(settings.redirect_peer),
         complete_checksum=int(settings.xdp is XdpPolicy.ON),
-        ipv6_csum_flag=int(_has_ipv6_csum_flag()),
+        ipv6_csum_flag=int(_knows(b"BPF_F_IPV6")),
+        kernel_ctx=int(_knows(b"bpf_cast_to_kern_ctx")),
     )
     config.secret[:] = (secrets.randbits(64), secrets.randbits(64))
     return config
 
 
-def _has_ipv6_csum_flag() -> bool:
-    """Tell whether bpf_l4_csum_replace knows BPF_F_IPV6: a type the kernel's BTF got with it (6.16)."""
+def _knows(name: bytes) -> bool:
+    """Tell whether the kernel has this function or constant, which is then in its type information.
+
+    BPF_F_IPV6 of bpf_l4_csum_replace came with 6.16, bpf_cast_to_kern_ctx with 6.2.
+    """
     try:
-        return b"BPF_F_IPV6" in Path("/sys/kernel/btf/vmlinux").read_bytes()
+        return b"\0" + name + b"\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
     except OSError:
         return False
 
