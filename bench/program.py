@@ -153,13 +153,10 @@ def _cases(bed: Bed) -> tuple[Case, ...]:
     )
 
 
-def _samples(harness: Harness, hook: str, case: Case, effort: Effort) -> Iterator[float]:
-    packets = _FRESH if case.opens else effort.packets
+def _sample(harness: Harness, hook: str, case: Case, effort: Effort) -> float:
     if case.opens and not case.fresh:
         harness.fill(case, _FILL)
-    harness.sample(hook, case, packets)  # warms caches
-    for _ in range(effort.samples):
-        yield harness.sample(hook, case, packets)
+    return harness.sample(hook, case, _FRESH if case.opens else effort.packets)
 
 
 def _measure(bed: Bed, programs: BpfObject, effort: Effort, say: Callable[[str], None]) -> Iterator[Figure]:
@@ -169,8 +166,11 @@ def _measure(bed: Bed, programs: BpfObject, effort: Effort, say: Callable[[str],
             harness.establish(case.frame, case.flows)
     for hook in HOOKS:
         say(f"program cost, {hook}")
-        for case in cases:
-            samples = tuple(_samples(harness, hook, case, effort))
+        for case in cases:  # warms caches
+            _sample(harness, hook, case, effort)
+        # The cases take turns, so that a busy minute of the machine falls on all of them.
+        rounds = [[_sample(harness, hook, case, effort) for case in cases] for _ in range(effort.samples)]
+        for case, samples in zip(cases, zip(*rounds, strict=True), strict=True):
             label = f"{hook.upper()} {case.label}"
             yield Figure(key=f"program.{hook}.{case.key}", label=label, unit="ns", samples=samples)
 
