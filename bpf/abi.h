@@ -101,6 +101,7 @@ enum lox_reason {
 	LOX_ANSWER_UNREACHABLE,
 	LOX_ANSWER_TOO_BIG,
 	LOX_ANSWER_EXPIRED,
+	LOX_FORWARD_SOCKET, /* no packet: a socket of this host was directed at an endpoint */
 	LOX_FORWARD_LAST = 31,
 	LOX_DROP_TTL = 32,
 	LOX_DROP_NO_ENDPOINT,
@@ -239,7 +240,7 @@ struct lox_rule_state {
 /* Mutable state of an endpoint: its live flows, counted for least connections. */
 struct lox_endpoint_state {
 	__u32 active;
-	__u32 pad;
+	__u32 epoch; /* counts the endpoints that have had this slot: a socket is taken off the count it was added to */
 };
 
 /* Which endpoint a client of a rule was given, and when it last opened a flow. */
@@ -252,6 +253,50 @@ struct lox_client {
 struct lox_affinity {
 	__u32 endpoint;
 	__u32 last;
+};
+
+/*
+ * Kept with a socket of this host that asked for a service (socket storage). While it is connected: which service it
+ * asked for and which endpoint it got. `endpoint` is 0 otherwise; a socket that only sends has its peers in lox_errand.
+ */
+struct lox_local {
+	union lox_addr service;
+	union lox_addr addr; /* of the endpoint */
+	__be16 service_port;
+	__be16 port;
+	__u32 rule;
+	__u32 endpoint;
+	__u32 epoch; /* of lox_endpoint_state */
+	__u32 family; /* 4 or 6, of the addresses */
+	__u32 pad;
+};
+
+/* Which endpoint a connected socket has, by the socket's cookie: what the daemon looks through when an endpoint goes. */
+struct lox_connected {
+	__u32 rule;
+	__u32 endpoint;
+};
+
+/* A peer of a datagram socket that is not connected: the service it sends to, or the endpoint that answers. */
+struct lox_errand_key {
+	union lox_addr addr;
+	__u64 cookie; /* of the socket */
+	__be16 port;
+	__u8 family;
+	__u8 reply; /* 1: the address is the endpoint's */
+	__u32 pad;
+};
+
+/* The other one of the two. */
+struct lox_errand {
+	union lox_addr addr;
+	__u32 listener; /* rule of the service that was asked for */
+	__u32 rule;     /* the endpoint's: another one where an endpoint is itself a service */
+	__u32 endpoint;
+	__u32 last;
+	__be16 port;
+	__u16 pad;
+	__u32 pad2;
 };
 
 /* Longest prefix match over a rule's allowed sources: `prefix` counts the bits of rule and address. */
@@ -334,7 +379,8 @@ struct lox_config {
 	__u32 complete_checksum; /* XDP: finish partial checksums of veth peers */
 	__u32 ipv6_csum_flag;    /* bpf_l4_csum_replace knows BPF_F_IPV6 */
 	__u32 kernel_ctx;        /* TC: bpf_cast_to_kern_ctx is there */
-	__u32 pad;
+	__u32 set_retval;        /* the kernel has bpf_set_retval() */
+	__u64 netns;             /* cookie of the network namespace; 0: the kernel has none */
 };
 
 /* Shared by the programs and the daemon while running. */

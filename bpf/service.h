@@ -63,25 +63,33 @@ LOX_INLINE bool lox_maybe_served(const bool v6, const union lox_addr *addr)
 	return bits && *bits >> (bit & 63) & 1;
 }
 
-/* Rule of the service this packet is addressed to; 0 when there is none. */
-LOX_INLINE __u32 lox_listener(const bool v6, const struct lox_packet *p)
+/* Rule of the service at the destination of `t`, port `port`; 0 when there is none. */
+LOX_INLINE __u32 lox_service_at(const bool v6, const struct lox_tuple *t, __be16 port)
 {
-	bool echo = p->tuple.proto == IPPROTO_ICMP || p->tuple.proto == IPPROTO_ICMPV6;
-	__be16 port = echo ? 0 : p->tuple.dport;
 	__u32 *rule;
 
-	if ((echo && p->echo_reply) || !lox_maybe_served(v6, &p->tuple.daddr))
+	if (!lox_maybe_served(v6, &t->daddr))
 		return 0;
 	if (v6) {
-		struct lox_listener6 key = { .addr = p->tuple.daddr, .port = port, .proto = p->tuple.proto };
+		struct lox_listener6 key = { .addr = t->daddr, .port = port, .proto = t->proto };
 
 		rule = bpf_map_lookup_elem(&listeners6, &key);
 	} else {
-		struct lox_listener4 key = { .addr = p->tuple.daddr.v4, .port = port, .proto = p->tuple.proto };
+		struct lox_listener4 key = { .addr = t->daddr.v4, .port = port, .proto = t->proto };
 
 		rule = bpf_map_lookup_elem(&listeners4, &key);
 	}
 	return rule ? *rule : 0;
+}
+
+/* Rule of the service this packet is addressed to; 0 when there is none. */
+LOX_INLINE __u32 lox_listener(const bool v6, const struct lox_packet *p)
+{
+	bool echo = p->tuple.proto == IPPROTO_ICMP || p->tuple.proto == IPPROTO_ICMPV6;
+
+	if (echo && p->echo_reply)
+		return 0;
+	return lox_service_at(v6, &p->tuple, echo ? 0 : p->tuple.dport);
 }
 
 /* Position in a slice of `length` for a new flow. */
@@ -209,19 +217,26 @@ LOX_INLINE bool lox_allowed(const bool v6, const struct lox_rule *rule, __u32 ru
 	return bpf_map_lookup_elem(&sources, &key);
 }
 
-/* Choose an endpoint for the packet in hand. Returns its id, or the negative reason to drop. */
-LOX_INLINE int lox_choose(const bool v6, __u32 rule_id)
+/* Choose an endpoint for a new flow. Returns its id, or the negative reason to refuse it. */
+LOX_INLINE int lox_choose_for(const bool v6, __u32 rule_id, const struct lox_tuple *t)
 {
 	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
-	struct lox_work *w = lox_work();
 	__u32 id;
 
-	if (!rule || !w || !rule->live)
+	if (!rule || !rule->live)
 		return -LOX_DROP_NO_ENDPOINT;
-	if (!lox_allowed(v6, rule, rule_id, &w->p.tuple))
+	if (!lox_allowed(v6, rule, rule_id, t))
 		return -LOX_DROP_SOURCE;
-	id = lox_select(v6, rule, rule_id, &w->p.tuple);
+	id = lox_select(v6, rule, rule_id, t);
 	return lox_live_endpoint(id, rule_id) ? (int)id : -LOX_DROP_NO_ENDPOINT;
+}
+
+/* The same for the packet in hand. */
+LOX_INLINE int lox_choose(const bool v6, __u32 rule_id)
+{
+	struct lox_work *w = lox_work();
+
+	return w ? lox_choose_for(v6, rule_id, &w->p.tuple) : -LOX_DROP_NO_ENDPOINT;
 }
 
 __noinline int lox_choose4(__u32 rule_id)

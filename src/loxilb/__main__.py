@@ -52,7 +52,6 @@ _MISSING = (
     _Missing(("--k8s-api",), "none"),
     _Missing(("--ipvs-compat",)),
     _Missing(("--fallback",)),
-    _Missing(("--localsockpolicy",)),
     _Missing(("--sockmapsupport",)),
     _Missing(("--cloud",), "on-prem"),
     _Missing(("--cloudcidrblock",), ""),
@@ -146,6 +145,7 @@ def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.d
     show_default=True,
     help="Port of the API; 0 takes a free one.",
 )
+@click.option("--localsockpolicy", is_flag=True, help="Serve the processes of this host too, by their sockets.")
 @click.option("-a", "--api", "no_api", is_flag=True, help="Do not serve the API.")
 @click.option("-n", "--nonlp", is_flag=True, help="Do not follow links and routes after the start.")
 @click.option("--whitelist", metavar="REGEX", default="none", help="Work on interfaces that match, only.")
@@ -196,7 +196,12 @@ def _settings(options: dict[str, Any]) -> Settings:
     sizes = {name: options[name] for name in ("flows4", "flows6", "rules", "endpoints", "ring", "listeners")}
     return Settings(
         netns=options["netns"],
-        data_plane=DataPlaneSettings(bpffs=options["bpffs"], xdp=XdpPolicy(options["xdp"]), **sizes),
+        data_plane=DataPlaneSettings(
+            bpffs=options["bpffs"],
+            xdp=XdpPolicy(options["xdp"]),
+            local_sockets=options["localsockpolicy"],
+            **sizes,
+        ),
         interfaces=InterfaceFilter.of(whitelist=options["whitelist"], blacklist=options["blacklist"]),
         follow_network=not options["nonlp"],
         api=not options["no_api"],

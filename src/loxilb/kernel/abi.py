@@ -54,6 +54,7 @@ class Reason(IntEnum):
     ANSWER_UNREACHABLE = 24
     ANSWER_TOO_BIG = 25
     ANSWER_EXPIRED = 26
+    FORWARD_SOCKET = 27
     DROP_TTL = 32
     DROP_NO_ENDPOINT = 33
     DROP_NO_SOURCE = 34
@@ -211,7 +212,57 @@ class RuleState(ctypes.Structure):
 class EndpointState(ctypes.Structure):
     """``struct lox_endpoint_state``."""
 
-    _fields_ = (("active", ctypes.c_uint32), ("pad", ctypes.c_uint32))
+    _fields_ = (("active", ctypes.c_uint32), ("epoch", ctypes.c_uint32))
+
+
+class Local(ctypes.Structure):
+    """``struct lox_local``."""
+
+    _fields_ = (
+        ("service", _Address),
+        ("addr", _Address),
+        ("service_port", _Port),
+        ("port", _Port),
+        ("rule", ctypes.c_uint32),
+        ("endpoint", ctypes.c_uint32),
+        ("epoch", ctypes.c_uint32),
+        ("family", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class Connected(ctypes.Structure):
+    """``struct lox_connected``."""
+
+    _fields_ = (("rule", ctypes.c_uint32), ("endpoint", ctypes.c_uint32))
+
+
+class ErrandKey(ctypes.Structure):
+    """``struct lox_errand_key``."""
+
+    _fields_ = (
+        ("addr", _Address),
+        ("cookie", ctypes.c_uint64),
+        ("port", _Port),
+        ("family", ctypes.c_uint8),
+        ("reply", ctypes.c_uint8),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class Errand(ctypes.Structure):
+    """``struct lox_errand``."""
+
+    _fields_ = (
+        ("addr", _Address),
+        ("listener", ctypes.c_uint32),
+        ("rule", ctypes.c_uint32),
+        ("endpoint", ctypes.c_uint32),
+        ("last", ctypes.c_uint32),
+        ("port", _Port),
+        ("pad", ctypes.c_uint16),
+        ("pad2", ctypes.c_uint32),
+    )
 
 
 class Client(ctypes.Structure):
@@ -324,7 +375,8 @@ class Config(ctypes.Structure):
         ("complete_checksum", ctypes.c_uint32),
         ("ipv6_csum_flag", ctypes.c_uint32),
         ("kernel_ctx", ctypes.c_uint32),
-        ("pad", ctypes.c_uint32),
+        ("set_retval", ctypes.c_uint32),
+        ("netns", ctypes.c_uint64),
     )
 
 

@@ -51,9 +51,9 @@ def identity() -> str:
     It is the namespace cookie of the kernel (``c7``); before Linux 5.14, which has none, the inode
     (``i4026531840``).
     """
-    cookie = _cookie()
-    if cookie is not None:
-        return f"c{cookie}"
+    own = cookie()
+    if own is not None:
+        return f"c{own}"
     return f"i{os.stat('/proc/thread-self/ns/net').st_ino}"  # noqa: PTH116 the link's target, not a file of ours
 
 
@@ -78,7 +78,8 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _cookie() -> int | None:
+def cookie() -> int | None:
+    """Return the kernel's number for the calling thread's namespace (SO_NETNS_COOKIE); None before Linux 5.14."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)

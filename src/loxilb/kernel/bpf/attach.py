@@ -42,7 +42,7 @@ def _link(program: int, index: int, hook: int, flags: int) -> int:
     return int(libbpf.link_create(program, index, hook, ctypes.byref(options)))
 
 
-def _renew(path: Path, program: int) -> bool:
+def renew(path: Path, program: int) -> bool:
     """Put ``program`` into the link pinned at ``path``; False when there is none or its device is gone."""
     descriptor = pins.get(path)
     if descriptor is None:
@@ -59,7 +59,7 @@ def _renew(path: Path, program: int) -> bool:
 def _attach_link(directory: pins.PinDirectory, name: str, index: int, program: int, hook: int, flags: int) -> int:
     """Return 0 or the negative errno of the attachment."""
     path = directory.link_path(name, index)
-    if _renew(path, program):
+    if renew(path, program):
         return 0
     descriptor = _link(program, index, hook, flags)
     if descriptor < 0:

@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Self
 
+import structlog
+
 from loxilb.errors import KernelError
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins
+from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sockets
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.events import FlowEvents
 from loxilb.kernel.bpf.hosts import HostIndex
@@ -39,6 +41,8 @@ from loxilb.model.image import (
     RuleId,
 )
 from loxilb.model.port import IfIndex
+
+_log = structlog.get_logger(__name__)
 
 _Undo = Callable[[], None]
 _PURGE_SECONDS = 3.0
@@ -78,6 +82,8 @@ class BpfDataPlane:
         self._hosts = HostIndex(loaded.maps["hosts"], self._served)
         self._index_hosts()
         self._write_timeouts()
+        self._dropped = False
+        self._serve_sockets()
         run_syscall(loaded.object("gc").programs["lox_age_start"])
 
     @classmethod
@@ -155,6 +161,12 @@ class BpfDataPlane:
             self._maps["links"], maps.index_key(at), convert.link_to_value(port), f"describe interface {port.name}"
         )
 
+    def _serve_sockets(self) -> None:
+        if self._settings.local_sockets:
+            sockets.attach(self._directory, self._loaded.object("sock").programs)
+        else:
+            sockets.detach(self._directory)
+
     def detach(self, index: IfIndex) -> None:
         """Give an interface up; it may be gone; raises KernelError."""
         with self._lock:
@@ -221,6 +233,7 @@ class BpfDataPlane:
                         step()
                 self._index_hosts()
                 raise
+            self._end_sockets()
 
     def _execute(self, op: Op, undo: list[_Undo]) -> None:
         match op:
@@ -229,7 +242,7 @@ class BpfDataPlane:
                     self._purge()
                 if op.fresh:
                     self._put("traffic", op.endpoint, bytes(ctypes.sizeof(abi.Traffic)), undo)
-                    self._put("endpoint_states", op.endpoint, bytes(ctypes.sizeof(abi.EndpointState)), undo)
+                    self._put("endpoint_states", op.endpoint, self._next_state(op.endpoint), undo)
                 self._put_endpoint(op.endpoint, convert.endpoint_to_value(op.entry), undo)
             case DropEndpoint():
                 self._purge()
@@ -251,6 +264,12 @@ class BpfDataPlane:
                 present = isinstance(op, PutSource)
                 self._set_source(op.rule, op.network, present=present)
                 undo.append(lambda: self._set_source(op.rule, op.network, present=not present))
+
+    def _next_state(self, index: int) -> bytes:
+        """Return the state of an endpoint new in its slot: what was counted for the one before is not taken off it."""
+        before = maps.lookup(self._maps["endpoint_states"], maps.index_key(index), ctypes.sizeof(abi.EndpointState))
+        epoch = abi.EndpointState.from_buffer_copy(before).epoch if before else 0
+        return bytes(abi.EndpointState(epoch=(epoch + 1) & 0xFFFFFFFF))
 
     def _put(self, name: str, index: int, value: bytes, undo: list[_Undo]) -> None:
         """Write an array element, remembering how to take it back."""
@@ -304,9 +323,24 @@ class BpfDataPlane:
 
     def _purge(self) -> None:
         """Let the ager end the flows of endpoints that are dropped or down within its next passes."""
+        self._dropped = True
         seconds = _PURGE_SECONDS + 2 * self._loaded.sizes["flow4"] / _SLOTS_A_SECOND
         until = (self._clock.now() + self._clock.ticks(seconds)) & 0xFFFFFFFF
         self._runtime.write(abi.Runtime.purge_until.offset, struct.pack("=I", until))
+
+    def _end_sockets(self) -> None:
+        """End what this host's processes have with endpoints that are dropped or down."""
+        dropped, self._dropped = self._dropped, False
+        if not dropped or not self._settings.local_sockets:
+            return
+        try:
+            sockets.end(self._maps["connected"], self._is_gone)
+        except KernelError as error:  # the change itself is done
+            _log.warning("sockets of dropped endpoints not ended", cause=error.cause)
+
+    def _is_gone(self, endpoint: EndpointId, rule: RuleId) -> bool:
+        entry = abi.Endpoint.from_buffer_copy(self._views["endpoints"].element(endpoint))
+        return not entry.live or entry.rule != rule
 
     # Reports.
 
@@ -361,7 +395,8 @@ class BpfDataPlane:
         """Remove programs, links and maps from the kernel."""
         for _, index, path in tuple(self._directory.links()):
             pins.remove(path)
-            attach.detach_clsact(index)
+            if index:
+                attach.detach_clsact(index)
         self.close()
         self._directory.remove()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loxilb.errors import KernelError
-from loxilb.kernel import abi
+from loxilb.kernel import abi, netns
 from loxilb.kernel.bpf import maps, pins
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
@@ -43,6 +43,8 @@ def make_config(settings: DataPlaneSettings) -> abi.Config:
         complete_checksum=int(settings.xdp is XdpPolicy.ON),
         ipv6_csum_flag=int(_knows(b"BPF_F_IPV6")),
         kernel_ctx=int(_knows(b"bpf_cast_to_kern_ctx")),
+        set_retval=int(_knows(b"bpf_set_retval")),
+        netns=netns.cookie() or 0,
     )
     config.secret[:] = (secrets.randbits(64), secrets.randbits(64))
     return config
@@ -51,7 +53,7 @@ def make_config(settings: DataPlaneSettings) -> abi.Config:
 def _knows(name: bytes) -> bool:
     """Tell whether the kernel has this function or constant, which is then in its type information.
 
-    BPF_F_IPV6 of bpf_l4_csum_replace came with 6.16, bpf_cast_to_kern_ctx with 6.2.
+    BPF_F_IPV6 of bpf_l4_csum_replace came with 6.16, bpf_set_retval with 5.18, bpf_cast_to_kern_ctx with 6.2.
     """
     try:
         return b"\0" + name + b"\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
@@ -79,6 +81,8 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
         "live_traffic": config.endpoints,
         "endpoint_states": config.endpoints,
         "affinities": settings.clients,
+        "connected": settings.sockets,
+        "errands": 2 * settings.errands,
         "sources": settings.sources,
         "icmp_peers": settings.icmp_peers,
         "fragments": settings.fragments,

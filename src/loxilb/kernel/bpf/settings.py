@@ -37,7 +37,9 @@ class DataPlaneSettings:
     ``clients`` are those that persistence remembers, ``sources`` the allowed prefixes of all services, ``fragments``
     the fragmented datagrams under way. ``timeouts`` are seconds without a packet by state; a state without one uses
     the rule's timeout. An address gets one ICMP error per ``icmp_interval`` seconds and six at once (0: no limit),
-    like the kernel's icmp_ratelimit. ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
+    like the kernel's icmp_ratelimit. ``local_sockets`` has the sockets of this host's processes served: ``sockets`` are
+    those that are connected at a time, ``errands`` the services that datagram sockets send to without connecting.
+    ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
     """
 
     bpffs: Path | None = None
@@ -58,4 +60,7 @@ class DataPlaneSettings:
     icmp_interval: float = 1.0
     links: int = 1_024
     redirect_peer: bool = True
+    local_sockets: bool = False
+    sockets: int = 65_536
+    errands: int = 4_096
     timeouts: Mapping[FlowState, float] = field(default_factory=lambda: dict(DEFAULT_TIMEOUTS))
