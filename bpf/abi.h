@@ -119,6 +119,8 @@ enum lox_reason {
 	LOX_DROP_RATE,
 	LOX_DROP_TOO_BIG,
 	LOX_DROP_MARTIAN,
+	LOX_DROP_HALF_OPEN,
+	LOX_DROP_LOOP,
 	LOX_REASONS = 56,
 };
 
@@ -228,13 +230,13 @@ struct lox_rule {
 	__u8 select;
 	__u8 live;
 	__u8 restricted; /* only the sources of lox_source_key may use it */
-	__u32 pad;
+	__u32 half_open_limit; /* half-open flows at most; 0: no limit */
 } __attribute__((aligned(8)));
 
 /* Mutable state of a rule: never written by a change of the rule. */
 struct lox_rule_state {
-	__u32 position; /* round robin: flows selected so far */
-	__u32 pad;
+	__u32 position;  /* round robin: flows selected so far */
+	__s32 half_open; /* its flows in the half-open tables */
 };
 
 /* Mutable state of an endpoint: its live flows, counted for least connections. */

@@ -80,13 +80,29 @@ LOX_INLINE bool lox_orphaned(const struct lox_cold *cold)
 	return !lox_live_endpoint(cold->endpoint, cold->rule);
 }
 
-/* End both directions of a flow if it has been idle for too long, or has no endpoint any more. True if it lives on. */
+/* May the flow's client use its rule no more? Its sources may have changed since the flow was opened. */
+LOX_INLINE bool lox_barred(const bool v6, const struct lox_flow *f, const struct lox_cold *cold)
+{
+	__u32 id = cold->rule;
+	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &id);
+	struct lox_tuple t = {};
+
+	if (!rule || !rule->restricted)
+		return false;
+	if (f->flags & LOX_FLOW_REPLY)
+		lox_reverse(v6, f, &t);
+	else
+		lox_tuple_of(v6, f, &t);
+	return !lox_allowed(v6, rule, id, &t);
+}
+
+/* End both directions of a flow if it has been idle for too long, or has no endpoint, or no right, any more. True if it lives on. */
 LOX_INLINE bool lox_age(const bool v6, const enum lox_table table, struct lox_ref *own, const struct lox_stripe *s)
 {
 	struct lox_tuple t = {};
 	struct lox_ref peer = {};
 	__u32 timeout = lox_timeout(own->flow, own->cold);
-	bool orphaned = s->purge && lox_orphaned(own->cold);
+	bool orphaned = s->purge && (lox_orphaned(own->cold) || lox_barred(v6, own->flow, own->cold));
 
 	if (!orphaned && lox_idle(own->flow, s->now) <= timeout)
 		return true;
@@ -250,13 +266,14 @@ LOX_INLINE void lox_tick(struct lox_ager *a, struct lox_runtime *rt)
 	live = lox_walk(&a->cursor[0], cfg.flow4_mask, &s, lox_visit_main4);
 	lox_publish(&rt->live4, live);
 	rt->pass += live >= 0;
-	lox_publish(&rt->live6, lox_walk(&a->cursor[1], cfg.flow6_mask, &s, lox_visit_main6));
+	if (live >= 0 && READ_ONCE(rt->overflow4))
+		bpf_for_each_map_elem(&overflow4, lox_visit_overflow4, &s, 0);
+	live = lox_walk(&a->cursor[1], cfg.flow6_mask, &s, lox_visit_main6);
+	lox_publish(&rt->live6, live);
+	if (live >= 0 && READ_ONCE(rt->overflow6))
+		bpf_for_each_map_elem(&overflow6, lox_visit_overflow6, &s, 0);
 	lox_publish(&rt->half4, lox_walk(&a->cursor[2], cfg.half4_mask, &s, lox_visit_half4));
 	lox_publish(&rt->half6, lox_walk(&a->cursor[3], cfg.half6_mask, &s, lox_visit_half6));
-	if (READ_ONCE(rt->overflow4))
-		bpf_for_each_map_elem(&overflow4, lox_visit_overflow4, &s, 0);
-	if (READ_ONCE(rt->overflow6))
-		bpf_for_each_map_elem(&overflow6, lox_visit_overflow6, &s, 0);
 }
 
 static int lox_on_timer(void *map, __u32 *key, struct lox_ager *a)

@@ -38,7 +38,7 @@ LOX_ARRAY(used6, __u64, 0);
 #define LOX_OVERFLOW(_name, _key, _value)                                                                              \
 	struct {                                                                                                       \
 		__uint(type, BPF_MAP_TYPE_HASH);                                                                       \
-		__uint(max_entries, 4096);                                                                             \
+		__uint(max_entries, 1);                                                                                \
 		__uint(map_flags, BPF_F_NO_PREALLOC);                                                                  \
 		__type(key, _key);                                                                                     \
 		__type(value, _value);                                                                                 \

@@ -2,8 +2,9 @@
 /* The ager, which the daemon starts once. */
 #include "ager.h"
 
-SEC("syscall")
-int lox_age_start(void *ctx)
+/* Of a packet type, since those for system calls may not look into the sources of a rule; the packet is nothing. */
+SEC("tc")
+int lox_age_start(struct __sk_buff *ctx)
 {
 	return lox_start_ager();
 }

@@ -13,6 +13,8 @@ LOX_ARRAY(traffic, struct lox_traffic, BPF_F_MMAPABLE);
 /* Live flows of each endpoint. */
 LOX_ARRAY(endpoint_states, struct lox_endpoint_state, BPF_F_MMAPABLE);
 
+LOX_ARRAY(rule_states, struct lox_rule_state, BPF_F_MMAPABLE);
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, LOX_LOCKS);
@@ -81,6 +83,21 @@ LOX_INLINE void lox_leave_endpoint(struct lox_flow *f, __u32 endpoint)
 {
 	if (!(f->flags & LOX_FLOW_REPLY) && !(lox_set_flags(f, LOX_FLOW_CLOSED) & LOX_FLOW_CLOSED))
 		lox_count_flow(endpoint, -1);
+}
+
+/* Count the half-open flows of a rule; returns how many there were. */
+LOX_INLINE __s32 lox_count_half_open(__u32 rule, __s32 change)
+{
+	struct lox_rule_state *state = bpf_map_lookup_elem(&rule_states, &rule);
+
+	return state ? __sync_fetch_and_add(&state->half_open, change) : 0;
+}
+
+/* A flow has left the half-open table; the direction from the client stands for both. */
+LOX_INLINE void lox_leave_half_open(const struct lox_flow *f, __u32 rule)
+{
+	if (!(f->flags & LOX_FLOW_REPLY))
+		lox_count_half_open(rule, -1);
 }
 
 /* Add the traffic of a flow that ended to its endpoint's. */
@@ -169,8 +186,10 @@ LOX_INLINE bool lox_take(const bool v6, const enum lox_table table, __u32 at, __
 		return false;
 	cold = lox_cold_of(v6, table, f, at, false);
 	if (cold) {
-		if ((word & LOX_SLOT_MASK) == LOX_SLOT_LIVE)
+		if ((word & LOX_SLOT_MASK) == LOX_SLOT_LIVE) { /* only half-open flows give way */
 			lox_retire(f, cold->endpoint);
+			lox_leave_half_open(f, cold->rule);
+		}
 		*cold = in->cold;
 	}
 	lox_fill(v6, f, in, now);
@@ -333,6 +352,8 @@ LOX_INLINE bool lox_drop(const bool v6, const struct lox_tuple *t, const struct 
 		return false;
 	if (ref->cold)
 		lox_retire(ref->flow, ref->cold->endpoint);
+	if (ref->cold && ref->table == LOX_HALF)
+		lox_leave_half_open(ref->flow, ref->cold->rule);
 	if (ref->at == LOX_NOWHERE)
 		lox_overflow_drop(v6, t);
 	return true;

@@ -150,7 +150,7 @@ LOX_INLINE int lox_direct(const bool v6, __u32 rule, struct lox_tuple *t, struct
 		t->dport = e->port;
 		choice->rule = rule;
 		choice->endpoint = id;
-		rule = lox_service_at(v6, t, t->dport);
+		rule = lox_service_at(v6, &t->daddr, t->dport, t->proto);
 		if (!rule || rule == choice->rule)
 			return 0;
 	}
@@ -200,7 +200,7 @@ LOX_INLINE int lox_connect(struct bpf_sock_addr *ctx, const bool v6, struct lox_
 	if (mine)
 		lox_leave_local(mine, bpf_get_socket_cookie(ctx));
 	lox_flow_ahead(ctx, v6, LOX_CALL_CONNECT, to, &t);
-	rule = lox_service_at(v6, &t, t.dport);
+	rule = lox_service_at(v6, &t.daddr, t.dport, t.proto);
 	if (!rule)
 		return LOX_CALL_GO;
 	reason = lox_direct(v6, rule, &t, &choice);
@@ -272,7 +272,7 @@ LOX_INLINE int lox_send_to(struct bpf_sock_addr *ctx, const bool v6, struct lox_
 	int reason;
 
 	lox_flow_ahead(ctx, v6, LOX_CALL_SEND, to, &t);
-	rule = lox_service_at(v6, &t, t.dport);
+	rule = lox_service_at(v6, &t.daddr, t.dport, t.proto);
 	lox_errand_key_of(ctx, v6, &to->addr, to->port, !rule, &key);
 	if (!rule) {
 		if (mine) /* what answers is the endpoint itself from now on */

@@ -8,6 +8,8 @@
 #include "state.h"
 #include "work.h"
 
+/* Services that may stand behind each other as endpoints. */
+#define LOX_SERVICES_BEHIND 2
 #define LOX_FIRST_PORT 1024
 #define LOX_PORTS (65536 - LOX_FIRST_PORT)
 
@@ -29,7 +31,7 @@ LOX_INLINE void lox_reply_of(const struct lox_tuple *t, const struct lox_endpoin
 	in->new_daddr = t->saddr;
 	in->new_sport = t->dport;
 	in->new_dport = t->sport;
-	in->flags = LOX_FLOW_REPLY;
+	in->flags |= LOX_FLOW_REPLY;
 }
 
 /* Turn the inserted reply direction into the forward one. */
@@ -81,7 +83,8 @@ LOX_INLINE int lox_open_reply(const bool v6, const struct lox_tuple *t, struct l
 
 /*
  * Source the endpoint sees, which the reply comes back to. In default mode it is the client's own, unless the client is
- * the endpoint, which would then answer itself: to it the service is the client. Returns 0 or the reason to drop.
+ * the endpoint, which would then answer itself, or a service on the way hides it: to the endpoint the service is the
+ * client. Returns 0 or the reason to drop.
  */
 LOX_INLINE int lox_source(const bool v6, const struct lox_tuple *t, __u32 mode, const struct lox_endpoint *endpoint,
 			  struct lox_insert *in)
@@ -90,7 +93,7 @@ LOX_INLINE int lox_source(const bool v6, const struct lox_tuple *t, __u32 mode, 
 	bool known = v6 ? source->half[0] | source->half[1] : source->v4;
 	bool itself = v6 ? lox_equal6(&t->saddr, &endpoint->addr) : t->saddr.v4 == endpoint->addr.v4;
 
-	if (mode == LOX_MODE_DEFAULT && !itself) {
+	if (mode == LOX_MODE_DEFAULT && !itself && !(in->flags & LOX_FLOW_SOURCE)) {
 		in->key.daddr = t->saddr;
 		return 0;
 	}
@@ -99,6 +102,18 @@ LOX_INLINE int lox_source(const bool v6, const struct lox_tuple *t, __u32 mode, 
 	in->key.daddr = known ? *source : t->daddr;
 	in->flags |= LOX_FLOW_SOURCE;
 	return 0;
+}
+
+/* Count one half-open flow more of a rule, unless that is one too many. */
+LOX_INLINE bool lox_admit(__u32 rule_id)
+{
+	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
+	__s32 before = lox_count_half_open(rule_id, 1);
+
+	if (!rule || !lox_crowded(rule, before))
+		return true;
+	lox_count_half_open(rule_id, -1);
+	return false;
 }
 
 /*
@@ -115,10 +130,16 @@ LOX_INLINE int lox_open_forward(const bool v6, struct lox_work *w)
 	lox_forward_of(&w->p.tuple, &w->in);
 	if (w->in.state == LOX_STATE_SYN_SENT) /* what a refusal must acknowledge */
 		w->in.sequence = lox_expected_of(&w->p);
+	if (!lox_admit(w->in.cold.rule)) {
+		lox_abandon(v6, &w->reverse, reply_at);
+		return LOX_DROP_HALF_OPEN;
+	}
 	lox_count_flow(w->in.cold.endpoint, 1); /* before it can end */
 	put = lox_put_in(v6, LOX_HALF, &w->in);
-	if (put != LOX_PUT_DONE)
+	if (put != LOX_PUT_DONE) {
 		lox_count_flow(w->in.cold.endpoint, -1);
+		lox_count_half_open(w->in.cold.rule, -1);
+	}
 	if (put == LOX_PUT_DONE && !lox_present(v6, LOX_MAIN, &w->in.key))
 		return 0;
 	if (put == LOX_PUT_DONE)
@@ -162,27 +183,62 @@ LOX_INLINE int lox_open_direct(const bool v6, struct lox_work *w)
 }
 
 /*
+ * Choose the endpoint of a new flow. One that is a service of this load balancer itself stands for an endpoint of that
+ * service, and the flow is the last service's. Fills rule and endpoint, and says whether a service on the way hides the
+ * client. Returns 0 or the reason to drop.
+ */
+LOX_INLINE int lox_settle_endpoint(const bool v6, struct lox_work *w, __u32 rule_id)
+{
+	for (int i = 0; i <= LOX_SERVICES_BEHIND; i++) {
+		struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
+		struct lox_endpoint *endpoint;
+		int id;
+
+		if (!rule || (!lox_opens(&w->p) && !lox_picks_up(&w->p, rule)))
+			return LOX_DROP_NOT_SYN;
+		id = v6 ? lox_choose6(rule_id) : lox_choose4(rule_id);
+		if (id <= 0)
+			return -id;
+		endpoint = lox_live_endpoint(id, rule_id);
+		if (!endpoint)
+			return LOX_DROP_NO_ENDPOINT;
+		w->in.cold.rule = rule_id;
+		w->in.cold.endpoint = id;
+		if (rule->mode == LOX_MODE_DSR) /* its endpoint has the service's own address */
+			return i ? LOX_DROP_LOOP : 0;
+		rule_id = lox_service_at(v6, &endpoint->addr, endpoint->port, w->p.tuple.proto);
+		if (!rule_id || rule_id == w->in.cold.rule) /* the same one: a server of this host, at its own address */
+			return 0;
+		w->in.flags |= rule->mode == LOX_MODE_DEFAULT ? 0 : LOX_FLOW_SOURCE;
+	}
+	return LOX_DROP_LOOP;
+}
+
+/*
  * Open a flow to one of the rule's endpoints. Returns 0 when it is in the half-open table (or a twin, opened by another
  * CPU at the same moment, is in either table), else the reason to drop.
  */
 LOX_INLINE int lox_open(const bool v6, __u32 rule_id)
 {
-	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
-	int id = v6 ? lox_choose6(rule_id) : lox_choose4(rule_id), reason;
-	struct lox_endpoint *endpoint;
 	struct lox_work *w = lox_work();
+	struct lox_endpoint *endpoint;
+	struct lox_rule *rule;
+	int reason;
 
-	if (id <= 0)
-		return -id;
-	endpoint = lox_live_endpoint(id, rule_id);
-	if (!w || !rule || !endpoint)
-		return LOX_DROP_NO_ENDPOINT;
+	if (!w)
+		return LOX_DROP_BUSY;
 	__builtin_memset(&w->in, 0, sizeof(w->in));
+	reason = lox_settle_endpoint(v6, w, rule_id);
+	if (reason)
+		return reason;
+	rule_id = w->in.cold.rule;
+	rule = bpf_map_lookup_elem(&rules, &rule_id);
+	endpoint = lox_live_endpoint(w->in.cold.endpoint, rule_id);
+	if (!rule || !endpoint)
+		return LOX_DROP_NO_ENDPOINT;
 	w->in.keep = LOX_NOWHERE;
 	w->in.state = lox_first_state(&w->p);
 	w->in.cold.created = lox_now();
-	w->in.cold.rule = rule_id;
-	w->in.cold.endpoint = id;
 	if (rule->mode == LOX_MODE_DSR)
 		return lox_open_direct(v6, w);
 	lox_reply_of(&w->p.tuple, endpoint, &w->in);

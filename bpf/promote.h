@@ -58,7 +58,10 @@ LOX_INLINE bool lox_move(const bool v6, struct lox_insert *in, const struct lox_
 	if (put != LOX_PUT_DONE && put != LOX_PUT_EXISTS)
 		return false;
 	lox_look_up(v6, LOX_MAIN, &in->key, &main);
-	if (!lox_kill(half, lox_now()) || !main.flow)
+	if (!lox_kill(half, lox_now()))
+		return true;
+	lox_leave_half_open(half->flow, half->cold->rule);
+	if (!main.flow)
 		return true;
 	__sync_fetch_and_add(&main.flow->packets, half->flow->packets);
 	__sync_fetch_and_add(&main.flow->bytes, half->flow->bytes);

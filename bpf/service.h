@@ -34,7 +34,6 @@ struct {
 } served SEC(".maps");
 
 LOX_ARRAY(rules, struct lox_rule, BPF_F_MMAPABLE);
-LOX_ARRAY(rule_states, struct lox_rule_state, BPF_F_MMAPABLE);
 LOX_ARRAY(endpoints, struct lox_endpoint, BPF_F_MMAPABLE);
 LOX_ARRAY(ring, struct lox_ring_line, BPF_F_MMAPABLE);
 
@@ -63,19 +62,19 @@ LOX_INLINE bool lox_maybe_served(const bool v6, const union lox_addr *addr)
 	return bits && *bits >> (bit & 63) & 1;
 }
 
-/* Rule of the service at the destination of `t`, port `port`; 0 when there is none. */
-LOX_INLINE __u32 lox_service_at(const bool v6, const struct lox_tuple *t, __be16 port)
+/* Rule of the service at an address and port (0 for ICMP echo); 0 when there is none. */
+LOX_INLINE __u32 lox_service_at(const bool v6, const union lox_addr *addr, __be16 port, __u8 proto)
 {
 	__u32 *rule;
 
-	if (!lox_maybe_served(v6, &t->daddr))
+	if (!lox_maybe_served(v6, addr))
 		return 0;
 	if (v6) {
-		struct lox_listener6 key = { .addr = t->daddr, .port = port, .proto = t->proto };
+		struct lox_listener6 key = { .addr = *addr, .port = port, .proto = proto };
 
 		rule = bpf_map_lookup_elem(&listeners6, &key);
 	} else {
-		struct lox_listener4 key = { .addr = t->daddr.v4, .port = port, .proto = t->proto };
+		struct lox_listener4 key = { .addr = addr->v4, .port = port, .proto = proto };
 
 		rule = bpf_map_lookup_elem(&listeners4, &key);
 	}
@@ -89,7 +88,7 @@ LOX_INLINE __u32 lox_listener(const bool v6, const struct lox_packet *p)
 
 	if (echo && p->echo_reply)
 		return 0;
-	return lox_service_at(v6, &p->tuple, echo ? 0 : p->tuple.dport);
+	return lox_service_at(v6, &p->tuple.daddr, echo ? 0 : p->tuple.dport, p->tuple.proto);
 }
 
 /* Position in a slice of `length` for a new flow. */
@@ -217,6 +216,12 @@ LOX_INLINE bool lox_allowed(const bool v6, const struct lox_rule *rule, __u32 ru
 	return bpf_map_lookup_elem(&sources, &key);
 }
 
+/* Has the rule as many half-open flows as it may have? The flows of a rule that had this id before may still count. */
+LOX_INLINE bool lox_crowded(const struct lox_rule *rule, __s32 half_open)
+{
+	return rule->half_open_limit && half_open >= 0 && (__u32)half_open >= rule->half_open_limit;
+}
+
 /* Choose an endpoint for a new flow. Returns its id, or the negative reason to refuse it. */
 LOX_INLINE int lox_choose_for(const bool v6, __u32 rule_id, const struct lox_tuple *t)
 {
@@ -231,12 +236,17 @@ LOX_INLINE int lox_choose_for(const bool v6, __u32 rule_id, const struct lox_tup
 	return lox_live_endpoint(id, rule_id) ? (int)id : -LOX_DROP_NO_ENDPOINT;
 }
 
-/* The same for the packet in hand. */
+/* The same for the packet in hand, whose flow will be half-open. */
 LOX_INLINE int lox_choose(const bool v6, __u32 rule_id)
 {
+	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
 	struct lox_work *w = lox_work();
 
-	return w ? lox_choose_for(v6, rule_id, &w->p.tuple) : -LOX_DROP_NO_ENDPOINT;
+	if (!w || !rule)
+		return -LOX_DROP_NO_ENDPOINT;
+	if (rule->half_open_limit && lox_crowded(rule, lox_count_half_open(rule_id, 0)))
+		return -LOX_DROP_HALF_OPEN;
+	return lox_choose_for(v6, rule_id, &w->p.tuple);
 }
 
 __noinline int lox_choose4(__u32 rule_id)

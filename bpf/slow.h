@@ -195,13 +195,10 @@ LOX_INLINE int lox_progress(const bool v6, struct lox_work *w, struct lox_ref *r
 /* Open a flow for this packet if it may. Returns 0 or the reason to drop. */
 LOX_INLINE int lox_open_for(const bool v6, struct lox_work *w, __u32 rule_id, struct lox_ref *ref)
 {
-	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &rule_id);
 	int reason;
 
 	if (v6 ? lox_martian6(&w->p.tuple.saddr) : lox_martian4(w->p.tuple.saddr.v4))
 		return LOX_DROP_MARTIAN;
-	if (!rule || (!lox_opens(&w->p) && !lox_picks_up(&w->p, rule)))
-		return LOX_DROP_NOT_SYN;
 	reason = v6 ? lox_open6(rule_id) : lox_open4(rule_id);
 	if (reason)
 		return reason;

@@ -58,6 +58,9 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     persist_timeout: Annotated[Int32, about("Seconds that sel 3 remembers an idle client; 0 is three hours")] = field(
         name="persistTimeout", default=0
     )
+    half_open_limit: Annotated[Uint32, about("Half-open flows at a time; 0 is any number")] = field(
+        name="halfOpenLimit", default=0
+    )
     block: Annotated[Uint32, about("Mark that separates otherwise equal services")] = 0
     managed: bool = False
     name: str = ""

@@ -53,6 +53,7 @@ class _Options:
     secips: list[str]
     sources: list[str]
     inatimeout: int
+    halfopen: int
     mark: int
     name: str
     host: str
@@ -88,6 +89,7 @@ class _Options:
 @list_option("--secips", "Secondary addresses (SCTP)")
 @list_option("--sources", "Prefixes that may use the service")
 @click.option("--inatimeout", type=_UINT32, default=0, help="Seconds after which an idle flow ends")
+@click.option("--halfopen", type=_UINT32, default=0, help="Half-open flows at a time; 0 is any number")
 @click.option("--mark", type=_UINT32, default=0, help="Mark that separates otherwise equal services")
 @click.option("--name", default="", help="Name of the rule")
 @click.option("--host", default="", help="Host that the rule serves")
@@ -151,6 +153,7 @@ def _entry_of(
             bgp=options.bgp,
             monitor=options.monitor,
             inactive_timeout=options.inatimeout,
+            half_open_limit=options.halfopen,
             block=options.mark,
             name=options.name,
             oper=_oper_of(options),

@@ -22,6 +22,7 @@ SERVICES = (
     service(("4ffe::1,80", "5ffe::1,80"), of=key("2001::1"), selection=Selection.HASH, mode=Mode.FULLNAT),
     service(("31.31.31.1,2020",), of=key("20.20.20.5"), selection=Selection.HASH, mode=Mode.DSR),
     service(of=key("20.20.20.6"), selection=Selection.PERSIST, persist_timeout=60, allowed_sources=ALLOWED),
+    service(of=key("20.20.20.8"), half_open_limit=100),
     service(of=key("20.20.20.7"), selection=Selection.LC, allowed_sources=ALLOWED[1:]),
     service(("4ffe::1,80",), of=key("2001::2"), allowed_sources=(ip_network("::/0"), ip_network("3ffe::1/128"))),
 )

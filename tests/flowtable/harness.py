@@ -16,7 +16,7 @@ from loxilb.kernel import abi
 from loxilb.kernel.bpf import maps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.object import BpfObject
-from loxilb.kernel.bpf.run import run, run_syscall
+from loxilb.kernel.bpf.run import run, run_once
 
 OBJECTS = Path(abi.__file__).parent / "bpf" / "objects"
 FIELDS = ("done", "put", "removed", "full", "busy", "lost", "phantom", "doubled", "torn", "unremoved")
@@ -138,5 +138,5 @@ def arena(*, slots: int, keys: int, overflow: int = 4096, timeout: int = _KEPT) 
     ):
         rule = bytes(abi.Rule(timeout=timeout, live=1))
         maps.update(collector.maps["rules"], maps.index_key(0), rule, "rule")
-        run_syscall(collector.programs["lox_age_start"])
+        run_once(collector.programs["lox_age_start"])
         yield Arena(check=check, collector=collector, slots=slots, keys=keys)

@@ -36,18 +36,11 @@ def wide_star(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Star]:
         yield star
 
 
-def mac(star: Star, name: str) -> bytes:
-    """Return the address of a device: the client's, or the load balancer's towards it."""
-    space = star.client if name == "eth0" else star.lb.namespace
-    (link,) = json.loads(space.run("ip", "-j", "link", "show", "dev", name))
-    return bytes.fromhex(link["address"].replace(":", ""))
-
-
 def datagram(star: Star, version: int, port: int) -> Packet:
     """Return a large datagram of the client to the service, with all options that IPv4 has room for."""
     return Packet(
-        dmac=mac(star, "eclient"),
-        smac=mac(star, "eth0"),
+        dmac=star.lb.namespace.mac("eclient"),
+        smac=star.client.mac("eth0"),
         source=ip_address(CLIENTS[version]),
         destination=ip_address(VIPS[version]),
         transport=Udp(sport=port, dport=2020, payload=bytes(range(250)) * (SIZE // 250)),

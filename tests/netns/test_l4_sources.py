@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from tests.support.lab import Lab
+from tests.support.lab import Lab, wait_for
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build
 from tests.support.traffic import ask_datagram, ask_on, connection
 
@@ -72,6 +72,25 @@ def test_only_allowed_sources_are_served(crowd: Star, version: int, protocol: st
 
     create(crowd, protocol, version)
     assert served(crowd, protocol, version) == {friend: True, near: True, far: True}
+
+
+@by_version
+def test_a_connection_of_a_client_that_is_barred_ends(star: Star, version: int) -> None:
+    """It was opened while everybody was allowed; the next request on it gets no answer."""
+    create(star, "tcp", version)
+
+    def barred_in_between() -> bool:
+        with connection(VIPS[version], 2020, timeout=1) as sock:
+            ask_on(sock)
+            create(star, "tcp", version, "11.0.0.0/8" if version == 4 else "11::/16")
+            wait_for(lambda: star.lb.api("GET", "/config/conntrack/all")["ctAttr"] == [], what="no flow left")
+            try:
+                ask_on(sock)
+            except OSError:
+                return True
+        return False
+
+    assert star.client.call(barred_in_between)
 
 
 def test_sources_of_one_service_are_none_of_another(crowd: Star) -> None:

@@ -14,7 +14,7 @@ from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import RunResult, run
 from loxilb.model import Counter, Endpoint, Flow, IPAddress, L4Protocol, Mode, Selection, Service, ServiceKey
-from loxilb.model.image import EndpointId
+from loxilb.model.image import EndpointId, RuleId
 from loxilb.plan import Ledger, Limits, plan
 from tests.support.bpf import CLIENT, CLIENTS4, CLIENTS6, DEVICES, SERVERS, VERDICTS, Device, Hook, Verdict, World
 from tests.support.packets import ACK, ICMP, ICMPV6, SYN, Echo, Packet, Tcp, Transport, Udp, difference, parse
@@ -161,6 +161,10 @@ class Driver:
     def endpoint_ids(self, service: Service) -> tuple[EndpointId, ...]:
         """Return the slots of a service's endpoints in rule order."""
         return self._ledger.services[service.key].ids
+
+    def rule_id(self, service: Service) -> RuleId:
+        """Return the slot of a service's rule."""
+        return self._ledger.services[service.key].rule
 
     def counters(self, service: Service) -> list[Counter]:
         """Return the traffic of each endpoint of a service, in rule order."""

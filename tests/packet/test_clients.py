@@ -13,6 +13,7 @@ from loxilb.model import Endpoint, IPAddress, L4Protocol, Mode, Selection
 from tests.packet.answers import reset
 from tests.packet.driver import PORT, Driver
 from tests.support.bpf import SERVERS, Hook
+from tests.support.lab import wait_for
 from tests.support.packets import ACK, FIN, SYN, Packet
 
 pytestmark = pytest.mark.must_run
@@ -82,7 +83,7 @@ def test_a_client_whose_endpoint_left_gets_another(driver: Driver, hook: Hook, v
 
 
 def test_only_allowed_sources_open_flows(driver: Driver, hook: Hook, version: int) -> None:
-    """The longest prefix does not matter: any that holds the client does. A flow that is there goes on."""
+    """The longest prefix does not matter: any that holds the client does."""
     allowed, other, single = (driver.client(version) for _ in range(3))
     bits = 32 if version == 4 else 128
     networks = (ip_network((allowed, bits)), ip_network((single, bits)))
@@ -95,9 +96,27 @@ def test_only_allowed_sources_open_flows(driver: Driver, hook: Hook, version: in
     driver.use(hook, opened)
     driver.put(replace(service, allowed_sources=networks[1:]))
     driver.expect(hook, driver.path(service, client=allowed).request(flags=SYN), Reason.DROP_SOURCE)
-    driver.use(hook, opened)
     driver.put(replace(service, allowed_sources=()))
     driver.use(hook, driver.open(hook, driver.path(service, endpoint=1, client=other)))
+
+
+@pytest.mark.parametrize("before", ["open", "restricted"])
+def test_a_client_that_is_allowed_no_more_loses_its_flows(
+    driver: Driver, hook: Hook, version: int, before: str
+) -> None:
+    """Half-open and established ones; those of the others go on."""
+    barred, allowed = driver.client(version), driver.client(version)
+    networks = (ip_network(barred), ip_network(allowed))
+    service = driver.service(version, allowed_sources=networks if before == "restricted" else ())
+    gone = driver.open(hook, driver.path(service, client=barred))
+    kept = driver.open(hook, driver.path(service, endpoint=1, client=allowed))
+    driver.send(hook, driver.path(service, client=barred).request(flags=SYN))
+
+    driver.put(replace(service, allowed_sources=networks[1:]))
+
+    wait_for(lambda: len(driver.flows(service)) == 2, what="the end of the barred client's flows")
+    driver.use(hook, kept)
+    driver.expect(hook, gone.request(flags=SYN), Reason.DROP_SOURCE)
 
 
 def test_prefixes_of_every_length(driver: Driver, hook: Hook, version: int) -> None:

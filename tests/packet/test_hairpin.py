@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets that turn round at the load balancer: a client that is an endpoint itself."""
+"""Packets that turn round at the load balancer: clients that are endpoints, endpoints that are services."""
 
 from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
 from loxilb.kernel.abi import Reason
-from loxilb.model import Endpoint, L4Protocol, Mode, Service
-from tests.packet.driver import TARGET, Driver, Path
+from loxilb.model import Endpoint, IPAddress, L4Protocol, Mode, Service
+from tests.packet.answers import reset
+from tests.packet.driver import PORT, TARGET, Driver, Path, without_endpoints
 from tests.support.bpf import SERVERS, Hook
 from tests.support.packets import ACK, SYN, Packet
 
@@ -76,3 +79,97 @@ def test_both_ends_of_one_server_may_use_the_same_port(driver: Driver, hook: Hoo
         driver.expect(hook, at_server(path.request()), Reason.FORWARD_NEW, path.requested())
     for path in (one, other):
         driver.expect(hook, path.reply(), Reason.FORWARD_HALF_OPEN, to_server(path.replied()))
+
+
+# Services behind services.
+
+
+def behind(driver: Driver, version: int, protocol: L4Protocol, *inner: Service, **more: Any) -> Service:
+    """Return a service whose endpoints are other services."""
+    endpoints = [Endpoint(address=one.key.address, port=one.key.port) for one in inner]
+    return driver.service(version, protocol, endpoints=endpoints, **more)
+
+
+def through(driver: Driver, outer: Service, inner: Service, source: IPAddress | None = None) -> Path:
+    """Return the path of a client by the outer service to the first endpoint of the inner one."""
+    path = driver.path(inner)
+    return replace(path, vip=outer.key.address, vip_port=outer.key.port, source=source or path.client)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: one.value)
+def test_an_endpoint_that_is_a_service_stands_for_its_endpoints(
+    driver: Driver, hook: Hook, version: int, protocol: L4Protocol
+) -> None:
+    """As if the client had asked for that service; its endpoint is counted, no other one."""
+    port = 0 if protocol is L4Protocol.ICMP else TARGET
+    inner = driver.service(version, protocol, endpoints=[Endpoint(address=ITSELF.gateway(version), port=port)])
+    outer = behind(driver, version, protocol, inner)
+    path = through(driver, outer, inner)
+
+    driver.use(hook, driver.open(hook, path))
+
+    sent = sum(flow.counter.packets for flow in driver.flows(inner))
+    assert [one.packets for one in driver.counters(inner)] == [sent] != [0]
+    assert [one.packets for one in driver.counters(outer)] == [0]
+
+
+def test_each_service_on_the_way_selects(driver: Driver, hook: Hook, version: int) -> None:
+    """The outer one between inner ones, each inner one between its endpoints."""
+    one = driver.service(version)
+    other = driver.service(version, endpoints=[Endpoint(address=SERVERS[2].gateway(version), port=TARGET)])
+    outer = behind(driver, version, L4Protocol.TCP, one, other)
+
+    syns = [driver.path(outer).request(flags=SYN) for _ in range(8)]
+
+    first, second = driver.servers(hook, syns)[::2], driver.servers(hook, syns)[1::2]
+    assert sorted([first, second]) == sorted([[0, 1, 2, 0], [2, 2, 2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("outer_mode", "inner_mode"),
+    [(Mode.FULLNAT, Mode.DEFAULT), (Mode.DEFAULT, Mode.FULLNAT), (Mode.DEFAULT, Mode.ONEARM)],
+    ids=lambda mode: mode.name.lower(),
+)
+def test_a_service_on_the_way_may_hide_the_client(
+    driver: Driver, hook: Hook, version: int, outer_mode: Mode, inner_mode: Mode
+) -> None:
+    """The endpoint sees what the last service shows it, else the address that the client asked."""
+    only = [Endpoint(address=ITSELF.gateway(version), port=TARGET)]
+    inner = driver.service(version, mode=inner_mode, endpoints=only)
+    outer = behind(driver, version, L4Protocol.TCP, inner, mode=outer_mode)
+    shown = {Mode.DEFAULT: outer.key.address, Mode.FULLNAT: inner.key.address, Mode.ONEARM: ITSELF.address(version)}
+
+    driver.use(hook, driver.open(hook, through(driver, outer, inner, shown[inner_mode])))
+
+
+def test_services_stand_three_deep_and_no_deeper(driver: Driver, hook: Hook, version: int) -> None:
+    """A longer way, and one that comes back to itself, ends in a drop of its own reason."""
+    chain = [driver.service(version, endpoints=[Endpoint(address=ITSELF.gateway(version), port=TARGET)])]
+    for _ in range(3):
+        chain.append(behind(driver, version, L4Protocol.TCP, chain[-1]))
+
+    driver.use(hook, driver.open(hook, through(driver, chain[2], chain[0])))
+    driver.expect(hook, driver.path(chain[3]).request(flags=SYN), Reason.DROP_LOOP)
+
+    driver.put(chain[0].with_endpoints((Endpoint(address=chain[1].key.address, port=PORT),)))
+    for service in chain:
+        driver.expect(hook, driver.path(service).request(flags=SYN), Reason.DROP_LOOP)
+
+
+def test_the_inner_service_decides_who_may_come_in(driver: Driver, hook: Hook, version: int) -> None:
+    """Its allowed sources and its limit hold, by whatever way a client comes."""
+    client = driver.client(version)
+    inner = driver.service(version, allowed_sources=(ip_network(client),), half_open_limit=1)
+    outer = behind(driver, version, L4Protocol.TCP, inner)
+
+    driver.expect(hook, driver.path(outer).request(flags=SYN), Reason.DROP_SOURCE)
+    driver.send(hook, driver.path(outer, client=client).request(flags=SYN))
+    driver.expect(hook, driver.path(outer, client=client).request(flags=SYN), Reason.DROP_HALF_OPEN)
+
+
+def test_a_service_without_endpoints_refuses_for_those_before_it(driver: Driver, hook: Hook, version: int) -> None:
+    """At once, and with an answer."""
+    outer = behind(driver, version, L4Protocol.TCP, without_endpoints(driver, version))
+
+    syn = driver.path(outer).request(flags=SYN)
+    driver.expect_answer(hook, syn, Reason.ANSWER_RESET, reset(syn))

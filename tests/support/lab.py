@@ -5,6 +5,7 @@ Names are ``<prefix><pid>-<random>-<role>``: a later session can tell leftovers 
 namespaces of one that still runs.
 """
 
+import json
 import os
 import re
 import secrets
@@ -72,6 +73,11 @@ class Namespace:
     def ip(self, *lines: str) -> None:
         """Run ip(8) commands here, in one batch."""
         run(["ip", "-n", self.name, "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+    def mac(self, device: str) -> bytes:
+        """Return the address of a device."""
+        (link,) = json.loads(self.run("ip", "-j", "link", "show", "dev", device))
+        return bytes.fromhex(link["address"].replace(":", ""))
 
     def sysctl(self, **values: int | str) -> None:
         """Set sysctls; ``net__ipv4__ip_forward=1`` stands for ``net.ipv4.ip_forward=1``."""

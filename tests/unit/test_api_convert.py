@@ -78,6 +78,7 @@ def _services(draw: st.DrawFn) -> Service:
         mode=mode,
         selection=selection,
         persist_timeout=draw(st.integers(0, 86_400)) if selection is Selection.PERSIST else 0,
+        half_open_limit=draw(st.sampled_from([0, 1, 1 << 24])),
         inactive_timeout=draw(st.integers(0, 86_400)),
         name=draw(_TEXT),
         private_address=draw(st.none() | family),
@@ -148,6 +149,7 @@ def test_both_numbers_of_n3_are_taken() -> None:
         ({"probetype": "tcp"}, "malformed-service-pport error"),
         ({"persistTimeout": 86_401, "sel": 3}, "service-args error"),
         ({"persistTimeout": 60}, "service-args error"),
+        ({"halfOpenLimit": (1 << 24) + 1}, "service-args error"),
     ],
 )
 def test_arguments_that_cannot_be(arguments: dict[str, object], code: str) -> None:

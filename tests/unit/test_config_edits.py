@@ -31,6 +31,7 @@ CHANGES = {
     "privateIP": service(private_address=ip_address("10.0.0.1")),
     "weight": service(("31.31.31.1,8080,2", "32.32.32.1,8080", "33.33.33.1,8080")),
     "allowedSources": service(allowed_sources=(ip_network("10.0.0.0/8"),)),
+    "halfOpenLimit": service(half_open_limit=100),
     "persistTimeout": service(selection=Selection.PERSIST, persist_timeout=60),
 }
 

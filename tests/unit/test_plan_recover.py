@@ -33,6 +33,7 @@ SERVICES = {
         inactive_timeout=240,
     ),
     "persist": service(selection=Selection.PERSIST, inactive_timeout=240),
+    "half-open limit": service(half_open_limit=100, inactive_timeout=240),
     "short persist": service(selection=Selection.PERSIST, persist_timeout=60, inactive_timeout=240),
     "lc": service(selection=Selection.LC, inactive_timeout=240),
     "dsr": service(("31.31.31.1,2020",), mode=Mode.DSR, selection=Selection.HASH, inactive_timeout=240),

@@ -71,6 +71,8 @@ class Reason(IntEnum):
     DROP_RATE = 45
     DROP_TOO_BIG = 46
     DROP_MARTIAN = 47
+    DROP_HALF_OPEN = 48
+    DROP_LOOP = 49
 
 
 REASONS = 56
@@ -199,14 +201,14 @@ class Rule(ctypes.Structure):
         ("select", ctypes.c_uint8),
         ("live", ctypes.c_uint8),
         ("restricted", ctypes.c_uint8),
-        ("pad", ctypes.c_uint32),
+        ("half_open_limit", ctypes.c_uint32),
     )
 
 
 class RuleState(ctypes.Structure):
     """``struct lox_rule_state``."""
 
-    _fields_ = (("position", ctypes.c_uint32), ("pad", ctypes.c_uint32))
+    _fields_ = (("position", ctypes.c_uint32), ("half_open", ctypes.c_int32))
 
 
 class EndpointState(ctypes.Structure):

@@ -58,7 +58,8 @@ class RuleEntry:
     """One rule; its slice of the ring is ``ring_length`` endpoint ids from ``ring_base``.
 
     ``timeout`` is in seconds. An empty slice means that no endpoint can take a flow. ``persist`` is how many seconds a
-    client is remembered (0: the selection remembers none); ``restricted`` says that only its sources may use the rule.
+    client is remembered (0: the selection remembers none); ``restricted`` says that only its sources may use the rule;
+    ``half_open_limit`` is how many half-open flows it may have (0: any number).
     """
 
     mode: Mode
@@ -68,6 +69,7 @@ class RuleEntry:
     ring_length: int
     persist: int = 0
     restricted: bool = False
+    half_open_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ L4Port = NewType("L4Port", int)
 
 MAX_TIMEOUT_S = 86_400
 MAX_WEIGHT = 65_535
+MAX_HALF_OPEN = 1 << 24
 DEFAULT_PERSISTENCE_S = 10_800
 _DEFAULT_STREAM_TIMEOUT_S = 240
 _DEFAULT_DATAGRAM_TIMEOUT_S = 20
@@ -161,7 +162,7 @@ class Service:
     ``inactive_timeout`` is in seconds (0: the protocol's default). ``private_address`` stands in for the service
     address in the data plane where a cloud translates the public one. ``persist_timeout`` is how many seconds after its
     last new flow selection persist remembers a client (0: three hours). With ``allowed_sources`` only clients of these
-    prefixes are served.
+    prefixes are served. ``half_open_limit`` is how many half-open flows there may be at a time (0: any number).
     """
 
     key: ServiceKey
@@ -170,6 +171,7 @@ class Service:
     selection: Selection = Selection.RR
     inactive_timeout: int = 0
     persist_timeout: int = 0
+    half_open_limit: int = 0
     name: str = ""
     private_address: IPAddress | None = None
     monitor: bool = False
@@ -216,6 +218,11 @@ def _check_timeouts(service: Service) -> None:
     for name, value in (("inactiveTimeOut", service.inactive_timeout), ("persistTimeout", service.persist_timeout)):
         if not 0 <= value <= MAX_TIMEOUT_S:
             raise InvalidRequest("service-args error", field=name, cause=f"{value} is not within 0 to {MAX_TIMEOUT_S}")
+    limit = service.half_open_limit
+    if not 0 <= limit <= MAX_HALF_OPEN:
+        raise InvalidRequest(
+            "service-args error", field="halfOpenLimit", cause=f"{limit} is not within 0 to {MAX_HALF_OPEN}"
+        )
     if service.persist_timeout and service.selection is not Selection.PERSIST:
         raise InvalidRequest("service-args error", field="persistTimeout", cause="only selection persist has one")
 

@@ -162,6 +162,7 @@ def _program(draft: _Draft, service: Service, before: Programmed | None) -> Prog
             ring_length=place.length,
             persist=service.persistence,
             restricted=bool(service.allowed_sources),
+            half_open_limit=service.half_open_limit,
         ),
         ring=ring,
         ids=ids,

@@ -91,6 +91,7 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
             selection=entry.selection,
             inactive_timeout=entry.timeout,
             persist_timeout=0 if entry.persist == DEFAULT_PERSISTENCE_S else entry.persist,
+            half_open_limit=entry.half_open_limit,
             allowed_sources=in_address_order(allowed),
         )
     except InvalidRequest:

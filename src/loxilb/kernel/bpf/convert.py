@@ -84,6 +84,7 @@ def rule_to_value(entry: RuleEntry, clock: JiffyClock) -> bytes:
             select=entry.selection,
             live=1,
             restricted=int(entry.restricted),
+            half_open_limit=entry.half_open_limit,
         )
     )
 
@@ -97,6 +98,7 @@ def rule_from_value(value: bytes, clock: JiffyClock) -> RuleEntry:
         timeout=round(raw.timeout / clock.rate),
         persist=round(raw.persist / clock.rate),
         restricted=bool(raw.restricted),
+        half_open_limit=raw.half_open_limit,
         ring_base=raw.ring_base,
         ring_length=raw.ring_length,
     )

@@ -19,7 +19,7 @@ from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.events import FlowEvents
 from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.maps import ArrayView
-from loxilb.kernel.bpf.run import run_syscall
+from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 from loxilb.kernel.bpf.tables import FlowTables
 from loxilb.model import Counter, Flow, FlowEvent, IPNetwork, LinkKind, Mode, Port
@@ -69,6 +69,12 @@ class BpfDataPlane:
         self._clock = JiffyClock.measure(base["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
         self._views = {name: self._view(name, layout) for name, layout in _ARRAYS.items()}
+        self._rule_states = ArrayView(
+            loaded.maps["rule_states"],
+            entries=loaded.sizes["rule_states"],
+            value_size=ctypes.sizeof(abi.RuleState),
+            writable=True,
+        )
         self._ring_slots = ArrayView(
             loaded.maps["ring"],
             entries=loaded.sizes["ring"],
@@ -84,7 +90,7 @@ class BpfDataPlane:
         self._write_timeouts()
         self._dropped = False
         self._serve_sockets()
-        run_syscall(loaded.object("gc").programs["lox_age_start"])
+        run_once(loaded.object("gc").programs["lox_age_start"])
 
     @classmethod
     def open(cls, settings: DataPlaneSettings) -> Self:
@@ -251,9 +257,7 @@ class BpfDataPlane:
                 # No rule points here yet, so there is nothing to swap at once or to take back.
                 self._ring_slots.write(op.base * 4, struct.pack(f"={len(op.endpoints)}I", *op.endpoints))
             case PutRule():
-                if op.fresh:
-                    self._put("rule_states", op.rule, bytes(ctypes.sizeof(abi.RuleState)), undo)
-                self._put("rules", op.rule, convert.rule_to_value(op.entry, self._clock), undo)
+                self._put_rule(op, undo)
             case DropRule():
                 self._put("rules", op.rule, bytes(ctypes.sizeof(abi.Rule)), undo)
             case PutListener():
@@ -278,6 +282,20 @@ class BpfDataPlane:
         maps.update(self._maps[name], key, value, f"write {name}[{index}]")
         if before is not None:
             undo.append(lambda: maps.update(self._maps[name], key, before, f"restore {name}[{index}]"))
+
+    def _put_rule(self, op: PutRule, undo: list[_Undo]) -> None:
+        if op.fresh:
+            self._restart_position(op.rule, undo)
+        if op.entry.restricted:
+            self._purge()
+        self._put("rules", op.rule, convert.rule_to_value(op.entry, self._clock), undo)
+
+    def _restart_position(self, rule: RuleId, undo: list[_Undo]) -> None:
+        """Restart a rule's round robin. Flows of a rule that had the id before still count themselves off beside it."""
+        offset = rule * self._rule_states.stride + abi.RuleState.position.offset
+        before = self._rule_states.read(offset, 4)
+        self._rule_states.write(offset, bytes(4))
+        undo.append(lambda: self._rule_states.write(offset, before))
 
     def _put_endpoint(self, index: int, value: bytes, undo: list[_Undo]) -> None:
         before = convert.endpoint_address(bytes(self._views["endpoints"].element(index)))
@@ -319,10 +337,11 @@ class BpfDataPlane:
             value = struct.pack("=I", network.version)
             maps.update(self._maps["sources"], key, value, f"allow {network}")
         else:
+            self._purge()
             maps.delete(self._maps["sources"], key, f"stop allowing {network}")
 
     def _purge(self) -> None:
-        """Let the ager end the flows of endpoints that are dropped or down within its next passes."""
+        """Let the ager end, within its next passes, the flows of dropped endpoints and barred clients."""
         self._dropped = True
         seconds = _PURGE_SECONDS + 2 * self._loaded.sizes["flow4"] / _SLOTS_A_SECOND
         until = (self._clock.now() + self._clock.ticks(seconds)) & 0xFFFFFFFF
@@ -387,7 +406,7 @@ class BpfDataPlane:
     def close(self) -> None:
         """Let go of everything and leave it in place: packets are forwarded as before."""
         self._tables.close()
-        for view in (*self._views.values(), self._ring_slots, self._served, self._runtime):
+        for view in (*self._views.values(), self._rule_states, self._ring_slots, self._served, self._runtime):
             view.close()
         self._loaded.close()
 

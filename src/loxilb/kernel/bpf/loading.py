@@ -18,6 +18,8 @@ from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 _OBJECTS = Path(__file__).parent / "objects"
 _LOAD = 2  # slots per direction: half of a table stays free, so windows rarely fill
 _DIRECTIONS = 2
+_OVERFLOW = 128  # slots for one element of the overflow map, which takes memory only for what is in it
+_LEAST_OVERFLOW = 4096
 # Maps that hold a program's own state: never shared, never pinned.
 _PRIVATE = (".rodata", ".bss", ".data")
 
@@ -63,13 +65,15 @@ def _knows(name: bytes) -> bool:
 
 def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
     """Return the number of entries of every map whose size is configured."""
-    flow4 = config.flow4_mask + 1
+    flow4, flow6 = config.flow4_mask + 1, config.flow6_mask + 1
     return {
         "flow4": flow4,
         "flow4_cold": flow4,
         "used4": flow4 // 64,
-        "flow6": config.flow6_mask + 1,
-        "used6": (config.flow6_mask + 1) // 64,
+        "flow6": flow6,
+        "used6": flow6 // 64,
+        "overflow4": max(flow4 // _OVERFLOW, _LEAST_OVERFLOW),
+        "overflow6": max(flow6 // _OVERFLOW, _LEAST_OVERFLOW),
         "half4": config.half4_mask + 1,
         "half6": config.half6_mask + 1,
         "links": config.link_mask + 1,

@@ -9,6 +9,7 @@ from loxilb.kernel.bpf.libbpf import check
 
 _OUT_SIZE = 1 << 16
 _LIVE_FRAMES = 2
+_EMPTY_FRAME = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,11 @@ def run_frames(program: int, packet: bytes, *, context: bytes, repeat: int, batc
     options.ctx_in = ctypes.addressof(given)
     options.ctx_size_in = len(context)
     check(libbpf.test_run(program, ctypes.byref(options)), "send frames through a program")
+
+
+def run_once(program: int) -> int:
+    """Run a packet program for what it does besides, on an empty frame; returns its code; raises KernelError."""
+    return ctypes.c_int32(run(program, bytes(_EMPTY_FRAME), want_packet=False).code).value
 
 
 def run_syscall(program: int, context: bytes = b"") -> tuple[int, bytes]:
