@@ -164,6 +164,7 @@ class MonitoredEndpointEntry(Wire, kw_only=True, frozen=True):
     state: Annotated[str, about("ok, nok (its probes fail) or red (out of service)")] = field(
         name="currState", default=""
     )
+    configured: Annotated[bool, about("An operator asked for it; the others are known from rules")] = False
 
 
 class MonitoredEndpointList(Wire, kw_only=True, frozen=True):

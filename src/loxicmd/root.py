@@ -89,10 +89,12 @@ root = Group(
         "delete": "loxicmd.root:delete",
         "set": "loxicmd.root:set_",
         "rollback": "loxicmd.revisions:rollback",
+        "save": "loxicmd.saving:save",
+        "apply": "loxicmd.applying:apply",
         "version": "loxicmd.settings:version",
         "completion": "loxicmd.settings:completion",
     },
-    not_built=("save", "apply"),
+    not_built=(),
     rejection=_unknown,
     help_text="Command line of the loxilb load balancer.",
 )

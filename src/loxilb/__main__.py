@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import click
+from click.core import ParameterSource
 
+from loxiapi.wire import LOG_LEVELS
 from loxilb.app import build_info, run, take_down
+from loxilb.configfile import load
 from loxilb.errors import LoxilbError, NotBuilt
 from loxilb.kernel.bpf import DataPlaneSettings, XdpPolicy
 from loxilb.logs import LogFormat
 from loxilb.services.interfaces import InterfaceFilter
 from loxilb.settings import Settings
 
+_FILE = Path("/etc/loxilb/loxilb.yaml")
+_NO_FILE = "none"
+_CHOICES = {"loglevel": LOG_LEVELS}
+_ENVIRONMENT = "LOXILB"
+_NAMED = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 _MAX_FLOWS = 1 << 24
 _MAX_RING = 1 << 26
 
@@ -56,7 +64,6 @@ _MISSING = (
     _Missing(("--cloud",), "on-prem"),
     _Missing(("--cloudcidrblock",), ""),
     _Missing(("--cloudinstance",), ""),
-    _Missing(("--config-path",), "/etc/loxilb/"),
     _Missing(("--proxyonlymode",)),
     _Missing(("--clusterinterface",), ""),
     _Missing(("--userservice",)),
@@ -113,8 +120,38 @@ def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.d
     )
 
 
-@click.group(invoke_without_command=True, context_settings={"max_content_width": 110})
-@click.option("-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
+def _read_file(context: click.Context, _parameter: click.Parameter, given: str | None) -> None:
+    """Take the settings of the file as defaults; that of the usual place need not be there."""
+    if given is None and not _FILE.exists():
+        return
+    if given != _NO_FILE:
+        context.default_map = {**load(Path(given or _FILE), context, _CHOICES)}
+
+
+def _check_expression(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    InterfaceFilter.of(**{"whitelist": "", "blacklist": "", str(parameter.name): value})
+    return value
+
+
+@click.group(
+    invoke_without_command=True, context_settings={"max_content_width": 110, "auto_envvar_prefix": _ENVIRONMENT}
+)
+@click.option(
+    *("-v", "--version"),
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_print_version,
+)
+@click.option(
+    "--config",
+    metavar="FILE|none",
+    is_eager=True,
+    expose_value=False,
+    callback=_read_file,
+    help=f"Settings in YAML, named as the flags; without it, {_FILE} where that is there.",
+)
 @click.option("--netns", metavar="NAME|PATH", help="Network namespace to work in; without it, the caller's.")
 @click.option("--bpffs", metavar="DIR", type=Path, help="BPF file system; without it, found or mounted.")
 @click.option(
@@ -136,10 +173,20 @@ def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.d
     default="",
     help="Where the configuration is kept; without it, below /var/lib/loxilb, by namespace.",
 )
-@click.option("--host", envvar="HOST", default="0.0.0.0", show_default=True, help="Address of the API.")
+@click.option(
+    "--config-path",
+    metavar="DIR",
+    type=Path,
+    default=Path("/etc/loxilb/"),
+    show_default=True,
+    help="Files of loxicmd save, imported when nothing is configured and nothing was.",
+)
+@click.option(
+    "--host", envvar=["LOXILB_HOST", "HOST"], default="0.0.0.0", show_default=True, help="Address of the API."
+)
 @click.option(
     "--port",
-    envvar="PORT",
+    envvar=["LOXILB_PORT", "PORT"],
     type=click.IntRange(0, 65535),
     default=11111,
     show_default=True,
@@ -148,8 +195,16 @@ def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.d
 @click.option("--localsockpolicy", is_flag=True, help="Serve the processes of this host too, by their sockets.")
 @click.option("-a", "--api", "no_api", is_flag=True, help="Do not serve the API.")
 @click.option("-n", "--nonlp", is_flag=True, help="Do not follow links and routes after the start.")
-@click.option("--whitelist", metavar="REGEX", default="none", help="Work on interfaces that match, only.")
-@click.option("--blacklist", metavar="REGEX", default="none", help="Leave out interfaces that match.")
+@click.option(
+    "--whitelist",
+    metavar="REGEX",
+    default="none",
+    callback=_check_expression,
+    help="Work on interfaces that match, only.",
+)
+@click.option(
+    "--blacklist", metavar="REGEX", default="none", callback=_check_expression, help="Leave out interfaces that match."
+)
 @click.option(
     "--loglevel",
     default="debug",
@@ -168,10 +223,14 @@ def command(context: click.Context, /, **options: Any) -> None:
     """Load balancer: serves the API and keeps the data plane in line with it.
 
     Stopping it leaves forwarding in place; "loxilb down" ends it. What was configured is kept on disk.
+
+    A flag counts more than its environment variable (LOXILB_ and the flag's name, such as LOXILB_LOG_FORMAT), that more
+    than the file, and that more than the default.
     """
     context.obj = options
     if context.invoked_subcommand is None:
-        run(_settings(options), click.echo)
+        asked = context.get_parameter_source("loglevel") in _NAMED
+        run(_settings(options, log_level_asked=asked), click.echo)
 
 
 @command.command()
@@ -192,7 +251,7 @@ def down(outer: dict[str, Any], netns: str | None, bpffs: Path | None, store: st
 command.params.extend(_missing_options())
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any], *, log_level_asked: bool) -> Settings:
     sizes = {name: options[name] for name in ("flows4", "flows6", "rules", "endpoints", "ring", "listeners")}
     return Settings(
         netns=options["netns"],
@@ -208,7 +267,9 @@ def _settings(options: dict[str, Any]) -> Settings:
         host=options["host"],
         port=options["port"],
         store=options["store"],
+        boot_files=options["config_path"],
         log_level=options["loglevel"],
+        log_level_asked=log_level_asked,
         log_format=LogFormat(options["log_format"]),
     )
 

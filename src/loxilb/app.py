@@ -25,6 +25,7 @@ from loxilb.model.revision import LOG_LEVEL, Changes
 from loxilb.plan import Limits
 from loxilb.ports import DataPlane, Links, Store, VipHost
 from loxilb.services.api import ApiServer, BuildInfo
+from loxilb.services.bootfiles import import_files
 from loxilb.services.config import ConfigurationService
 from loxilb.services.flowlog import FlowLog, FlowReporter
 from loxilb.services.health import HealthService, Probes
@@ -113,6 +114,8 @@ class Daemon:
             self._level_open = True
             if services:
                 _log.info("services in place", services=services)
+            if self.configuration.is_new:
+                await import_files(self._settings.boot_files, self.configuration)
             self._level.watch(self._trace_flows)
             watchers.append(asyncio.create_task(self._flow_log.run()))
             if self._settings.follow_network:

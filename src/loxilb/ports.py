@@ -168,10 +168,10 @@ class ChangeWatcher(Protocol):
 
 
 class Journal(Protocol):
-    """Makes a write durable that changes no service."""
+    """Carries out writes of any kind."""
 
     async def keep(self, changes: Changes, *, author: Author) -> None:
-        """Keep ``changes`` and tell every ``ChangeWatcher``; raises StoreError, and nothing has changed then."""
+        """Make ``changes`` durable and carry them out as one write; on an error nothing has changed."""
 
 
 class EndpointHealth(Protocol):

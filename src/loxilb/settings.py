@@ -14,8 +14,9 @@ class Settings:
     """Everything a daemon is started with.
 
     ``netns`` is a name or path, None the caller's namespace. ``certificates`` is the directory of the files that probes
-    over TLS use. ``store`` is a file, "none" or "" for the usual place. ``log_level_asked`` says that this start names
-    the level, which then counts more than the one set through the API before.
+    over TLS use. ``store`` is a file, "none" or "" for the usual place; ``boot_files`` is the directory of the
+    original's saved files, imported when there is nothing yet. ``log_level_asked`` says that this start names the
+    level, which then counts more than the one set through the API before.
     """
 
     netns: str | None = None
@@ -26,6 +27,7 @@ class Settings:
     host: str = "0.0.0.0"
     port: int = 11111
     store: str = ""
+    boot_files: Path = Path("/etc/loxilb")
     log_level: str = "debug"
     log_level_asked: bool = False
     certificates: Path = Path("/opt/loxilb/cert")

@@ -26,7 +26,7 @@ from tests.support.traffic import Answer, ask, ask_datagram
 PORT = 8080
 SERVERS4 = ("31.31.31.1", "32.32.32.1", "33.33.33.1")
 SERVERS6 = ("4ffe::1", "5ffe::1", "6ffe::1")
-_READY_S = 20.0
+_READY_S = 60.0
 
 
 class LoadBalancer:
@@ -45,7 +45,8 @@ class LoadBalancer:
     def start(self, *flags: str) -> None:
         """Start the daemon and wait until it serves."""
         self._touched = True  # before there is a process: an interrupt may come while there is one
-        self._daemon = self._lab.process(self.namespace, BIN / "loxilb", "--store", self.store, *flags)
+        own = ("--config", "none", "--store", self.store)
+        self._daemon = self._lab.process(self.namespace, BIN / "loxilb", *own, *flags)
         self.ready_line = self._daemon.wait_line(r"ready in", deadline=_READY_S)
 
     def stop(self) -> int:

@@ -82,7 +82,7 @@ def test_server_that_does_not_answer(cli: Cli) -> None:
         (["delete", "x", "y"], ['Error: unknown command "[x y]"for "loxicmd" ']),
         (["set"], ['Error: unknown command "[]"for "loxicmd" ']),
         (["foo"], ['Error: unknown command "foo" for "loxicmd"', "Run 'loxicmd --help' for usage."]),
-        (["save"], ['Error: unknown command "save" for "loxicmd"', "", "save is not built yet"]),
+        (["save"], ["Error: Provide valid options", "Usage: loxicmd save "]),
         (["get", "fw"], ['Error: unknown command "[fw]"for "loxicmd" ', "", "fw is not built yet"]),
         (["create", "vlan-member"], ["", "", "vlan-member is not built yet"]),
         (["set", "login"], ["", "", "login is not built yet"]),

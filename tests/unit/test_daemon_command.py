@@ -43,6 +43,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     settings: list[Settings] = []
     for name in ("HOST", "PORT", "TLS", "CPUPROF"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli, "_FILE", Path("/nonexistent"))
     monkeypatch.setattr(cli, "run", lambda one, _ready: settings.append(one))
     return settings
 

@@ -2,9 +2,11 @@
 """The daemon over a kernel in memory: start, follow the network, stop."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +36,8 @@ class Stage:
     def __init__(self, **settings: Any) -> None:
         self.fake, self.network = FakeDataPlane(), FakeNetwork()
         self.network.interfaces = [port(2, "eth0")]
-        self.settings = Settings(**{"host": "127.0.0.1", "port": 0, **settings})
+        defaults = {"host": "127.0.0.1", "port": 0, "boot_files": Path("/nonexistent")}
+        self.settings = Settings(**{**defaults, **settings})
         self.lines: list[str] = []
         self.stop = asyncio.Event()
 
@@ -220,3 +223,72 @@ def test_a_second_daemon_serves_what_the_first_one_left():
     again = Stage()
     again.fake, again.network = left.fake, left.network
     asyncio.run(again.run(second))
+
+
+RULE = {
+    "serviceArguments": {"externalIP": "20.20.20.7", "port": 80, "protocol": "tcp", "name": "saved"},
+    "endpoints": [{"endpointIP": "31.31.31.1", "targetPort": 8080, "weight": 1}],
+}
+
+
+def test_boot_files_are_imported_once(tmp_path: Path) -> None:
+    (tmp_path / "lbconfig.txt").write_text(json.dumps({"lbAttr": [RULE]}))
+
+    async def shown(stage: Stage) -> list[str]:
+        return [one.service.name for one in await stage.daemon.configuration.services()]
+
+    async def first(stage: Stage) -> None:
+        assert await shown(stage) == ["saved"]
+        await stage.daemon.configuration.delete_all()
+
+    async def second(stage: Stage) -> None:
+        assert await shown(stage) == []
+
+    left = play(first, boot_files=tmp_path)
+    again = Stage(boot_files=tmp_path)
+    again.fake, again.network, again.store = left.fake, left.network, left.store
+    asyncio.run(again.run(second))
+
+
+def test_what_forwards_already_is_not_mixed_with_boot_files(tmp_path: Path) -> None:
+    (tmp_path / "lbconfig.txt").write_text(json.dumps({"lbAttr": [RULE]}))
+
+    async def first(stage: Stage) -> None:
+        await stage.daemon.configuration.put(service())
+
+    async def second(stage: Stage) -> None:
+        (found,) = await stage.daemon.configuration.services()
+        assert found.service.key == service().key
+
+    left = play(first)
+    again = Stage(boot_files=tmp_path)
+    again.fake, again.network = left.fake, left.network
+    asyncio.run(again.run(second))
+
+
+@pytest.mark.parametrize(("asked", "level"), [(False, "trace"), (True, "info")])
+def test_the_log_level_set_while_running_survives_unless_the_start_names_one(asked: bool, level: str) -> None:
+    async def first(stage: Stage) -> None:
+        await stage.daemon.configuration.set_parameter("logLevel", "trace")
+        assert stage.level.get() == "trace"
+
+    async def second(stage: Stage) -> None:
+        assert stage.level.get() == level
+        await stage.daemon.configuration.set_parameter("logLevel", "error")
+        assert stage.level.get() == "error"
+
+    left = play(first)
+    again = Stage(log_level="info", log_level_asked=asked)
+    again.level.set("info")
+    again.store = left.store
+    asyncio.run(again.run(second))
+
+
+def test_a_log_level_rolled_back_is_that_of_the_start():
+    async def scene(stage: Stage) -> None:
+        await stage.daemon.configuration.put(service())
+        await stage.daemon.configuration.set_parameter("logLevel", "trace")
+        await stage.daemon.configuration.rollback(1)
+        assert stage.level.get() == "error"
+
+    play(scene, log_level="error")

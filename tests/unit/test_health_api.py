@@ -66,6 +66,7 @@ def test_an_endpoint_is_put_twice_and_deleted(api: LiveApi) -> None:
 
     assert [reply.body for reply in (first, second, gone)] == [b'{"result":"Success"}\n'] * 3
     assert {name: value for name, value in shown.items() if name != "currState"} == {
+        "configured": True,
         "hostName": "31.31.31.1",
         "inactiveReTries": 5,
         "name": "31.31.31.1_tcp_8080",
@@ -227,7 +228,7 @@ def test_endpoints_are_shown_as_json(cli: Cli, api: LiveApi) -> None:
 
     (shown,) = json.loads(text)["Attr"]
     assert code == 0
-    assert (shown["name"], shown["probePort"], shown["minDelay"], len(shown)) == ("web", 0, "", 12)
+    assert (shown["name"], shown["probePort"], shown["minDelay"], len(shown)) == ("web", 0, "", 13)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def status_entry_of(status: EndpointStatus) -> wire.MonitoredEndpointEntry:
         min_delay=least,
         avg_delay=mean,
         max_delay=greatest,
+        configured=status.told,
         state="red" if status.state is HostState.RED else "ok" if status.up else "nok",
     )
 

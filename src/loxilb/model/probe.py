@@ -151,7 +151,7 @@ class MonitoredEndpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointStatus:
-    """An endpoint as it is known: what is checked and what came of it.
+    """An endpoint as it is known: what is checked and what came of it; ``told`` says that an operator asked for it.
 
     ``delays`` are round trip times in seconds, the least, mean and greatest of the last pings; None without an answer.
     """
@@ -162,3 +162,4 @@ class EndpointStatus:
     state: HostState
     up: bool
     delays: tuple[float, float, float] | None = None
+    told: bool = False

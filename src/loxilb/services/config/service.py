@@ -140,8 +140,9 @@ class ConfigurationService:
         await self._run(self._change, Changes(parameters={name: value}), author)
 
     async def keep(self, changes: Changes, *, author: Author) -> None:
-        """Keep ``changes`` and tell the watchers; raises StoreError, and nothing has changed then."""
-        await self._run(self._change, changes, author)
+        """Carry out ``changes`` as one write; on an error nothing has changed."""
+        services = {key: normal(service) if service else None for key, service in changes.services.items()}
+        await self._run(self._change, replace(changes, services=services), author)
 
     async def rollback(self, number: int, *, author: Author = NOBODY) -> None:
         """Make the configuration what it was after a revision, as a new one; NotFound where it is not kept."""

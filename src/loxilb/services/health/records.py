@@ -83,4 +83,5 @@ class Record:
             state=self.state,
             up=self.verdict.up,
             delays=delays,
+            told=self.told is not None,
         )
