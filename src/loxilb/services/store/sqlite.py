@@ -164,13 +164,12 @@ class SqliteStore:
 
     def _prune(self) -> None:
         """Forget the oldest revisions that are too many, or change too many objects together; never the newest."""
-        sizes = self._connection.execute("SELECT number, size FROM revisions ORDER BY number DESC").fetchall()
-        total = 0
-        for place, (number, size) in enumerate(sizes):
-            total += size
-            if place and (place >= self._retention.revisions or total > self._retention.changes):
-                self._connection.execute("DELETE FROM revisions WHERE number <= ?", (number,))
-                return
+        execute = self._connection.execute
+        count, total = execute("SELECT count(*), sum(size) FROM revisions").fetchone()
+        while count > 1 and (count > self._retention.revisions or total > self._retention.changes):
+            number, size = execute("SELECT number, size FROM revisions ORDER BY number LIMIT 1").fetchone()
+            execute("DELETE FROM revisions WHERE number = ?", (number,))
+            count, total = count - 1, total - size
 
     @contextmanager
     def _durably(self, operation: str) -> Iterator[None]:
