@@ -2,7 +2,7 @@
 """What every store does: one suite for the one on disk and the one in memory."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -30,8 +30,17 @@ FULL = service(
     persist_timeout=99,
     probe=Probe(kind="http", port=81, request="health", response="OK", period=7, retries=4),
     allowed_sources=NETWORKS,
+    security=2,
+    proxy_protocol_v2=True,
+    egress=True,
+    half_open_limit=1000,
 )
 SIX = service(("4ffe::1,80",), of=key("2001::1", 80, L4Protocol.UDP, port_max=82), inactive_timeout=20)
+PATHS = service(
+    of=key("20.20.20.3", 3, L4Protocol.SCTP, block=7, host="a.example"),
+    inactive_timeout=240,
+    secondary_addresses=(ip_address("20.20.20.4"),),
+)
 TOLD = MonitoredEndpoint(
     address=ip_address("31.31.31.1"),
     check=HealthCheck(kind=ProbeKind.HTTPS, port=443, request="a", response="b", period=3, retries=5),
@@ -75,10 +84,18 @@ def test_it_starts_empty(reopen: Reopen) -> None:
     assert reopen().revisions(10) == []
 
 
+def test_every_field_is_in_what_is_stored_here() -> None:
+    """A field that is new belongs into the services above, and into the body that the store keeps."""
+    plain = service()
+    unset = {one.name for one in fields(Service) if getattr(FULL, one.name) == getattr(plain, one.name)}
+
+    assert unset <= {"key", "secondary_addresses"}
+
+
 def test_everything_comes_back_as_it_was(reopen: Reopen) -> None:
     """Every field of every kind of object."""
     changes = Changes(
-        services={FULL.key: FULL, SIX.key: SIX},
+        services={FULL.key: FULL, SIX.key: SIX, PATHS.key: PATHS},
         endpoints={TOLD.name: TOLD},
         states=dict(RED),
         parameters={LOG_LEVEL: "trace"},
@@ -87,7 +104,7 @@ def test_everything_comes_back_as_it_was(reopen: Reopen) -> None:
     reopen().confirm(number)
 
     assert reopen().load() == Configured(
-        services={FULL.key: FULL, SIX.key: SIX},
+        services={FULL.key: FULL, SIX.key: SIX, PATHS.key: PATHS},
         endpoints={TOLD.name: TOLD},
         states=RED,
         parameters={LOG_LEVEL: "trace"},

@@ -31,8 +31,9 @@ VALUES = {
     "blacklist": "^lo",
     "loglevel": "info",
     "log-format": "json",
+    "localsockpolicy": "true",
 }
-_FLAGS = {"no-api": "--api", "nonlp": "--nonlp"}
+_FLAGS = {"no-api": "--api", "nonlp": "--nonlp", "localsockpolicy": "--localsockpolicy"}
 
 
 @pytest.fixture
