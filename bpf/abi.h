@@ -102,6 +102,7 @@ enum lox_reason {
 	LOX_ANSWER_TOO_BIG,
 	LOX_ANSWER_EXPIRED,
 	LOX_FORWARD_SOCKET, /* no packet: a socket of this host was directed at an endpoint */
+	LOX_FORWARD_LOOPBACK,
 	LOX_FORWARD_LAST = 31,
 	LOX_DROP_TTL = 32,
 	LOX_DROP_NO_ENDPOINT,

@@ -136,7 +136,7 @@ LOX_INLINE int lox_rewrite_addresses(lox_ctx *ctx, const bool v6, struct lox_wor
 
 	if (data + LOX_L3 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) > lox_end(ctx))
 		return -1;
-	if (w->way.route == LOX_ROUTE_READY)
+	if (lox_macs_of(&w->way))
 		__builtin_memcpy(data, &w->way.macs, sizeof(w->way.macs));
 	diff = v6 ? lox_write6(data + LOX_L3, &w->rw) : lox_write4(data + LOX_L3, &w->rw);
 	if (v6) /* nothing in this fragment makes up for the change */
@@ -162,12 +162,12 @@ LOX_INLINE int lox_next_fragment(lox_ctx *ctx, const bool v6, struct lox_work *w
 	if (reason)
 		return lox_leave(LOX_DROP, reason);
 	lox_account(ref->flow, w->p.bytes);
-	if (w->way.route == LOX_ROUTE_LOCAL)
+	if (lox_is_kernels(&w->way))
 		w->rw.flags |= LOX_KEEP_TTL;
 	if (lox_rewrite_addresses(ctx, v6, w))
 		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
-	if (w->way.route == LOX_ROUTE_LOCAL)
-		return lox_leave(LOX_PASS, LOX_FORWARD_LOCAL);
+	if (lox_is_kernels(&w->way))
+		return lox_hand_over(&w->way);
 	if (w->way.route == LOX_ROUTE_NEIGHBOUR)
 		return lox_leave(lox_send_unresolved(v6, &w->fib), LOX_FORWARD_RESOLVE);
 	lox_count(LOX_FORWARD_FRAGMENT);
@@ -180,13 +180,15 @@ LOX_INLINE int lox_fragment(lox_ctx *ctx, const bool v6)
 	struct lox_piece piece = {};
 	struct lox_fragment *first;
 	struct lox_ref ref;
+	__u32 least;
 	int reason;
 
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	reason = lox_read_piece(ctx, v6, w, &piece);
-	if (reason || (!piece.offset && !lox_complete_frame(ctx, &w->p))) /* too short for its ports */
-		return piece.offset ? lox_leave(LOX_PASS, reason) : lox_stray(v6, w);
+	least = piece.offset ? 1 : lox_header_length(w->p.tuple.proto); /* too short for its ports? */
+	if (reason || !lox_complete_frame(ctx, &w->p, least))
+		return reason && piece.offset ? lox_leave(LOX_PASS, reason) : lox_stray(v6, w);
 	if (!piece.offset)
 		return lox_first_fragment(ctx, v6, w, &piece);
 	first = bpf_map_lookup_elem(&fragments, &piece.key);

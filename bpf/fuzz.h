@@ -47,6 +47,7 @@ struct lox_fuzz_counts {
 	__u64 passed;
 	__u64 sent;
 	__u64 local;
+	__u64 loopback;
 	__u64 fragment;
 	__u64 error;
 	__u64 answered;
@@ -139,6 +140,8 @@ static long lox_fuzz_count_one(__u32 i, struct lox_fuzz_counts *c)
 		c->passed += *n;
 	else if (i == LOX_FORWARD_LOCAL)
 		c->local += *n;
+	else if (i == LOX_FORWARD_LOOPBACK)
+		c->loopback += *n;
 	else if (i == LOX_FORWARD_FRAGMENT)
 		c->fragment += *n;
 	else if (i == LOX_FORWARD_ICMP_ERROR)
@@ -286,7 +289,7 @@ LOX_INLINE void lox_fuzz_check_sent(struct lox_fuzz *f, __u32 verdict, const str
 	v.whole = !now->fragment && (v.v6 || !(f->before.word[10] & bpf_htons(0x1fff)));
 	v.error = v.v6 ? !v.ports && lox_is_error6(f->before.byte[54]) :
 			 !v.ports && !v.pseudo_header && lox_is_error4(f->before.byte[v.l4 * 2 & (LOX_FUZZ_BYTES - 1)]);
-	v.kept = now->local;
+	v.kept = now->local || now->loopback;
 	bpf_loop(LOX_FUZZ_WORDS, lox_fuzz_compare, &v, 0);
 	if (!lox_fuzz_same_sum(v.header))
 		lox_fuzz_note(f, LOX_FUZZ_HEADER, verdict);
@@ -379,17 +382,18 @@ __noinline int lox_fuzz_check(lox_ctx *ctx, __u32 verdict)
 	now.passed -= f->was.passed;
 	now.sent -= f->was.sent;
 	now.local -= f->was.local;
+	now.loopback -= f->was.loopback;
 	now.fragment -= f->was.fragment;
 	now.error -= f->was.error;
 	now.answered -= f->was.answered;
 	now.dropped -= f->was.dropped;
-	if (now.passed + now.sent + now.local + now.fragment + now.error + now.answered + now.dropped != 1)
+	if (now.passed + now.sent + now.local + now.loopback + now.fragment + now.error + now.answered + now.dropped != 1)
 		lox_fuzz_note(f, LOX_FUZZ_COUNTED, verdict);
 	if ((verdict == LOX_PASS) != (now.passed + now.local) || (verdict == LOX_DROP) != now.dropped)
 		lox_fuzz_note(f, LOX_FUZZ_VERDICT, verdict);
 	if (now.passed)
 		lox_fuzz_check_passed(f, verdict);
-	if (now.sent + now.local + now.fragment + now.error)
+	if (now.sent + now.local + now.loopback + now.fragment + now.error)
 		lox_fuzz_check_sent(f, verdict, &now);
 	return now.answered ? lox_fuzz_check_answer(ctx, verdict) : 0;
 }

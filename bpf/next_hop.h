@@ -18,7 +18,13 @@
 LOX_ARRAY(next_hops, struct lox_next_hop, BPF_F_MMAPABLE);
 LOX_ARRAY(links, struct lox_link, BPF_F_MMAPABLE);
 
-enum lox_route { LOX_ROUTE_READY, LOX_ROUTE_NEIGHBOUR, LOX_ROUTE_LOCAL, LOX_ROUTE_NONE };
+enum lox_route {
+	LOX_ROUTE_READY,
+	LOX_ROUTE_NEIGHBOUR,
+	LOX_ROUTE_LOCAL,    /* the kernel's affair: for this host, or to be fragmented */
+	LOX_ROUTE_LOOPBACK, /* the same for a packet from an address of ours, which the kernel takes from the loopback alone */
+	LOX_ROUTE_NONE,
+};
 
 LOX_INLINE __u32 lox_peer_of(__u32 ifindex)
 {

@@ -110,12 +110,12 @@ LOX_INLINE __u32 lox_header_length(__u32 proto)
 	return proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
 }
 
-/* Does the IP header leave room for the transport header, in a frame of this length? Padding does not (RFC 1812 5.2.2). */
-LOX_INLINE bool lox_is_whole(const struct lox_packet *p, __u32 frame)
+/* Does the IP header leave room for so much behind it, in a frame of this length? Padding does not (RFC 1812 5.2.2). */
+LOX_INLINE bool lox_is_whole(const struct lox_packet *p, __u32 least, __u32 frame)
 {
 	__u32 end = LOX_L3 + p->bytes;
 
-	return end >= p->l4 + lox_header_length(p->tuple.proto) && end <= frame;
+	return end >= p->l4 + least && end <= frame;
 }
 
 /* Which fragments a parser takes for packets. */

@@ -11,6 +11,7 @@
 #include "work.h"
 
 #define LOX_PACKET_HOST 0           /* PACKET_HOST of linux/if_packet.h */
+#define LOX_LOOPBACK 1              /* index of lo in every network namespace */
 #define LOX_CSUM_IPV6 (1ULL << 7)   /* BPF_F_IPV6, kernel 6.16: leaves CHECKSUM_COMPLETE alone */
 
 typedef struct __sk_buff lox_ctx;
@@ -53,10 +54,10 @@ LOX_INLINE bool lox_reach(lox_ctx *ctx, __u32 bytes)
 	return lox_data(ctx) + length > lox_end(ctx) && !bpf_skb_pull_data(ctx, length);
 }
 
-/* Are all bytes here that the headers tell of? What merges segments beyond 64 KB tells no length. */
-LOX_INLINE bool lox_complete_frame(lox_ctx *ctx, const struct lox_packet *p)
+/* Are all bytes here that the headers tell of, and do they tell of so many behind the IP header? What merges segments beyond 64 KB tells no length. */
+LOX_INLINE bool lox_complete_frame(lox_ctx *ctx, const struct lox_packet *p, __u32 least)
 {
-	return ctx->gso_size || lox_is_whole(p, ctx->len);
+	return ctx->gso_size || lox_is_whole(p, least, ctx->len);
 }
 
 /* Length of the packet from the IP header on, or of the segments that it will be cut into later. */
@@ -141,6 +142,12 @@ LOX_INLINE int lox_send(lox_ctx *ctx, __u32 ifindex, __u32 peer)
 	if (peer)
 		return bpf_redirect_peer(ifindex, 0);
 	return bpf_redirect(ifindex, 0);
+}
+
+/* Let the packet come in by the loopback. */
+LOX_INLINE int lox_send_up(void)
+{
+	return bpf_redirect(LOX_LOOPBACK, BPF_F_INGRESS);
 }
 
 /* Send through the kernel's neighbour table, which keeps the packet while it resolves. */

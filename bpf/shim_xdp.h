@@ -41,10 +41,10 @@ LOX_INLINE bool lox_reach(lox_ctx *ctx, __u32 bytes)
 	return false;
 }
 
-/* Are all bytes here that the headers tell of? */
-LOX_INLINE bool lox_complete_frame(lox_ctx *ctx, const struct lox_packet *p)
+/* Are all bytes here that the headers tell of, and do they tell of so many behind the IP header? */
+LOX_INLINE bool lox_complete_frame(lox_ctx *ctx, const struct lox_packet *p, __u32 least)
 {
-	return lox_is_whole(p, lox_end(ctx) - lox_data(ctx));
+	return lox_is_whole(p, least, lox_end(ctx) - lox_data(ctx));
 }
 
 /* Length of the packet from the IP header on; XDP sees none that will be cut into segments. */
@@ -126,7 +126,12 @@ LOX_INLINE int lox_send(lox_ctx *ctx, __u32 ifindex, __u32 peer)
 	return bpf_redirect(ifindex, 0);
 }
 
-/* Never reached: such packets are passed to the TC program. */
+/* Never reached, like the next one: such packets are passed to the TC program. */
+LOX_INLINE int lox_send_up(void)
+{
+	return LOX_DROP;
+}
+
 LOX_INLINE int lox_send_neigh(__u32 ifindex, struct bpf_redir_neigh *to)
 {
 	return LOX_DROP;

@@ -233,21 +233,47 @@ LOX_INLINE int lox_flow_of(const bool v6, struct lox_work *w, __u32 rule_id, str
 	return 0;
 }
 
+LOX_INLINE bool lox_is_kernels(const struct lox_way *way)
+{
+	return way->route == LOX_ROUTE_LOCAL || way->route == LOX_ROUTE_LOOPBACK;
+}
+
+/* MACs to write, if any. */
+LOX_INLINE const struct lox_macs *lox_macs_of(const struct lox_way *way)
+{
+	return way->route == LOX_ROUTE_READY || way->route == LOX_ROUTE_LOOPBACK ? &way->macs : NULL;
+}
+
+/* Give the rewritten packet to the kernel. */
+LOX_INLINE int lox_hand_over(const struct lox_way *way)
+{
+	if (way->route == LOX_ROUTE_LOOPBACK)
+		return lox_leave(lox_send_up(), LOX_FORWARD_LOOPBACK);
+	return lox_leave(LOX_PASS, LOX_FORWARD_LOCAL);
+}
+
 /* Write the packet and let it go. */
 LOX_INLINE int lox_finish(lox_ctx *ctx, const bool v6, struct lox_work *w, enum lox_reason forward)
 {
-	bool ready = w->way.route == LOX_ROUTE_READY;
-
-	if (w->way.route == LOX_ROUTE_LOCAL)
+	if (lox_is_kernels(&w->way))
 		w->rw.flags |= LOX_KEEP_TTL;
-	if (lox_rewrite(ctx, v6, &w->p, &w->rw, ready ? &w->way.macs : NULL))
+	if (lox_rewrite(ctx, v6, &w->p, &w->rw, lox_macs_of(&w->way)))
 		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
-	if (w->way.route == LOX_ROUTE_LOCAL)
-		return lox_leave(LOX_PASS, LOX_FORWARD_LOCAL);
-	if (!ready)
+	if (lox_is_kernels(&w->way))
+		return lox_hand_over(&w->way);
+	if (w->way.route == LOX_ROUTE_NEIGHBOUR)
 		return lox_leave(lox_send_unresolved(v6, &w->fib), LOX_FORWARD_RESOLVE);
 	lox_count(forward);
 	return lox_send(ctx, w->way.ifindex, w->way.peer);
+}
+
+/* Have the kernel forward the packet, which it fragments. */
+LOX_INLINE void lox_leave_to_kernel(struct lox_work *w)
+{
+	bool ours = w->rw.flags & (LOX_FLOW_REPLY | LOX_FLOW_SOURCE);
+
+	w->way.route = ours ? LOX_ROUTE_LOOPBACK : LOX_ROUTE_LOCAL;
+	__builtin_memset(&w->way.macs, 0, sizeof(w->way.macs)); /* of the loopback */
 }
 
 /*
@@ -268,7 +294,7 @@ LOX_INLINE int lox_hop_check(lox_ctx *ctx, struct lox_work *w)
 	if (w->p.df)
 		return LOX_DROP_TOO_BIG;
 	if (!direct)
-		w->way.route = LOX_ROUTE_LOCAL;
+		lox_leave_to_kernel(w);
 	return 0;
 }
 
@@ -352,7 +378,7 @@ LOX_INLINE int lox_slow_frame(lox_ctx *ctx, const bool v6)
 	reason = v6 ? lox_parse6(data, end, &w->p, w->fragments) : lox_parse4(data, end, &w->p, w->fragments);
 	if (reason)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
-	if (!lox_complete_frame(ctx, &w->p))
+	if (!lox_complete_frame(ctx, &w->p, lox_header_length(w->p.tuple.proto)))
 		return lox_leave(LOX_PASS, LOX_PASS_MALFORMED);
 	return lox_slow(ctx, v6, w, w->rule);
 }

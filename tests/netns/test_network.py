@@ -258,17 +258,17 @@ def test_forwarding_is_switched_on_and_put_back_by_a_later_process(lab: Lab) -> 
     fresh = lab.namespace("fresh")
     fresh.ip("link set lo down")
     fresh.sysctl(net__ipv4__ip_forward=0, net__ipv6__conf__all__forwarding=0)
-    names = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+    names = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.lo.accept_local")
 
     with fresh.call(Network.open) as network:
         network.enable_forwarding()
         network.enable_forwarding()
-    assert fresh.run("sysctl", "-n", *names).split() == ["1", "1"]
+    assert fresh.run("sysctl", "-n", *names).split() == ["1", "1", "1"]
     assert "LOWER_UP" in fresh.run("ip", "link", "show", "lo")
     with fresh.call(Network.open) as network:
         network.remove_all()
 
-    assert fresh.run("sysctl", "-n", *names).split() == ["0", "0"]
+    assert fresh.run("sysctl", "-n", *names).split() == ["0", "0", "0"]
     assert "LOWER_UP" not in fresh.run("ip", "link", "show", "lo")
 
 

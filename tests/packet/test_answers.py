@@ -19,7 +19,7 @@ from tests.packet.driver import PORT, SMALL, TARGET, Driver, without_endpoints
 from tests.packet.test_fragments import expect as expect_fragment
 from tests.packet.test_fragments import pieces
 from tests.support.bpf import CLIENT, SERVERS, Hook
-from tests.support.packets import ACK, SYN, IcmpError
+from tests.support.packets import ACK, SYN, IcmpError, checksum
 
 pytestmark = pytest.mark.must_run
 SETTINGS = replace(SMALL, icmp_interval=60.0)
@@ -115,6 +115,24 @@ def test_a_packet_that_may_be_fragmented_is_left_to_the_kernel(driver: Driver, h
 
         delivered = replace(leaves, dmac=there.dmac, smac=there.smac, ttl=there.ttl)
         driver.expect_answer(hook, there, Reason.FORWARD_LOCAL, delivered)
+
+
+def test_from_an_address_of_ours_the_kernel_takes_it_by_the_loopback(driver: Driver, hook: Hook) -> None:
+    """Anywhere else it would be a martian (RFC 1812 section 5.3.7); whole or in fragments."""
+    with narrow(4) as endpoint:
+        service = driver.service(4, L4Protocol.UDP, mode=Mode.FULLNAT, endpoints=[endpoint])
+        path = driver.open(hook, driver.path(service))
+        there, leaves = path.request(payload=bytes(1400)), path.requested(payload=bytes(1400))
+
+        delivered = replace(leaves, dmac=bytes(6), smac=bytes(6), ttl=there.ttl)
+        driver.expect_answer(hook, there, Reason.FORWARD_LOOPBACK, delivered)
+        for arrives, becomes in zip(pieces(there, 1352), pieces(delivered, 1352), strict=True):
+            small = len(arrives) < MTU
+            sent = leaves.dmac + leaves.smac + becomes[12:]
+            sent = sent[:22] + bytes((leaves.ttl,)) + sent[23:24] + bytes(2) + sent[26:]
+            sent = sent[:24] + checksum(sent[14:34]).to_bytes(2, "big") + sent[26:]
+            reason = Reason.FORWARD_FRAGMENT if small else Reason.FORWARD_LOOPBACK
+            expect_fragment(driver, hook, arrives, reason, sent if small else becomes)
 
 
 def test_every_fragment_that_is_too_big_is_answered_over_ipv6(addressed: Driver, hook: Hook) -> None:

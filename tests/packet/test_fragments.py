@@ -137,6 +137,18 @@ def test_padding_is_no_header_of_a_first_fragment(
     assert driver.flows(service) == []
 
 
+def test_a_fragment_that_lost_its_end_is_dropped(driver: Driver, hook: Hook, version: int) -> None:
+    """The first or a later one: it tells of more than there is. The shortest that may be goes through."""
+    path = driver.path(driver.service(version, L4Protocol.UDP))
+    there, leaves = path.request(payload=bytes(1433)), path.requested(payload=bytes(1433))
+    (first, last), (sent, becomes) = pieces(there, 1440), pieces(leaves, 1440)
+
+    expect(driver, hook, first[:-1], Reason.DROP_FRAGMENT)
+    expect(driver, hook, first, Reason.FORWARD_NEW, sent)
+    expect(driver, hook, last, Reason.FORWARD_FRAGMENT, becomes)
+    expect(driver, hook, piece(there, bytes(800), 1440, more=False)[:-1], Reason.DROP_FRAGMENT)
+
+
 def test_a_fragment_that_is_alone_is_a_packet(driver: Driver, hook: Hook) -> None:
     """A fragment header without need (RFC 6946)."""
     path = driver.path(driver.service(6, L4Protocol.UDP))

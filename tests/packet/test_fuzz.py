@@ -69,7 +69,7 @@ class Fuzz(ctypes.Structure):
         ("first_after", ctypes.c_uint8 * BYTES),
         ("before", ctypes.c_uint8 * BYTES),
         ("after", ctypes.c_uint8 * BYTES),
-        ("was", ctypes.c_uint64 * 7),
+        ("was", ctypes.c_uint64 * 8),
     )
 
 

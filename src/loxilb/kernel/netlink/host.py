@@ -12,7 +12,8 @@ from loxilb.kernel import netns
 
 _PROC = Path("/proc/sys")  # shows the namespace of the thread that opens a file
 _STATE = Path("/run/loxilb")
-_FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+# The last: packets from our own addresses that the kernel has to fragment are given to it through the loopback.
+_FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/lo/accept_local")
 _ON = "1"
 
 
@@ -29,7 +30,7 @@ class HostSwitches:
         return len(self._load())
 
     def enable_forwarding(self) -> None:
-        """Let the kernel forward IPv4 and IPv6; raises OSError.
+        """Let the kernel forward IPv4 and IPv6, also from its own addresses where only it sends; raises OSError.
 
         With IPv6 forwarding on, an interface takes router advertisements only when its ``accept_ra`` is 2.
         """
