@@ -24,7 +24,7 @@ from loxilb.kernel import abi
 from loxilb.kernel.bpf import convert, maps, pins
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model import L4Protocol
-from loxilb.model.image import Listener
+from loxilb.model.image import EndpointFlags, Listener
 
 SERVICES = 100
 _PATH = "/config/loadbalancer"
@@ -86,7 +86,7 @@ class Watch:
         base, length = struct.unpack_from("=II", self._rules.element(self._rule))
         for endpoint in struct.unpack(f"={length}I", self._ring.read(base * 4, length * 4)):
             raw = abi.Endpoint.from_buffer_copy(self._endpoints.element(endpoint))
-            if raw.live and bytes(raw.addr[:4]) == address.packed:
+            if raw.flags == EndpointFlags.LIVE and bytes(raw.addr[:4]) == address.packed:
                 return True
         return False
 

@@ -33,6 +33,9 @@
 #define LOX_QUARANTINE 2
 /* One-way packets after which a flow without replies counts as established. */
 #define LOX_ONE_WAY_PACKETS 8
+/* Share of an endpoint that is not starting slowly. */
+#define LOX_FULL_SHARE 10
+#define LOX_SHARE_SHIFT 4
 
 /* Low byte of lox_flow.word; the rest counts claims, so a reader sees that a slot changed hands. */
 enum lox_slot {
@@ -309,12 +312,19 @@ struct lox_source_key {
 	union lox_addr addr;
 };
 
+enum lox_endpoint_flags {
+	LOX_ENDPOINT_LIVE = 1,	   /* its flows go on */
+	LOX_ENDPOINT_DRAINING = 2, /* it takes no new flow */
+	LOX_ENDPOINT_REMOVED = 4,  /* none of its rule's endpoints any more; kept for its flows */
+	LOX_ENDPOINT_TIMED = 8,	   /* ... for a time */
+};
+
 struct lox_endpoint {
 	union lox_addr addr;
 	union lox_addr source; /* what the endpoint sees as the source in the modes that rewrite it; 0: unknown */
 	__u32 rule;
 	__be16 port;
-	__u8 live;
+	__u8 flags; /* from LOX_SHARE_SHIFT on its share of LOX_FULL_SHARE; 0 is the full one */
 	__u8 family; /* 4 or 6 */
 };
 

@@ -116,34 +116,47 @@ LOX_INLINE struct lox_endpoint *lox_live_endpoint(__u32 id, __u32 rule_id)
 {
 	struct lox_endpoint *e = bpf_map_lookup_elem(&endpoints, &id);
 
-	return e && e->live && e->rule == rule_id ? e : NULL;
+	return e && e->flags & LOX_ENDPOINT_LIVE && e->rule == rule_id ? e : NULL;
+}
+
+/* May this endpoint be given a new flow? */
+LOX_INLINE bool lox_takes_flows(__u32 id, __u32 rule_id)
+{
+	struct lox_endpoint *e = lox_live_endpoint(id, rule_id);
+
+	return e && !(e->flags & LOX_ENDPOINT_DRAINING);
 }
 
 struct lox_least {
 	__u32 base;
 	__u32 at;
 	__u32 active;
+	__u32 share;
 };
 
 static long lox_least_step(__u32 i, struct lox_least *least)
 {
 	__u32 id = lox_ring_at(least->base + i);
 	struct lox_endpoint_state *state = bpf_map_lookup_elem(&endpoint_states, &id);
-	__u32 active = state ? READ_ONCE(state->active) : ~0U;
+	struct lox_endpoint *e = bpf_map_lookup_elem(&endpoints, &id);
+	__u32 active = state ? READ_ONCE(state->active) : ~0U, share = e ? e->flags >> LOX_SHARE_SHIFT : 0;
 
 	if (state && (__s32)active < 0) /* a flow that closed while it moved to the large table may count twice */
 		active = 0;
-	if (active < least->active) {
+	share = share ?: LOX_FULL_SHARE;
+	/* With one more flow, which has the fewer for its share? */
+	if (((__u64)active + 1) * least->share < ((__u64)least->active + 1) * share) {
 		least->active = active;
+		least->share = share;
 		least->at = least->base + i;
 	}
 	return 0;
 }
 
-/* Least connections: the endpoint with the fewest live flows, the first of several. */
+/* Least connections: the endpoint with the fewest live flows for its share, the first of several. */
 LOX_INLINE __u32 lox_least_of(__u32 base, __u32 length)
 {
-	struct lox_least least = { .base = base, .at = base, .active = ~0U };
+	struct lox_least least = { .base = base, .at = base, .active = ~0U, .share = 1 };
 
 	bpf_loop(length, lox_least_step, &least, 0);
 	return lox_ring_at(least.at);
@@ -159,7 +172,7 @@ LOX_INLINE void lox_client_of(const bool v6, const struct lox_tuple *t, __u32 ru
 		client->addr.v4 = t->saddr.v4;
 }
 
-/* Persistence: the endpoint this client was given, while it comes back in time and the endpoint lives. 0 without one. */
+/* Persistence: the endpoint this client was given, while it comes back in time and that takes flows. 0 without one. */
 LOX_INLINE __u32 lox_remembered(const bool v6, const struct lox_rule *rule, __u32 rule_id, const struct lox_tuple *t)
 {
 	struct lox_affinity *affinity;
@@ -167,7 +180,7 @@ LOX_INLINE __u32 lox_remembered(const bool v6, const struct lox_rule *rule, __u3
 
 	lox_client_of(v6, t, rule_id, &client);
 	affinity = bpf_map_lookup_elem(&affinities, &client);
-	if (!affinity || lox_now() - affinity->last > rule->persist || !lox_live_endpoint(affinity->endpoint, rule_id))
+	if (!affinity || lox_now() - affinity->last > rule->persist || !lox_takes_flows(affinity->endpoint, rule_id))
 		return 0;
 	affinity->last = lox_now();
 	return affinity->endpoint;

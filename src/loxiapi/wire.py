@@ -16,6 +16,7 @@ from loxiapi.scalars import Int32, Int64, Uint16, Uint32, about, one_of
 LOG_LEVELS = ("trace", "debug", "info", "error", "warning", "notice", "critical", "emergency", "alert")
 PROTOCOLS = ("tcp", "udp", "sctp", "icmp")
 PROBE_TYPES = ("tcp", "udp", "sctp", "http", "https", "ping", "none")
+LOSS_POLICIES = ("reset", "drain", "keep")
 
 OPER_REPLACE = 0
 OPER_ATTACH = 1
@@ -61,6 +62,17 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     half_open_limit: Annotated[Uint32, about("Half-open flows at a time; 0 is any number")] = field(
         name="halfOpenLimit", default=0
     )
+    on_endpoint_loss: Annotated[
+        str,
+        one_of(*LOSS_POLICIES),
+        about("Flows of an endpoint that is removed or fails: reset (default), drain until drainTimeout, or keep"),
+    ] = field(name="onEndpointLoss", default="")
+    drain_timeout: Annotated[Int32, about("Seconds that onEndpointLoss drain leaves to flows; 0 is five minutes")] = (
+        field(name="drainTimeout", default=0)
+    )
+    slow_start: Annotated[
+        Int32, about("Seconds in which a new or recovered endpoint gets its full share (sel 0, 2 and 4)")
+    ] = field(name="slowStart", default=0)
     block: Annotated[Uint32, about("Mark that separates otherwise equal services")] = 0
     managed: bool = False
     name: str = ""
@@ -95,21 +107,27 @@ class AllowedSource(Wire, kw_only=True, frozen=True):
 
 
 class EndpointEntry(Wire, kw_only=True, frozen=True):
-    """One endpoint of a rule; ``state`` and ``counter`` ("packets:bytes") are ignored in requests."""
+    """One endpoint of a rule; what it is doing (all after its weight) is ignored in requests."""
 
     go_name: ClassVar[str] = "LoadbalanceEntryEndpointsItems0"
 
     endpoint_ip: str = field(name="endpointIP")
     target_port: Int64 = field(name="targetPort")
     weight: Int64
-    state: Annotated[str, about("active or inactive")] = ""
+    state: Annotated[str, about("active, inactive, or draining: lost, and its flows may go on")] = ""
     counter: Annotated[str, about("packets:bytes")] = ""
+    share: Annotated[Int64, about("Percent of its full share of new flows, while it starts slowly")] = 0
+    flows: Annotated[Int64, about("Flows of one that is draining")] = 0
+    seconds_left: Annotated[Int64, about("Seconds until the flows of one that is draining have to end")] = field(
+        name="secondsLeft", default=0
+    )
 
 
 class LoadBalancerEntry(Wire, kw_only=True, frozen=True):
     """One load balancer rule, in requests and answers alike.
 
-    The two optional lists may be left out or null in requests; answers show an empty one as null.
+    Two optional lists may be left out or null in requests; answers show an empty one as null. Removed endpoints are
+    those that still have flows; they are ignored in requests, and left out of answers where there is none.
     """
 
     go_name: ClassVar[str] = "LoadbalanceEntry"
@@ -118,6 +136,7 @@ class LoadBalancerEntry(Wire, kw_only=True, frozen=True):
     secondary_ips: list[SecondaryAddress] | None = field(name="secondaryIPs", default_factory=list)
     allowed_sources: list[AllowedSource] | None = field(name="allowedSources", default_factory=list)
     endpoints: list[EndpointEntry]
+    removed_endpoints: list[EndpointEntry] = field(name="removedEndpoints", default_factory=list)
 
 
 class LoadBalancerList(Wire, kw_only=True, frozen=True):

@@ -10,6 +10,7 @@ import click
 from msgspec.json import encode
 
 from loxiapi.wire import (
+    LOSS_POLICIES,
     OPER_ATTACH,
     OPER_DETACH,
     OPER_REPLACE,
@@ -26,6 +27,7 @@ from loxicmd.rules import MODES, SECURITY, SELECTIONS, original_form
 _ICMP_PAIR = "0:0"
 _MODE_DSR = MODES.index("dsr")
 _UINT32 = click.IntRange(0, 2**32 - 1)
+_INT32 = click.IntRange(0, 2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,9 @@ class _Options:
     sources: list[str]
     inatimeout: int
     halfopen: int
+    onendpointloss: str
+    draintimeout: int
+    slowstart: int
     mark: int
     name: str
     host: str
@@ -90,6 +95,18 @@ class _Options:
 @list_option("--sources", "Prefixes that may use the service")
 @click.option("--inatimeout", type=_UINT32, default=0, help="Seconds after which an idle flow ends")
 @click.option("--halfopen", type=_UINT32, default=0, help="Half-open flows at a time; 0 is any number")
+@click.option(
+    "--onEndpointLoss",
+    "onendpointloss",
+    type=click.Choice(("", *LOSS_POLICIES)),
+    default="",
+    metavar="|".join(LOSS_POLICIES),
+    help="What becomes of the flows of an endpoint that is removed or fails",
+)
+@click.option("--drainTimeout", "draintimeout", type=_INT32, default=0, help="Seconds that drain leaves to flows")
+@click.option(
+    "--slowStart", "slowstart", type=_INT32, default=0, help="Seconds in which a new endpoint gets its full share"
+)
 @click.option("--mark", type=_UINT32, default=0, help="Mark that separates otherwise equal services")
 @click.option("--name", default="", help="Name of the rule")
 @click.option("--host", default="", help="Host that the rule serves")
@@ -154,6 +171,9 @@ def _entry_of(
             monitor=options.monitor,
             inactive_timeout=options.inatimeout,
             half_open_limit=options.halfopen,
+            on_endpoint_loss=options.onendpointloss,
+            drain_timeout=options.draintimeout,
+            slow_start=options.slowstart,
             block=options.mark,
             name=options.name,
             oper=_oper_of(options),

@@ -19,7 +19,9 @@ WIDE_HEADER = (
     *("Ext IP", "Sec IPs", "Sources", "Host", "Port", "Proto", "Name", "Mark", "Sel", "Mode"),
     *("Endpoint", "EPort", "Weight", "State", "Counters"),
 )
+_ENDPOINT_EXTRAS = ("share", "flows", "secondsLeft")
 _RULE_CELLS = 10
+_DRAINING = "draining"
 _RENAMED = {"bgp": "BGP", "monitor": "Monitor"}
 _ALWAYS = frozenset(
     {
@@ -32,12 +34,20 @@ _ALWAYS = frozenset(
 def original_form(entry: LoadBalancerEntry) -> dict[str, Any]:
     """Return the entry as the original's command line writes it: its spelling, its order, its zero values."""
     arguments = {_RENAMED.get(name, name): value for name, value in plain(entry.service_arguments).items()}
+    gone = list(map(_endpoint_form, entry.removed_endpoints))
+    removed = {"removedEndpoints": gone} if gone else {}
     return {
         "serviceArguments": {name: value for name, value in arguments.items() if value or name in _ALWAYS},
         "secondaryIPs": plain(entry.secondary_ips) or None,
         "allowedSources": plain(entry.allowed_sources) or None,
-        "endpoints": plain(entry.endpoints),
+        "endpoints": list(map(_endpoint_form, entry.endpoints)),
+        **removed,
     }
+
+
+def _endpoint_form(endpoint: EndpointEntry) -> dict[str, Any]:
+    """Return an endpoint with the members that the original has, and of the others those that say something."""
+    return {name: value for name, value in plain(endpoint).items() if value or name not in _ENDPOINT_EXTRAS}
 
 
 def order(entry: LoadBalancerEntry) -> str:
@@ -59,7 +69,7 @@ def cells(entry: LoadBalancerEntry) -> list[str]:
 
 
 def wide_rows(entry: LoadBalancerEntry) -> list[list[str]]:
-    """Return one row per endpoint; the rule's cells are blank from the second on."""
+    """Return one row per endpoint, removed ones with flows last; the rule's cells are blank from the second on."""
     arguments = entry.service_arguments
     rule = [
         arguments.external_ip,
@@ -71,7 +81,7 @@ def wide_rows(entry: LoadBalancerEntry) -> list[list[str]]:
     blank = [""] * _RULE_CELLS
     return [
         (blank if number else rule) + _endpoint_cells(endpoint, monitored=arguments.monitor)
-        for number, endpoint in enumerate(entry.endpoints)
+        for number, endpoint in enumerate((*entry.endpoints, *entry.removed_endpoints))
     ]
 
 
@@ -93,5 +103,17 @@ def _word(words: tuple[str, ...], number: int) -> str:
 
 
 def _endpoint_cells(endpoint: EndpointEntry, *, monitored: bool) -> list[str]:
-    state = endpoint.state if monitored else "-"
+    state = _state_of(endpoint) if monitored or endpoint.state == _DRAINING or endpoint.share else "-"
     return [endpoint.endpoint_ip, str(endpoint.target_port), str(endpoint.weight), state, endpoint.counter]
+
+
+def _state_of(endpoint: EndpointEntry) -> str:
+    """Return the state, and what a draining endpoint has left or one that starts slowly has reached."""
+    parts = [endpoint.state]
+    if endpoint.state == _DRAINING:
+        parts.append("1 flow" if endpoint.flows == 1 else f"{endpoint.flows} flows")
+    if endpoint.seconds_left:
+        parts.append(f"{endpoint.seconds_left} s left")
+    if endpoint.share:
+        parts.append(f"{endpoint.share}%")
+    return ", ".join(parts)

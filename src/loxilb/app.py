@@ -118,6 +118,7 @@ class Daemon:
                 await import_files(self._settings.boot_files, self.configuration)
             self._level.watch(self._trace_flows)
             watchers.append(asyncio.create_task(self._flow_log.run()))
+            watchers.append(asyncio.create_task(self.configuration.tend()))
             if self._settings.follow_network:
                 watchers += [asyncio.create_task(self._follow()), asyncio.create_task(self._refresh())]
             if self._settings.api:

@@ -8,10 +8,11 @@ Nothing here does I/O.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
-from loxilb.model import Counter, Flow, IPAddress, Port, Service, ServiceKey
+from loxilb.model import Counter, Endpoint, Flow, IPAddress, Port, Service, ServiceKey
 from loxilb.model.image import EndpointId, Image, Op
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes, Configured, Revision
@@ -34,6 +35,9 @@ class DataPlane(Protocol):
 
     def counters(self) -> Mapping[EndpointId, Counter]:
         """Return the traffic of every endpoint since it was programmed, live flows included."""
+
+    def active_flows(self, endpoints: Iterable[EndpointId]) -> Mapping[EndpointId, int]:
+        """Return how many flows each of ``endpoints`` has; what has closed and is only remembered does not count."""
 
     def flows(self) -> Iterable[Flow]:
         """Return both directions of every live flow."""
@@ -92,13 +96,43 @@ class Store(Protocol):
         """Return what leads from now to the configuration of a revision; NotFound where it is not kept."""
 
 
+class EndpointState(Enum):
+    """What an endpoint of a service does; the value is its word in the REST API.
+
+    INACTIVE: it has no flows and takes none. DRAINING: it has been lost, and its flows may go on.
+    """
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointView:
+    """The live state of an endpoint.
+
+    ``share`` is its part of its full share of new flows, below 1 while it starts slowly. ``flows`` are those it has
+    while it drains, ``left`` the seconds until they have to end (None: no such time).
+    """
+
+    endpoint: Endpoint
+    state: EndpointState = EndpointState.ACTIVE
+    counter: Counter = field(default_factory=Counter)
+    share: float = 1.0
+    flows: int = 0
+    left: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
-    """A configured service with the live state of its endpoints (same order as ``service.endpoints``)."""
+    """A configured service with the live state of its endpoints (same order as ``service.endpoints``).
+
+    ``removed`` are endpoints that were taken from it and still have flows.
+    """
 
     service: Service
-    active: tuple[bool, ...]
-    counters: tuple[Counter, ...]
+    endpoints: tuple[EndpointView, ...]
+    removed: tuple[EndpointView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from loxilb.errors import KernelError
-from loxilb.model import Counter, Mode, Selection, Service
+from loxilb.model import Counter, LossPolicy, Mode, Selection, Service
 from loxilb.model.image import EndpointEntry, EndpointId, Image, PutEndpoint, RuleId
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import Health, Ledger, Limits, plan
@@ -24,6 +24,8 @@ SERVICES = (
     service(of=key("20.20.20.6"), selection=Selection.PERSIST, persist_timeout=60, allowed_sources=ALLOWED),
     service(of=key("20.20.20.8"), half_open_limit=100),
     service(of=key("20.20.20.7"), selection=Selection.LC, allowed_sources=ALLOWED[1:]),
+    service(of=key("20.20.20.8"), loss=LossPolicy.DRAIN, drain_timeout=86_400, slow_start=86_400),
+    service(("31.31.31.1,80,65535", "31.31.31.2,80,0"), of=key("20.20.20.9"), loss=LossPolicy.KEEP),
     service(("4ffe::1,80",), of=key("2001::2"), allowed_sources=(ip_network("::/0"), ip_network("3ffe::1/128"))),
 )
 
@@ -113,7 +115,7 @@ def test_a_refused_operation_undoes_those_before_it(driver):
     driver.apply(*SERVICES)
     before = driver.data_plane.observe()
     planned = plan(
-        {key(): service(("31.31.31.1,9",)), key("20.20.20.9"): None, SERVICES[1].key: None}, driver.ledger, {}
+        {key(): service(("31.31.31.1,9",)), key("20.20.20.99"): None, SERVICES[1].key: None}, driver.ledger, {}
     )
     beyond = EndpointEntry(rule=RuleId(1), address=ip_address("31.31.31.1"), port=80)
 
@@ -139,6 +141,7 @@ def test_an_endpoint_starts_without_traffic(driver):
 
     assert [counters.get(slot, Counter()) for slot in programmed.ids] == [Counter(), Counter()]
     assert list(driver.data_plane.flows()) == []
+    assert driver.data_plane.active_flows(programmed.ids[:1]) == {programmed.ids[0]: 0}
 
 
 def test_an_endpoint_that_is_down_keeps_its_slot(driver):
@@ -155,6 +158,28 @@ def test_an_endpoint_that_is_down_keeps_its_slot(driver):
 
     driver.apply(one)
     assert driver.data_plane.observe().endpoints == before
+
+
+def test_a_removed_endpoint_is_observed_while_it_drains(reopen):
+    """And found by whoever opens the data plane next."""
+    driver = Driver(reopen())
+    kept = service(loss=LossPolicy.KEEP)
+    driver.apply(kept)
+    driver.apply(kept.with_endpoints(kept.endpoints[1:]))
+
+    assert driver.data_plane.observe() == driver.expected()
+    found = reopen().observe()
+    assert found == driver.expected()
+    assert [int(entry.flags) for entry in found.endpoints.values()] == [7, 1, 1]
+
+
+def test_a_slow_start_is_observed(driver):
+    one = service(slow_start=60)
+    driver.apply(one.with_endpoints(one.endpoints[:2]))
+    driver.apply(one)
+
+    assert driver.data_plane.observe() == driver.expected()
+    assert [entry.share for entry in driver.data_plane.observe().endpoints.values()] == [10, 10, 1]
 
 
 def test_a_service_of_many_endpoints_is_observed(driver):

@@ -117,6 +117,7 @@ class Driver:
         self.data_plane = BpfDataPlane.open(replace(settings, bpffs=world.pins()))
         self._ledger = Ledger(Limits(rules=settings.rules - 1, endpoints=settings.endpoints - 1, ring=settings.ring))
         self._numbers = count(1)
+        self.now = 0.0
 
     def close(self) -> None:
         """Remove the data plane."""
@@ -154,7 +155,7 @@ class Driver:
         self._carry_out(dict.fromkeys(service.key for service in services))
 
     def _carry_out(self, changes: Mapping[ServiceKey, Service | None]) -> None:
-        planned = plan(changes, self._ledger, _SOURCES)
+        planned = plan(changes, self._ledger, _SOURCES, now=self.now)
         self.data_plane.apply(planned.ops)
         planned.commit(self._ledger)
 

@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from loxilb.model import Counter, Endpoint, Flow, FlowState, L4Protocol, Mode, Selection, Service, ServiceKey
-from loxilb.ports import FlowStatus, ServiceStatus
+from loxilb.ports import EndpointView, FlowStatus, ServiceStatus
 
 _THREE = ("31.31.31.1", "32.32.32.1", "33.33.33.1")
 _THREE_V6 = ("4ffe::1", "5ffe::1", "6ffe::1")
@@ -33,8 +33,10 @@ def rule(
     seen = [Counter(packets=int(p), bytes=int(b)) for p, b in (text.split(":") for text in counters)]
     return ServiceStatus(
         service=Service(key=key, endpoints=places, **more),
-        active=(True,) * len(places),
-        counters=(*seen, *[Counter()] * (len(places) - len(seen))),
+        endpoints=tuple(
+            EndpointView(endpoint=place, counter=counter)
+            for place, counter in zip(places, [*seen, *[Counter()] * len(places)], strict=False)
+        ),
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from loxilb.kernel import abi
 from loxilb.model import FlowState, Mode, Selection
+from loxilb.model.image import FULL_SHARE, EndpointFlags
 
 pytestmark = pytest.mark.must_run
 HEADER = Path(__file__).resolve().parents[2] / "bpf" / "abi.h"
@@ -55,6 +56,8 @@ CONSTANTS = (
     "HALF_WINDOW",
     "QUARANTINE",
     "ONE_WAY_PACKETS",
+    "FULL_SHARE",
+    "SHARE_SHIFT",
     "RING_LINE",
     "REASONS",
     "STATES",
@@ -149,6 +152,16 @@ def test_flow_states_have_the_values_of_the_header() -> None:
     """The model shares them with the packet path."""
     assert set(enumerators("lox_flow_state")) - {"LOX_STATES"} == {f"LOX_STATE_{state.name}" for state in FlowState}
     assert not compile_with(*values("STATE_", ((state.name, state.value) for state in FlowState)))
+
+
+def test_endpoint_flags_have_the_values_of_the_header() -> None:
+    """The model shares them with the packet path, and what a full share is."""
+    flags = [flag for flag in EndpointFlags if flag]
+
+    assert set(enumerators("lox_endpoint_flags")) == {f"LOX_ENDPOINT_{flag.name}" for flag in flags}
+    assert not compile_with(*values("ENDPOINT_", ((str(flag.name), flag.value) for flag in flags)))
+    assert FULL_SHARE == abi.FULL_SHARE
+    assert max(flags) < 1 << abi.SHARE_SHIFT
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from loxilb.model import (
     IPAddress,
     L4Protocol,
     LinkKind,
+    LossPolicy,
     Mode,
     Port,
     Probe,
@@ -29,7 +30,7 @@ from loxilb.model import (
     ServiceKey,
 )
 from loxilb.model.port import IfIndex
-from loxilb.ports import ServiceStatus
+from loxilb.ports import EndpointView, ServiceStatus
 from loxilb.services.api.failures import failure_of, status_of
 from loxilb.services.api.observed import conntrack_of, ports_of
 from tests.support.shown import flow
@@ -51,6 +52,7 @@ def _services(draw: st.DrawFn) -> Service:
     mode = draw(st.sampled_from([mode for mode in Mode if mode not in (Mode.DSR, Mode.HOSTONEARM)]))
     selections = [one for one in Selection if one is not Selection.N3 or protocol is L4Protocol.UDP]
     selection = draw(st.sampled_from(selections))
+    loss = draw(st.sampled_from(LossPolicy))
     kind = draw(st.sampled_from(["", "none", "ping", "tcp", "https"]))
     return Service(
         key=ServiceKey(
@@ -80,6 +82,9 @@ def _services(draw: st.DrawFn) -> Service:
         persist_timeout=draw(st.integers(0, 86_400)) if selection is Selection.PERSIST else 0,
         half_open_limit=draw(st.sampled_from([0, 1, 1 << 24])),
         inactive_timeout=draw(st.integers(0, 86_400)),
+        loss=loss,
+        drain_timeout=draw(st.integers(0, 86_400)) if loss is LossPolicy.DRAIN else 0,
+        slow_start=draw(st.integers(0, 86_400)) if selection in (Selection.RR, Selection.PRIORITY) else 0,
         name=draw(_TEXT),
         private_address=draw(st.none() | family),
         monitor=draw(st.booleans()),
@@ -107,8 +112,7 @@ def test_answer_read_as_request_is_the_same_service(service: Service) -> None:
 
     The timeout is spelt out in answers, and a probe implies watching.
     """
-    count = len(service.endpoints)
-    status = ServiceStatus(service=service, active=(True,) * count, counters=(Counter(),) * count)
+    status = ServiceStatus(service=service, endpoints=tuple(EndpointView(endpoint=one) for one in service.endpoints))
     read = service_of(decode_body(encode(entry_of(status)), LoadBalancerEntry))
 
     watched = service.monitor or service.probe.kind not in ("", "none")
@@ -150,6 +154,12 @@ def test_both_numbers_of_n3_are_taken() -> None:
         ({"persistTimeout": 86_401, "sel": 3}, "service-args error"),
         ({"persistTimeout": 60}, "service-args error"),
         ({"halfOpenLimit": (1 << 24) + 1}, "service-args error"),
+        ({"drainTimeout": 60}, "service-args error"),
+        ({"drainTimeout": 60, "onEndpointLoss": "keep"}, "service-args error"),
+        ({"drainTimeout": 86_401, "onEndpointLoss": "drain"}, "service-args error"),
+        ({"slowStart": -1}, "service-args error"),
+        ({"slowStart": 10, "sel": 1}, "service-args error"),
+        ({"slowStart": 10, "sel": 3}, "service-args error"),
     ],
 )
 def test_arguments_that_cannot_be(arguments: dict[str, object], code: str) -> None:

@@ -150,6 +150,7 @@ def test_every_flag_reaches_the_body(cli: Cli) -> None:
         *("--sctp=38412:38412", "--endpoints=2.2.2.2:1", "--select=lc", "--mode=fullnat", "--bgp"),
         *("--monitor=true", "--secips=3.3.3.3,4.4.4.4", "--sources=10.0.0.0/8", "--inatimeout=30", "--mark=7"),
         *("--name=n", "--host=h", "--security=e2etls", "--attachEP", "--ppv2en", "--egress=false"),
+        *("--onEndpointLoss=drain", "--drainTimeout=60", "--slowStart=20"),
     )
     with replay(_SUCCESS) as server:
         code, _, err = cli("create", "lb", "1.1.1.1", *flags, f"-p{server.port}")
@@ -172,6 +173,9 @@ def test_every_flag_reaches_the_body(cli: Cli) -> None:
         "host": "h",
         "proxyprotocolv2": True,
         "egress": False,
+        "onEndpointLoss": "drain",
+        "drainTimeout": 60,
+        "slowStart": 20,
     }
     assert body["secondaryIPs"] == [{"secondaryIP": "3.3.3.3"}, {"secondaryIP": "4.4.4.4"}]
     assert body["allowedSources"] == [{"prefix": "10.0.0.0/8"}]

@@ -22,7 +22,7 @@ from tests.support.services import key, service
 from tests.support.virtual import play
 
 ONE, TWO, THREE = (ip_address(f"{number}.{number}.{number}.1") for number in (31, 32, 33))
-UP, DOWN, DRAINING = Availability.UP, Availability.DOWN, Availability.DRAINING
+UP, DOWN, DRAINING, OUT = Availability.UP, Availability.DOWN, Availability.DRAINING, Availability.OUT
 WATCHED = service(monitor=True, probe=Probe(period=10))
 
 
@@ -429,7 +429,7 @@ def test_an_operator_may_take_endpoints_out(whole_host):
             await stage.health.set_host_state(ONE, state, where)
             seen.append({key.port: state for key, state in stage.states.items()})
         ports = (8080, 9) if whole_host else (8080,)
-        assert seen == [dict.fromkeys(ports, state) for state in (DOWN, DRAINING, UP)]
+        assert seen == [dict.fromkeys(ports, state) for state in (OUT, DRAINING, UP)]
 
     run(scene)
 
@@ -442,7 +442,7 @@ def test_green_leaves_it_to_the_probes():
         await stage.health.set_host_state(ONE, HostState.YELLOW, None)
         await stage.health.set_host_state(ONE, HostState.RED, None)
         await stage.health.set_host_state(ONE, HostState.GREEN, None)
-        assert [state for _, changes in stage.told for state in changes.values()] == [DOWN]
+        assert [state for _, changes in stage.told for state in changes.values()] == [DOWN, OUT, DOWN]
 
     run(scene)
 

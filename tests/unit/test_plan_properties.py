@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loxilb.errors import InvalidRequest
 from loxilb.kernel.fake import FakeDataPlane
-from loxilb.model import Endpoint, IPAddress, Mode, Selection, Service, ServiceKey
+from loxilb.model import Endpoint, IPAddress, LossPolicy, Mode, Selection, Service, ServiceKey
 from loxilb.model.image import EndpointId, Image, Listener, RuleId
 from loxilb.plan import Ledger, Limits, adopt, listeners_of, plan
 from loxilb.plan.selection import in_rule_order, ring_of
@@ -22,6 +22,7 @@ NETWORKS = {
     4: [ip_network(text) for text in ("0.0.0.0/0", "10.0.0.0/8", "10.10.10.0/24", "10.10.10.1/32")],
     6: [ip_network(text) for text in ("::/0", "2001:db8::/32", "2001:db8::1/128")],
 }
+RAMPED = (Selection.RR, Selection.PRIORITY, Selection.LC)
 SOURCES = {ip_address(f"10.0.{net}.1"): ip_address(f"10.0.{net}.254") for net in range(3)}
 
 endpoints = st.builds(
@@ -51,7 +52,7 @@ def services(draw: st.DrawFn) -> Service:
     selections = [Selection.RR, Selection.PRIORITY, Selection.HASH, Selection.PERSIST, Selection.LC]
     if mode is Mode.DSR:
         chosen, selections = [replace(one, port=where.port) for one in chosen], [Selection.HASH]
-    selection = draw(st.sampled_from(selections))
+    selection, loss = draw(st.sampled_from(selections)), draw(st.sampled_from(LossPolicy))
     return Service(
         key=where,
         endpoints=tuple(chosen),
@@ -60,6 +61,9 @@ def services(draw: st.DrawFn) -> Service:
         persist_timeout=draw(st.sampled_from([0, 60])) if selection is Selection.PERSIST else 0,
         allowed_sources=tuple(draw(st.lists(st.sampled_from(NETWORKS[where.address.version]), max_size=3))),
         inactive_timeout=draw(st.sampled_from([0, 30])),
+        loss=loss,
+        drain_timeout=draw(st.sampled_from([0, 20])) if loss is LossPolicy.DRAIN else 0,
+        slow_start=draw(st.sampled_from([0, 30])) if selection in RAMPED else 0,
         private_address=draw(st.sampled_from([None, ip_address("10.9.9.9")])) if where.address.version == 4 else None,
     )
 
@@ -77,12 +81,13 @@ class World:
         self.fake = FakeDataPlane(LIMITS)
         self.ledger = Ledger(LIMITS)
         self.desired: dict[ServiceKey, Service] = {}
+        self.now = 0.0
 
     def change(self, wanted: Mapping[ServiceKey, Service | None]) -> bool:
         """Carry a change out; false where it was refused, which must change nothing."""
         before = self.fake.observe(), self.ledger.free
         try:
-            planned = plan(wanted, self.ledger, SOURCES)
+            planned = plan(wanted, self.ledger, SOURCES, now=self.now)
         except InvalidRequest:
             assert (self.fake.observe(), self.ledger.free) == before
             return False
@@ -90,6 +95,14 @@ class World:
         planned.commit(self.ledger)
         self.desired = {one: what for one, what in {**self.desired, **wanted}.items() if what is not None}
         return True
+
+    def settle(self) -> None:
+        """Let time pass until removed endpoints are gone, and all others have their full share."""
+        self.now += 1_000
+        leaving = [slot for one in self.ledger.services.values() for slot in one.leaving]
+        planned = plan(self.desired, self.ledger, SOURCES, now=self.now, without_flows=leaving)
+        self.fake.apply(planned.ops)
+        planned.commit(self.ledger)
 
 
 def meaning(image: Image) -> dict[Listener, object]:
@@ -140,9 +153,12 @@ def test_what_is_programmed_is_what_was_asked_for(steps):
     world = World()
     for step in steps:
         world.change(step)
+        assert plan(world.desired, world.ledger, SOURCES, now=world.now).ops == ()
+        world.settle()
 
         assert meaning(world.fake.observe()) == expected(world.desired)
-        assert plan(world.desired, world.ledger, SOURCES).ops == ()
+        assert plan(world.desired, world.ledger, SOURCES, now=world.now).ops == ()
+        assert not world.ledger.restless
 
 
 @settings(max_examples=40, deadline=None)
@@ -152,14 +168,15 @@ def test_a_ledger_read_back_agrees_with_the_one_that_followed(steps):
     for step in steps:
         world.change(step)
 
-    ledger, strays = adopt(world.fake.observe(), LIMITS, world.desired.values())
+    ledger, strays = adopt(world.fake.observe(), LIMITS, world.desired.values(), world.now)
 
     assert strays == []
     assert ledger.services == world.ledger.services
     assert ledger.owners == world.ledger.owners
     assert ledger.free == world.ledger.free
     assert ledger.sources == world.ledger.sources
-    assert plan(world.desired, ledger, SOURCES).ops == ()
+    assert ledger.restless == world.ledger.restless
+    assert plan(world.desired, ledger, SOURCES, now=world.now).ops == ()
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,10 +199,12 @@ def test_there_and_back_restores_what_it_does(steps, other):
     world = World()
     for step in steps:
         world.change(step)
+    world.settle()
     before, image = dict(world.desired), world.fake.observe()
 
     if world.change({other.key: other}):
         world.change({other.key: before.get(other.key)})
+        world.settle()
 
     assert world.desired == before
     assert meaning(world.fake.observe()) == meaning(image)

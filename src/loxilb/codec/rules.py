@@ -3,11 +3,23 @@
 
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
+from math import ceil
 
 from loxiapi import wire
 from loxilb.errors import InvalidRequest, NotBuilt
-from loxilb.model import Endpoint, IPAddress, IPNetwork, L4Protocol, Mode, Probe, Selection, Service, ServiceKey
-from loxilb.ports import ServiceStatus
+from loxilb.model import (
+    Endpoint,
+    IPAddress,
+    IPNetwork,
+    L4Protocol,
+    LossPolicy,
+    Mode,
+    Probe,
+    Selection,
+    Service,
+    ServiceKey,
+)
+from loxilb.ports import EndpointView, ServiceStatus
 
 _SEL_N3 = 6
 _SEL_N3_KUBERNETES = 7  # kube-loxilb numbers n2det 6 and n3 7
@@ -29,6 +41,9 @@ def service_of(entry: wire.LoadBalancerEntry) -> Service:
         inactive_timeout=arguments.inactive_timeout,
         persist_timeout=arguments.persist_timeout,
         half_open_limit=arguments.half_open_limit,
+        loss=LossPolicy(arguments.on_endpoint_loss or LossPolicy.RESET.value),
+        drain_timeout=arguments.drain_timeout,
+        slow_start=arguments.slow_start,
         name=arguments.name,
         private_address=_private_of(arguments),
         monitor=arguments.monitor or arguments.probe_type not in _NO_PROBES,
@@ -52,16 +67,22 @@ def entry_of(status: ServiceStatus) -> wire.LoadBalancerEntry:
         service_arguments=_arguments_of(service),
         secondary_ips=secondary or None,
         allowed_sources=sources or None,
-        endpoints=[
-            wire.EndpointEntry(
-                endpoint_ip=str(endpoint.address),
-                target_port=endpoint.port,
-                weight=endpoint.weight,
-                state="active" if active else "inactive",
-                counter=f"{counter.packets}:{counter.bytes}",
-            )
-            for endpoint, active, counter in zip(service.endpoints, status.active, status.counters, strict=True)
-        ],
+        endpoints=list(map(_endpoint_entry_of, status.endpoints)),
+        removed_endpoints=list(map(_endpoint_entry_of, status.removed)),
+    )
+
+
+def _endpoint_entry_of(view: EndpointView) -> wire.EndpointEntry:
+    """Convert an endpoint and its state; a share is shown while it is not full."""
+    return wire.EndpointEntry(
+        endpoint_ip=str(view.endpoint.address),
+        target_port=view.endpoint.port,
+        weight=view.endpoint.weight,
+        state=view.state.value,
+        counter=f"{view.counter.packets}:{view.counter.bytes}",
+        share=round(view.share * 100) if view.share < 1 else 0,
+        flows=view.flows,
+        seconds_left=ceil(view.left or 0),
     )
 
 
@@ -167,6 +188,9 @@ def _arguments_of(service: Service) -> wire.ServiceArguments:
         inactive_timeout=service.timeout,
         persist_timeout=service.persist_timeout,
         half_open_limit=service.half_open_limit,
+        on_endpoint_loss=service.loss.value if service.loss is not LossPolicy.RESET else "",
+        drain_timeout=service.drain_timeout,
+        slow_start=service.slow_start,
         block=key.block,
         managed=service.managed,
         name=service.name,

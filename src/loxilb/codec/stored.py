@@ -15,10 +15,10 @@ from loxiapi import wire
 from loxilb.codec.endpoints import body_of, endpoint_of
 from loxilb.codec.rules import entry_of, service_of
 from loxilb.errors import InvalidRequest
-from loxilb.model import Counter, Service, ServiceKey
+from loxilb.model import Service, ServiceKey
 from loxilb.model.probe import HostState, MonitoredEndpoint
 from loxilb.model.revision import Changes
-from loxilb.ports import ServiceStatus
+from loxilb.ports import EndpointView, ServiceStatus
 
 
 class Kind(Enum):
@@ -87,8 +87,8 @@ def name_of(key: ServiceKey) -> str:
 
 def service_document(service: Service) -> str:
     """Write a service without the live state of its endpoints."""
-    count = len(service.endpoints)
-    entry = entry_of(ServiceStatus(service=service, active=(True,) * count, counters=(Counter(),) * count))
+    views = tuple(EndpointView(endpoint=endpoint) for endpoint in service.endpoints)
+    entry = entry_of(ServiceStatus(service=service, endpoints=views))
     still = [structs.replace(endpoint, state="", counter="") for endpoint in entry.endpoints]
     return wire.encode(structs.replace(entry, endpoints=still)).decode()
 

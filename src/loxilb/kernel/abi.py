@@ -13,6 +13,8 @@ WINDOW = 16
 HALF_WINDOW = 8
 QUARANTINE = 2
 ONE_WAY_PACKETS = 8
+FULL_SHARE = 10
+SHARE_SHIFT = 4
 RING_LINE = 16
 SERVED_BITS = 65_536
 SERVED_FACTOR = 0x9E3779B1
@@ -294,7 +296,7 @@ class Endpoint(ctypes.Structure):
         ("source", _Address),
         ("rule", ctypes.c_uint32),
         ("port", _Port),
-        ("live", ctypes.c_uint8),
+        ("flags", ctypes.c_uint8),
         ("family", ctypes.c_uint8),
     )
 

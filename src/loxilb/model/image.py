@@ -16,6 +16,9 @@ from loxilb.model.service import IPAddress, IPNetwork, L4Protocol, Mode, Selecti
 RuleId = NewType("RuleId", int)
 EndpointId = NewType("EndpointId", int)
 
+FULL_SHARE = 10
+"""Parts that a share of new flows is counted in."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Listener:
@@ -33,17 +36,26 @@ class Listener:
 
 
 class EndpointFlags(IntFlag):
-    """State of an endpoint slot."""
+    """State of an endpoint slot; the values are shared with the data plane (``enum lox_endpoint_flags``).
+
+    LIVE: its flows go on. DRAINING: it takes no new flow. REMOVED: it is none of its service's endpoints any more.
+    TIMED: ... and its flows have to end at some time.
+    """
 
     NONE = 0
     LIVE = 1
+    DRAINING = 2
+    REMOVED = 4
+    TIMED = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointEntry:
     """One endpoint of one rule.
 
-    ``source`` is what the endpoint sees as the source in the modes that rewrite it, None in the others.
+    ``source`` is what the endpoint sees as the source in the modes that rewrite it, None in the others. ``share`` is
+    the part of its full share that it gets while it starts slowly: of two endpoints with least connections, one with
+    half the share has enough with half the flows.
     """
 
     rule: RuleId
@@ -51,6 +63,12 @@ class EndpointEntry:
     port: int
     source: IPAddress | None = None
     flags: EndpointFlags = EndpointFlags.LIVE
+    share: int = FULL_SHARE
+
+    @property
+    def takes_flows(self) -> bool:
+        """Whether a slice may name it."""
+        return EndpointFlags.LIVE in self.flags and EndpointFlags.DRAINING not in self.flags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

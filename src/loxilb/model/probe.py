@@ -46,12 +46,14 @@ class HostState(Enum):
 class Availability(Enum):
     """What the services that use an endpoint do with it.
 
-    UP: it takes new flows. DRAINING: it keeps its flows and takes no new one. DOWN: its flows end, it takes none.
+    UP: it takes new flows. DRAINING: it keeps its flows and takes no new one. DOWN: it takes none, and each service's
+    policy says what becomes of those it has. OUT: its flows end, it takes none.
     """
 
     UP = "up"
     DRAINING = "draining"
     DOWN = "down"
+    OUT = "out"
 
 
 class EndpointKey(NamedTuple):

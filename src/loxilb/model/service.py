@@ -16,6 +16,7 @@ MAX_TIMEOUT_S = 86_400
 MAX_WEIGHT = 65_535
 MAX_HALF_OPEN = 1 << 24
 DEFAULT_PERSISTENCE_S = 10_800
+DEFAULT_DRAIN_S = 300
 _DEFAULT_STREAM_TIMEOUT_S = 240
 _DEFAULT_DATAGRAM_TIMEOUT_S = 20
 
@@ -56,6 +57,21 @@ class Selection(IntEnum):
     LC = 4
     N2 = 5
     N3 = 6
+
+
+class LossPolicy(Enum):
+    """What becomes of the flows of an endpoint that is taken from its service, or fails its probes.
+
+    RESET: they end at once. DRAIN: they may go on until they end by themselves or the time for it is over. KEEP: they
+    may go on for as long as they like. It never takes a new flow. The value is the word in the REST API.
+    """
+
+    RESET = "reset"
+    DRAIN = "drain"
+    KEEP = "keep"
+
+
+_RAMPED = (Selection.RR, Selection.PRIORITY, Selection.LC)
 
 
 def _check_port(value: int, name: str, code: str) -> None:
@@ -163,6 +179,9 @@ class Service:
     address in the data plane where a cloud translates the public one. ``persist_timeout`` is how many seconds after its
     last new flow selection persist remembers a client (0: three hours). With ``allowed_sources`` only clients of these
     prefixes are served. ``half_open_limit`` is how many half-open flows there may be at a time (0: any number).
+    prefixes are served. ``loss`` says what becomes of the flows of an endpoint that is lost, ``drain_timeout`` after
+    how many seconds policy drain ends them (0: five minutes). ``slow_start`` is how many seconds an endpoint that is
+    added, or is well again, takes to get its full share of new flows.
     """
 
     key: ServiceKey
@@ -172,6 +191,9 @@ class Service:
     inactive_timeout: int = 0
     persist_timeout: int = 0
     half_open_limit: int = 0
+    loss: LossPolicy = LossPolicy.RESET
+    drain_timeout: int = 0
+    slow_start: int = 0
     name: str = ""
     private_address: IPAddress | None = None
     monitor: bool = False
@@ -187,6 +209,7 @@ class Service:
     def __post_init__(self) -> None:
         """Check the fields against each other; raises InvalidRequest."""
         _check_timeouts(self)
+        _check_changes(self)
         _check_sources(self)
         if not self.endpoints:
             raise InvalidRequest("endpoints-range error", field="endpoints", cause="a service needs one or more")
@@ -203,6 +226,11 @@ class Service:
     def persistence(self) -> int:
         """Seconds after its last new flow that a client is remembered; 0 where the selection remembers none."""
         return (self.persist_timeout or DEFAULT_PERSISTENCE_S) if self.selection is Selection.PERSIST else 0
+
+    @property
+    def drain_time(self) -> int:
+        """Seconds that policy drain leaves to flows; 0 with the other policies."""
+        return (self.drain_timeout or DEFAULT_DRAIN_S) if self.loss is LossPolicy.DRAIN else 0
 
     @property
     def data_address(self) -> IPAddress:
@@ -225,6 +253,22 @@ def _check_timeouts(service: Service) -> None:
         )
     if service.persist_timeout and service.selection is not Selection.PERSIST:
         raise InvalidRequest("service-args error", field="persistTimeout", cause="only selection persist has one")
+
+
+def _check_changes(service: Service) -> None:
+    """Check what is said about endpoints that come and go.
+
+    Hash must send a flow to one endpoint whatever the time is, and agree with other load balancers; persist brings
+    clients back to an endpoint whatever its share. Neither can start slowly.
+    """
+    for name, value in (("drainTimeout", service.drain_timeout), ("slowStart", service.slow_start)):
+        if not 0 <= value <= MAX_TIMEOUT_S:
+            raise InvalidRequest("service-args error", field=name, cause=f"{value} is not within 0 to {MAX_TIMEOUT_S}")
+    if service.drain_timeout and service.loss is not LossPolicy.DRAIN:
+        raise InvalidRequest("service-args error", field="drainTimeout", cause="only onEndpointLoss drain has one")
+    if service.slow_start and service.selection not in _RAMPED:
+        cause = f"selection {service.selection.name.lower()} cannot start slowly, only rr, priority and lc"
+        raise InvalidRequest("service-args error", field="slowStart", cause=cause)
 
 
 def _check_sources(service: Service) -> None:

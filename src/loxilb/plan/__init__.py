@@ -12,19 +12,23 @@ from loxilb.plan.planner import Health, Plan, listeners_of, plan
 from loxilb.plan.pools import Limits
 from loxilb.plan.recover import adopt, recover
 from loxilb.plan.selection import in_address_order, in_rule_order
+from loxilb.plan.stay import POLL_S, Phase, deadline
 from loxilb.plan.summary import summary
 from loxilb.plan.support import check_supported
 
 __all__ = [
+    "POLL_S",
     "Drift",
     "Health",
     "Ledger",
     "Limits",
+    "Phase",
     "Plan",
     "Programmed",
     "adopt",
     "check_supported",
     "checks_of",
+    "deadline",
     "drift_of",
     "in_address_order",
     "in_rule_order",

@@ -7,15 +7,21 @@ thing here that changes, and its owner calls from one thread at a time.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from loxilb.model import IPNetwork, ServiceKey
-from loxilb.model.image import EndpointEntry, EndpointId, Listener, RuleEntry, RuleId
+from loxilb.model.image import EndpointEntry, EndpointFlags, EndpointId, Listener, RuleEntry, RuleId
 from loxilb.plan.pools import IdPool, Limits, Slice, SlicePool
+from loxilb.plan.stay import Policy, Stay, next_change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programmed:
-    """One service as programmed; ``ids`` names the slot of each of its endpoints in rule order."""
+    """One service as programmed; ``ids`` names the slot of each of its endpoints in rule order.
+
+    ``endpoints`` has the slots of removed endpoints too, while they have flows. ``stays`` says since when each slot
+    does what it does; the kernel does not know it.
+    """
 
     rule: RuleId
     entry: RuleEntry
@@ -23,12 +29,30 @@ class Programmed:
     ids: tuple[EndpointId, ...]
     endpoints: Mapping[EndpointId, EndpointEntry]
     listeners: frozenset[Listener]
+    policy: Policy
     sources: frozenset[IPNetwork] = frozenset()
+    stays: Mapping[EndpointId, Stay] = field(default_factory=dict, compare=False)
 
     @property
     def slice(self) -> Slice:
         """The slots of the ring that the rule points to."""
         return Slice(self.entry.ring_base, self.entry.ring_length)
+
+    @property
+    def leaving(self) -> tuple[EndpointId, ...]:
+        """The slots of removed endpoints, which are kept for their flows."""
+        return tuple(slot for slot, entry in self.endpoints.items() if EndpointFlags.REMOVED in entry.flags)
+
+    @property
+    def next_change(self) -> float:
+        """When the time alone will change it; infinity where it will not."""
+        times = (next_change(self.policy, stay, self.endpoints[slot]) for slot, stay in self.stays.items())
+        return min(times, default=inf)
+
+    @property
+    def restless(self) -> bool:
+        """Whether it has to be looked at again, for its time or its flows."""
+        return bool(self.leaving) or self.next_change < inf
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +65,10 @@ class Holdings:
 
 
 class Ledger:
-    """Every programmed service, the owner of every listener, and the free ids and slots."""
+    """Every programmed service, the owner of every listener, and the free ids and slots.
+
+    ``restless`` names the services that time changes.
+    """
 
     def __init__(self, limits: Limits, programmed: Mapping[ServiceKey, Programmed] | None = None) -> None:
         """Start with ``programmed`` and everything else free."""
@@ -50,6 +77,7 @@ class Ledger:
         present = self.services.values()
         self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
         self.sources = sum(len(one.sources) for one in present)
+        self.restless = {key for key, one in self.services.items() if one.restless}
         self._rules = IdPool("rules", limits.rules, {one.rule for one in present})
         self._endpoints = IdPool("endpoints", limits.endpoints, {slot for one in present for slot in one.endpoints})
         self._ring = SlicePool(limits.ring, (one.slice for one in present))
@@ -85,6 +113,7 @@ class Ledger:
         changes = list(after)
         for key, _ in changes:
             before = self.services.pop(key, None)
+            self.restless.discard(key)
             for listener in before.listeners if before else ():
                 self.owners.pop(listener, None)
             self.sources -= len(before.sources) if before else 0
@@ -93,3 +122,5 @@ class Ledger:
                 self.services[key] = one
                 self.owners.update((listener, key) for listener in one.listeners)
                 self.sources += len(one.sources)
+                if one.restless:
+                    self.restless.add(key)

@@ -8,12 +8,14 @@ many services there are.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
 
 from loxilb.errors import Conflict, InvalidRequest
-from loxilb.model import Endpoint, IPAddress, Mode, Service, ServiceKey
+from loxilb.model import Endpoint, IPAddress, LossPolicy, Mode, Service, ServiceKey
 from loxilb.model.image import (
+    FULL_SHARE,
     DropEndpoint,
     DropListener,
     DropRule,
@@ -32,9 +34,11 @@ from loxilb.model.image import (
     RuleId,
 )
 from loxilb.model.probe import Availability, EndpointKey
+from loxilb.plan import stay as stays_of
 from loxilb.plan.ledger import Holdings, Ledger, Programmed
-from loxilb.plan.pools import exhausted
+from loxilb.plan.pools import Slice, exhausted
 from loxilb.plan.selection import in_address_order, in_rule_order, ring_of
+from loxilb.plan.stay import FLAGS, Phase, Policy, Stay
 from loxilb.plan.support import check_supported
 
 Sources = Mapping[IPAddress, IPAddress]
@@ -73,6 +77,8 @@ class _Draft:
     ledger: Ledger
     sources: Sources
     health: Health
+    now: float
+    without_flows: Collection[EndpointId]
     first: list[Op] = field(default_factory=list)
     listeners: dict[Listener, RuleId] = field(default_factory=dict)
     gone: list[Listener] = field(default_factory=list)
@@ -90,20 +96,28 @@ class _Draft:
 
 
 def plan(
-    changes: Mapping[ServiceKey, Service | None], ledger: Ledger, sources: Sources, health: Health = _ALL_UP
+    changes: Mapping[ServiceKey, Service | None],
+    ledger: Ledger,
+    sources: Sources,
+    health: Health = _ALL_UP,
+    *,
+    now: float = 0.0,
+    without_flows: Collection[EndpointId] = (),
 ) -> Plan:
     """Plan how to get from what ``ledger`` says to ``changes`` (None: delete); the rest stays as it is.
 
     ``sources`` has this host's address towards each endpoint of a onearm service. An endpoint without one is
     programmed without a source, so that a service may come before its route; plan again when routes change.
-    ``health`` names the endpoints that are not up: they keep slot and counters and get no new flow.
+    ``health`` names the endpoints that are not up: they keep slot and counters and get no new flow. ``now`` is in
+    seconds of a clock that only goes forward. Slots of removed endpoints stay while their service's policy says so,
+    unless ``without_flows`` names them.
 
     Raises NotBuilt (a field that the data plane cannot honour), Conflict (a port that another service listens
     on) and InvalidRequest (a limit is reached); the ledger is then as before.
     """
     for service in changes.values():
         _check(service, ledger)
-    draft = _Draft(ledger=ledger, sources=sources, health=health)
+    draft = _Draft(ledger=ledger, sources=sources, health=health, now=now, without_flows=without_flows)
     try:
         for key, service in changes.items():
             _plan_one(draft, key, service)
@@ -148,37 +162,77 @@ def _program(draft: _Draft, service: Service, before: Programmed | None) -> Prog
     ordered = in_rule_order(service.endpoints)
     rule = before.rule if before else draft.ledger.take_rule(draft.taken)
     ids = _endpoint_ids(draft, ordered, before)
-    health = [_health(service, endpoint, draft.health) for endpoint in ordered]
-    ring = _ring(service, ordered, ids, health)
+    stays = _stays(draft, service, dict(zip(ids, ordered, strict=True)), before)
+    policy = Policy.of(service)
+    shares = [stays_of.share(policy, stays[slot], draft.now) for slot in ids]
+    taking = [stays[slot].phase is Phase.TAKING for slot in ids]
+    ring = _ring(service, ordered, ids, [share if takes else 0 for share, takes in zip(shares, taking, strict=True)])
     same_ring = before is not None and before.ring == ring
     place = before.slice if before and same_ring else draft.ledger.take_slice(draft.taken, len(ring))
+    present = {
+        slot: EndpointEntry(
+            rule=rule,
+            address=endpoint.address,
+            port=endpoint.port,
+            source=_source(service, endpoint, draft.sources),
+            flags=FLAGS[stays[slot].phase],
+            share=share,
+        )
+        for slot, endpoint, share in zip(ids, ordered, shares, strict=True)
+    }
     return Programmed(
         rule=rule,
-        entry=RuleEntry(
-            mode=service.mode,
-            selection=service.selection,
-            timeout=service.timeout,
-            ring_base=place.base,
-            ring_length=place.length,
-            persist=service.persistence,
-            restricted=bool(service.allowed_sources),
-            half_open_limit=service.half_open_limit,
-        ),
+        entry=_rule_entry(service, place),
         ring=ring,
         ids=ids,
-        endpoints={
-            slot: EndpointEntry(
-                rule=rule,
-                address=endpoint.address,
-                port=endpoint.port,
-                source=_source(service, endpoint, draft.sources),
-                flags=EndpointFlags.NONE if state is Availability.DOWN else EndpointFlags.LIVE,
-            )
-            for slot, endpoint, state in zip(ids, ordered, health, strict=True)
-        },
+        endpoints=present | _removed_entries(policy, stays, ids, before),
         listeners=listeners_of(service),
         sources=frozenset(service.allowed_sources),
+        policy=policy,
+        stays=stays,
     )
+
+
+def _rule_entry(service: Service, place: Slice) -> RuleEntry:
+    return RuleEntry(
+        mode=service.mode,
+        selection=service.selection,
+        timeout=service.timeout,
+        ring_base=place.base,
+        ring_length=place.length,
+        persist=service.persistence,
+        restricted=bool(service.allowed_sources),
+        half_open_limit=service.half_open_limit,
+    )
+
+
+def _stays(
+    draft: _Draft, service: Service, endpoints: Mapping[EndpointId, Endpoint], before: Programmed | None
+) -> dict[EndpointId, Stay]:
+    """Say what each slot does from now on, those of removed endpoints last.
+
+    The endpoints of a new service all have their full share.
+    """
+    old = before.stays if before else {}
+    since, policy = draft.now if before else -inf, Policy.of(service)
+    stays = {
+        slot: stays_of.present(_health(service, endpoint, draft.health), policy, old.get(slot), since)
+        for slot, endpoint in endpoints.items()
+    }
+    for slot in old.keys() - endpoints.keys() - set(draft.without_flows):
+        stay = stays_of.removed(policy, old[slot], draft.now)
+        if stay is not None:
+            stays[slot] = stay
+    return stays
+
+
+def _removed_entries(
+    policy: Policy, stays: Mapping[EndpointId, Stay], ids: Collection[EndpointId], before: Programmed | None
+) -> dict[EndpointId, EndpointEntry]:
+    timed = EndpointFlags.TIMED if policy.loss is LossPolicy.DRAIN else EndpointFlags.NONE
+    flags = FLAGS[Phase.LEAVING] | EndpointFlags.REMOVED | timed
+    old = before.endpoints if before else {}
+    return {slot: replace(old[slot], flags=flags, share=FULL_SHARE) for slot in sorted(stays.keys() - set(ids))}
 
 
 def _health(service: Service, endpoint: Endpoint, health: Health) -> Availability:
@@ -186,11 +240,16 @@ def _health(service: Service, endpoint: Endpoint, health: Health) -> Availabilit
 
 
 def _ring(
-    service: Service, ordered: Sequence[Endpoint], ids: Sequence[EndpointId], health: Sequence[Availability]
+    service: Service, ordered: Sequence[Endpoint], ids: Sequence[EndpointId], shares: Sequence[int]
 ) -> tuple[EndpointId, ...]:
-    """Return the slice for the endpoints that are up."""
-    up = [place for place, state in enumerate(health) if state is Availability.UP]
-    return ring_of(service.selection, [ordered[place] for place in up], [ids[place] for place in up])
+    """Return the slice for the endpoints with a share of new flows."""
+    up = [place for place, share in enumerate(shares) if share]
+    return ring_of(
+        service.selection,
+        [ordered[place] for place in up],
+        [ids[place] for place in up],
+        [shares[place] for place in up],
+    )
 
 
 def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress | None:
@@ -202,7 +261,8 @@ def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress
 def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed | None) -> tuple[EndpointId, ...]:
     """Give each endpoint the slot it has, or a new one.
 
-    Equal endpoints hold their slots in ascending order, so that a ledger read back from the kernel agrees.
+    Equal endpoints hold their slots in ascending order, so that a ledger read back from the kernel agrees. One that was
+    removed and still has flows is taken back with them.
     """
     present: defaultdict[tuple[IPAddress, int], list[EndpointId]] = defaultdict(list)
     for slot, entry in sorted(before.endpoints.items()) if before else ():
@@ -259,13 +319,11 @@ def _put_losses(draft: _Draft, before: Programmed | None, after: Programmed) -> 
 
 
 def _loses(old: EndpointEntry, entry: EndpointEntry) -> bool:
-    """Tell whether the slice of before needs ``old``: its flows, or a source that it has.
+    """Tell whether the slice of before needs ``old``: that it takes flows, or a source that it has.
 
-    An endpoint that was not live is in no slice, so all of its new entry may come first.
+    An endpoint that took no flow is in no slice, so all of its new entry may come first.
     """
-    if EndpointFlags.LIVE not in old.flags:
-        return False
-    return EndpointFlags.LIVE not in entry.flags or entry.source is None
+    return old.takes_flows and (not entry.takes_flows or entry.source is None)
 
 
 def _drop(draft: _Draft, before: Programmed) -> None:

@@ -2,23 +2,26 @@
 """From an observed image back to services, and to a ledger.
 
 A daemon that starts finds what its predecessor programmed. What the image does not hold (name, monitor, the
-public address in front of a private one) comes back with its default; the weights of priority come back from
-the ring.
+public address in front of a private one, slow start) comes back with its default; the weights of priority come back
+from the ring. Slots of removed endpoints that still have flows come back as such, and what becomes of them.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
+from math import gcd, lcm
 
 from loxilb.errors import InvalidRequest
-from loxilb.model import Endpoint, L4Protocol, Selection, Service, ServiceKey
+from loxilb.model import Endpoint, L4Protocol, LossPolicy, Selection, Service, ServiceKey
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
     DropRule,
     DropSource,
     EndpointEntry,
+    EndpointFlags,
     EndpointId,
     Image,
     Listener,
@@ -30,6 +33,7 @@ from loxilb.plan.ledger import Ledger, Programmed
 from loxilb.plan.planner import listeners_of
 from loxilb.plan.pools import Limits
 from loxilb.plan.selection import in_address_order, in_rule_order
+from loxilb.plan.stay import Policy, adopted
 
 _Slots = Mapping[RuleId, Mapping[EndpointId, EndpointEntry]]
 
@@ -44,15 +48,15 @@ def recover(image: Image) -> list[Service]:
     return [service for service in services if service is not None]
 
 
-def adopt(image: Image, limits: Limits, services: Iterable[Service]) -> tuple[Ledger, list[Op]]:
+def adopt(image: Image, limits: Limits, services: Iterable[Service], now: float = 0.0) -> tuple[Ledger, list[Op]]:
     """Return the ledger of ``image`` for ``services``, and operations that drop what belongs to none.
 
-    Carry the operations out before the ledger is used.
+    Carry the operations out before the ledger is used. ``now`` is the time of its plans.
     """
     slots = _slots(image)
     programmed: dict[ServiceKey, Programmed] = {}
     for service in services:
-        one = _programmed(image, service, slots)
+        one = _programmed(image, service, slots, now)
         if one is not None:
             programmed[service.key] = one
     return Ledger(limits, programmed), _strays(image, programmed.values())
@@ -71,12 +75,10 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
     allowed = image.sources.get(rule, frozenset()) if entry and entry.restricted else frozenset()
     if entry is None or (entry.restricted and not allowed):
         return None
-    shares = Counter(image.rings.get(rule, ()))
-    weighted = entry.selection is Selection.PRIORITY
+    present = _in_ring_order(image, rule, slots)
+    weights = _weights(image, rule, present)
     endpoints = [
-        # One that was down has no share to read; it must not come back as one that takes nothing.
-        Endpoint(address=one.address, port=one.port, weight=shares[slot] if weighted and one.flags else 1)
-        for slot, one in _in_ring_order(image, rule, slots)
+        Endpoint(address=one.address, port=one.port, weight=weights.get(slot, 1)) for slot, one in present.items()
     ]
     try:
         return Service(
@@ -93,16 +95,42 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
             persist_timeout=0 if entry.persist == DEFAULT_PERSISTENCE_S else entry.persist,
             half_open_limit=entry.half_open_limit,
             allowed_sources=in_address_order(allowed),
+            loss=_loss(slots.get(rule, {}).values()),
         )
     except InvalidRequest:
         return None
 
 
-def _in_ring_order(image: Image, rule: RuleId, slots: _Slots) -> list[tuple[EndpointId, EndpointEntry]]:
+def _in_ring_order(image: Image, rule: RuleId, slots: _Slots) -> dict[EndpointId, EndpointEntry]:
     """Return the endpoints in the order in which they first take a flow; those that take none come last."""
-    present = slots.get(rule, {})
+    present = _kept(slots.get(rule, {}))
     ring = [slot for slot in dict.fromkeys(image.rings.get(rule, ())) if slot in present]
-    return [(slot, present[slot]) for slot in (*ring, *sorted(present.keys() - set(ring)))]
+    return {slot: present[slot] for slot in (*ring, *sorted(present.keys() - set(ring)))}
+
+
+def _loss(entries: Iterable[EndpointEntry]) -> LossPolicy:
+    """Read from removed endpoints what becomes of them; without one, nothing tells."""
+    removed = [entry.flags for entry in entries if EndpointFlags.REMOVED in entry.flags]
+    timed = any(EndpointFlags.TIMED in flags for flags in removed)
+    return (LossPolicy.DRAIN if timed else LossPolicy.KEEP) if removed else LossPolicy.RESET
+
+
+def _weights(image: Image, rule: RuleId, present: Mapping[EndpointId, EndpointEntry]) -> dict[EndpointId, int]:
+    """Read the weights of priority from the slice; endpoints that start slowly have fewer places than they deserve.
+
+    One that takes no new flow now has no place to read; it must not come back as one that never takes any.
+    """
+    if image.rules[rule].selection is not Selection.PRIORITY:
+        return {}
+    places = Counter(image.rings.get(rule, ()))
+    deserved = {slot: Fraction(places[slot], one.share) for slot, one in present.items() if one.takes_flows}
+    scale = lcm(*(one.denominator for one in deserved.values()))
+    whole = {slot: int(one * scale) for slot, one in deserved.items()}
+    return {slot: one // (gcd(*whole.values()) or 1) for slot, one in whole.items()}
+
+
+def _kept(slots: Mapping[EndpointId, EndpointEntry]) -> dict[EndpointId, EndpointEntry]:
+    return {slot: entry for slot, entry in slots.items() if EndpointFlags.REMOVED not in entry.flags}
 
 
 def _last_port(listeners: list[Listener]) -> int:
@@ -120,7 +148,7 @@ def _last_port(listeners: list[Listener]) -> int:
     return last.port
 
 
-def _programmed(image: Image, service: Service, slots: _Slots) -> Programmed | None:
+def _programmed(image: Image, service: Service, slots: _Slots, now: float) -> Programmed | None:
     listeners = listeners_of(service)
     rules = {image.listeners[listener] for listener in listeners if listener in image.listeners}
     known = [rule for rule in sorted(rules) if rule in image.rules]
@@ -128,10 +156,11 @@ def _programmed(image: Image, service: Service, slots: _Slots) -> Programmed | N
         return None
     rule = known[0]
     queues: defaultdict[tuple[object, int], list[EndpointId]] = defaultdict(list)
-    for slot, entry in slots.get(rule, {}).items():
+    for slot, entry in _kept(slots.get(rule, {})).items():
         queues[entry.address, entry.port].append(slot)
     wanted = in_rule_order(service.endpoints)
     places = [queues[endpoint.address, endpoint.port] for endpoint in wanted]
+    policy = Policy.of(service)
     return Programmed(
         rule=rule,
         entry=image.rules[rule],
@@ -140,6 +169,8 @@ def _programmed(image: Image, service: Service, slots: _Slots) -> Programmed | N
         endpoints=slots.get(rule, {}),
         listeners=frozenset(one for one in listeners if image.listeners.get(one) == rule),
         sources=image.sources.get(rule, frozenset()),
+        policy=policy,
+        stays={slot: adopted(policy, entry, now) for slot, entry in slots.get(rule, {}).items()},
     )
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from loxilb.model import Endpoint, IPNetwork, Selection
-from loxilb.model.image import EndpointId
+from loxilb.model.image import FULL_SHARE, EndpointId
 from loxilb.plan.maglev import maglev_table
 from loxilb.plan.smooth import slot_counts, smooth_sequence
 
@@ -34,36 +34,45 @@ def identities(endpoints: Sequence[Endpoint]) -> list[bytes]:
     return [endpoint.address.packed + endpoint.port.to_bytes(2, "big") for endpoint in endpoints]
 
 
-def _round_robin(endpoints: Sequence[Endpoint]) -> list[int]:
+def _in_turn(endpoints: Sequence[Endpoint], _shares: Sequence[int]) -> list[int]:
     return list(range(len(endpoints)))
 
 
-def _hash(endpoints: Sequence[Endpoint]) -> list[int]:
+def _round_robin(endpoints: Sequence[Endpoint], shares: Sequence[int]) -> list[int]:
+    return _in_turn(endpoints, shares) if len(set(shares)) <= 1 else smooth_sequence(slot_counts(shares))
+
+
+def _hash(endpoints: Sequence[Endpoint], _shares: Sequence[int]) -> list[int]:
     return maglev_table(identities(endpoints))
 
 
-def _priority(endpoints: Sequence[Endpoint]) -> list[int]:
+def _priority(endpoints: Sequence[Endpoint], shares: Sequence[int]) -> list[int]:
     members = [position for position, endpoint in enumerate(endpoints) if endpoint.weight]
     if not members:
         return []
-    counts = slot_counts([endpoints[member].weight for member in members])
+    counts = slot_counts([endpoints[member].weight * shares[member] for member in members])
     return [members[position] for position in smooth_sequence(counts)]
 
 
-_SELECTIONS: Mapping[Selection, Callable[[Sequence[Endpoint]], list[int]]] = {
+_SELECTIONS: Mapping[Selection, Callable[[Sequence[Endpoint], Sequence[int]], list[int]]] = {
     Selection.RR: _round_robin,
     Selection.HASH: _hash,
     Selection.PRIORITY: _priority,
-    Selection.PERSIST: _round_robin,
-    Selection.LC: _round_robin,
+    Selection.PERSIST: _in_turn,
+    Selection.LC: _in_turn,
 }
 
 
-def ring_of(selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[EndpointId]) -> tuple[EndpointId, ...]:
+def ring_of(
+    selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[EndpointId], shares: Sequence[int] = ()
+) -> tuple[EndpointId, ...]:
     """Return the slice for ``endpoints`` (in rule order) whose ids are ``ids``.
 
     Only priority heeds the weights: it gives each endpoint its weight's share and weight 0 no new flow. Clients send
     any weight with the others, zero included, and expect equal shares. Persist takes turns for clients that are new,
     lc looks through the slice and takes the first of several with the fewest flows.
+
+    ``shares`` (in FULL_SHARE parts; all in full unless given) are those of endpoints that start slowly: rr and priority
+    put them less often into the slice, lc heeds the shares in the entries of the endpoints.
     """
-    return tuple(map(ids.__getitem__, _SELECTIONS[selection](endpoints)))
+    return tuple(map(ids.__getitem__, _SELECTIONS[selection](endpoints, shares or [FULL_SHARE] * len(endpoints))))

@@ -128,7 +128,8 @@ def link_to_value(port: Port) -> bytes:
 
 def endpoint_to_value(entry: EndpointEntry) -> bytes:
     """Return the element of the endpoint array."""
-    raw = abi.Endpoint(rule=entry.rule, live=int(EndpointFlags.LIVE in entry.flags), family=entry.address.version)
+    share = entry.share % abi.FULL_SHARE << abi.SHARE_SHIFT
+    raw = abi.Endpoint(rule=entry.rule, flags=int(entry.flags) | share, family=entry.address.version)
     raw.addr[:] = _packed(entry.address)
     raw.port[:] = _port_bytes(entry.port)
     if entry.source is not None:
@@ -151,7 +152,8 @@ def endpoint_from_value(value: bytes) -> EndpointEntry:
         address=_address(raw.addr, raw.family),
         port=_port(raw.port),
         source=_address(source, raw.family) if any(source) else None,
-        flags=EndpointFlags(raw.live),
+        flags=EndpointFlags(raw.flags & (1 << abi.SHARE_SHIFT) - 1),
+        share=raw.flags >> abi.SHARE_SHIFT or abi.FULL_SHARE,
     )
 
 

@@ -7,7 +7,7 @@ import struct
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import structlog
@@ -370,6 +370,11 @@ class BpfDataPlane:
             ended, live = self._views["traffic"], self._views["live_traffic"]
             return {EndpointId(at): _counter(ended, at) + _counter(live, at) for at in self._endpoints_used()}
 
+    def active_flows(self, endpoints: Iterable[EndpointId]) -> Mapping[EndpointId, int]:
+        """Return how many flows each of ``endpoints`` has; what has closed and is only remembered does not count."""
+        view, offset = self._views["endpoint_states"], abi.EndpointState.active.offset
+        return {at: max(0, struct.unpack_from("=i", view.element(at), offset)[0]) for at in endpoints}
+
     def flows(self) -> Iterator[Flow]:
         """Return both directions of every live flow."""
         now = self._clock.now()
@@ -423,6 +428,7 @@ class BpfDataPlane:
 _ARRAYS: Mapping[str, type[ctypes.Structure]] = {
     "rules": abi.Rule,
     "endpoints": abi.Endpoint,
+    "endpoint_states": abi.EndpointState,
     "traffic": abi.Traffic,
     "live_traffic": abi.Traffic,
 }

@@ -2,8 +2,8 @@
 """A data plane in memory that carries operations out and answers which endpoint a new flow would get.
 
 It is stricter than the kernel: what would send a packet astray for a moment (a rule pointing to slots that
-are not written, a slice rewritten while a rule points to it, an endpoint dropped or down while a slice names
-it) is an error here.
+are not written, a slice rewritten while a rule points to it, an endpoint dropped, draining or down while a
+slice names it) is an error here.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from loxilb.model.image import (
     DropRule,
     DropSource,
     EndpointEntry,
-    EndpointFlags,
     EndpointId,
     Image,
     Listener,
@@ -111,6 +110,11 @@ class FakeDataPlane:
         """Return the traffic of every endpoint since it was programmed."""
         return {slot: self._counters.get(slot, Counter()) for slot in self._endpoints}
 
+    def active_flows(self, endpoints: Iterable[EndpointId]) -> Mapping[EndpointId, int]:
+        """Return how many flows that ``connect`` opened each of ``endpoints`` has."""
+        opened = self._opened()
+        return {slot: opened[slot] for slot in endpoints}
+
     def flows(self) -> Iterable[Flow]:
         """Return both directions of every flow that ``connect`` opened."""
         return list(self._flows)
@@ -194,16 +198,20 @@ class FakeDataPlane:
     def _select(self, rule: RuleId, entry: RuleEntry, hashed: int, client: IPAddress, now: float) -> EndpointId:
         slots = self._slice(entry)
         if entry.selection is Selection.LC:
-            opened = CountOf(flow.endpoint for flow in self._flows if not flow.reply)
-            return min(slots, key=lambda slot: opened[slot])
+            opened = self._opened()
+            return min(slots, key=lambda slot: (opened[slot] + 1) / self._endpoints[slot].share)
         if entry.selection is Selection.PERSIST:
             slot, last = self._affinities.get((rule, client), (None, now))
-            live = slot is not None and slot in self._endpoints and self._endpoints[slot].rule == rule
-            if slot is None or not live or now - last > entry.persist:
+            held = self._endpoints.get(slot) if slot is not None else None
+            takes = held is not None and held.rule == rule and held.takes_flows
+            if slot is None or not takes or now - last > entry.persist:
                 slot = slots[self._place(rule, entry, hashed) % len(slots)]
             self._affinities[rule, client] = slot, now
             return slot
         return slots[self._place(rule, entry, hashed) % len(slots)]
+
+    def _opened(self) -> CountOf[EndpointId]:
+        return CountOf(EndpointId(flow.endpoint) for flow in self._flows if not flow.reply)
 
     def _mode(self, listener: Listener) -> Mode:
         return self._rules[self._listeners[listener]].mode
@@ -251,7 +259,7 @@ class FakeDataPlane:
         _check(1 <= op.entry.rule <= self.limits.rules, op, errno.E2BIG)
         rule = self._rules.get(op.entry.rule)
         named = rule is not None and op.endpoint in self._slice(rule)
-        _check(EndpointFlags.LIVE in op.entry.flags or not named, op, errno.EBUSY)
+        _check(op.entry.takes_flows or not named, op, errno.EBUSY)
         old_counter = self._counters.get(op.endpoint)
         undo = _write(self._endpoints, op.endpoint, op.entry)
         if op.fresh:
@@ -289,7 +297,7 @@ class FakeDataPlane:
         rules = {self._endpoints[slot].rule if slot in self._endpoints else None for slot in slots if slot}
         _check(None not in slots and rules <= {op.rule}, op, errno.EINVAL)
         _check(bool(self._sources[op.rule]) or not op.entry.restricted, op, errno.EINVAL)
-        _check(all(EndpointFlags.LIVE in self._endpoints[slot].flags for slot in slots if slot), op, errno.EINVAL)
+        _check(all(self._endpoints[slot].takes_flows for slot in slots if slot), op, errno.EINVAL)
         old_position = self._positions.get(op.rule)
         if op.fresh or old_position is None:
             self._positions[op.rule] = 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from loxilb.errors import Conflict, NotFound
 from loxilb.model import Endpoint, IPAddress, Mode, Service, ServiceKey
-from loxilb.model.service import DEFAULT_PERSISTENCE_S
+from loxilb.model.service import DEFAULT_DRAIN_S, DEFAULT_PERSISTENCE_S
 from loxilb.plan import in_address_order, in_rule_order
 
 _Place = tuple[IPAddress, int]
@@ -24,14 +24,15 @@ _FIXED: tuple[tuple[str, str, Callable[[Service], object]], ...] = (
 def normal(service: Service) -> Service:
     """Return ``service`` as it is kept.
 
-    Endpoints in rule order, allowed sources each once by address, the timeout spelt out, that of persistence only where
-    it is not the default.
+    Endpoints in rule order, allowed sources each once by address, the timeout spelt out, those of persistence and
+    draining only where they are not the default.
     """
     return replace(
         service,
         endpoints=in_rule_order(service.endpoints),
         inactive_timeout=service.timeout,
         persist_timeout=0 if service.persist_timeout == DEFAULT_PERSISTENCE_S else service.persist_timeout,
+        drain_timeout=0 if service.drain_timeout == DEFAULT_DRAIN_S else service.drain_timeout,
         allowed_sources=in_address_order(service.allowed_sources),
     )
 

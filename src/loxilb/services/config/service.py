@@ -2,8 +2,9 @@
 """The configuration service: desired services, brought into the kernel one write at a time."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import TypeVar
@@ -12,7 +13,7 @@ import structlog
 
 from loxilb.errors import KernelError, LoxilbError, NotFound
 from loxilb.model import Counter, Flow, IPAddress, Mode, Port, Service, ServiceKey
-from loxilb.model.image import EndpointFlags, EndpointId
+from loxilb.model.image import EndpointId
 from loxilb.model.port import IfIndex
 from loxilb.model.probe import Availability, EndpointKey, HostState
 from loxilb.model.revision import Author, Changes, Configured, Revision
@@ -31,6 +32,8 @@ from loxilb.ports import (
 from loxilb.services.config.edits import attached, detached, matching_key, normal, replaced
 from loxilb.services.config.health import HealthBook
 from loxilb.services.config.journal import StoreJournal
+from loxilb.services.config.status import status_of
+from loxilb.services.config.tending import Quiet, is_due, next_look
 from loxilb.services.config.vips import VipBook
 
 _Result = TypeVar("_Result")
@@ -40,8 +43,9 @@ _Edit = Callable[[Service | None, Service], Service | None]
 _SAID = {
     HostState.GREEN: Availability.UP,
     HostState.YELLOW: Availability.DRAINING,
-    HostState.RED: Availability.DOWN,
+    HostState.RED: Availability.OUT,
 }
+_RETRY_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -66,10 +70,11 @@ class ConfigurationService:
         limits: Limits | None = None,
         hooks: Mapping[IfIndex, tuple[str, ...]] | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take over the ports; ``hooks`` says where the data plane is attached, and may change later.
 
-        ``clock`` returns seconds since 1970.
+        ``clock`` returns seconds since 1970, ``steady`` seconds that only go forward.
         """
         self._data_plane = data_plane
         self._links = links
@@ -82,6 +87,10 @@ class ConfigurationService:
         self.drift = Drift()
         self.is_new = False
         self._health = HealthBook()
+        self._steady = steady
+        self._quiet = Quiet()
+        self._stirred = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers: list[ServiceWatcher] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="configuration")
 
@@ -100,6 +109,22 @@ class ConfigurationService:
         dropped. Raises KernelError and StoreError.
         """
         return await self._run(self._adopt)
+
+    async def tend(self) -> None:
+        """Do what time brings, without end: endpoints that have left or drained go, slow starts go on.
+
+        Sleeps while there is nothing of the kind.
+        """
+        self._loop = asyncio.get_running_loop()
+        while True:
+            self._stirred.clear()
+            wait = await self.tend_once()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stirred.wait(), wait)
+
+    async def tend_once(self) -> float | None:
+        """Do what the time has come for; returns the seconds to the next look, None where nothing is to come."""
+        return await self._run(self._tend)
 
     def close(self) -> None:
         """Finish the writes under way; everything stays in the kernel."""
@@ -198,7 +223,7 @@ class ConfigurationService:
         image = self._data_plane.observe()
         found = stored.services.values() if stored.revision else recover(image)
         services = [normal(service) for service in found]
-        ledger, strays = adopt(image, self._limits, services)
+        ledger, strays = adopt(image, self._limits, services, self._steady())
         if strays:
             self._data_plane.apply(strays)
             _log.warning("dropped what belonged to no service", operations=len(strays))
@@ -268,8 +293,9 @@ class ConfigurationService:
             else:
                 self._desired[key] = service
 
-    def _plan(self, changes: _Changes) -> Plan:
-        return plan(changes, self._ledger, self._sources(changes), self._health.states)
+    def _plan(self, changes: _Changes, without_flows: Collection[EndpointId] = ()) -> Plan:
+        sources, health = self._sources(changes), self._health.states
+        return plan(changes, self._ledger, sources, health, now=self._steady(), without_flows=without_flows)
 
     def _program(self, changes: _Changes) -> None:
         """Plan ``changes`` and apply them; the ledger follows only what the kernel has accepted."""
@@ -286,6 +312,23 @@ class ConfigurationService:
                 planned.commit(self._ledger)
             else:
                 planned.abandon(self._ledger)
+        if self._ledger.restless and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stirred.set)
+
+    def _tend(self) -> float | None:
+        """Plan again what the time has come for."""
+        now = self._steady()
+        restless = {key: self._ledger.services[key] for key in self._ledger.restless}
+        flows = self._data_plane.active_flows(slot for one in restless.values() for slot in one.leaving)
+        ended = self._quiet.follow(flows, now)
+        due = {key: self._desired[key] for key, one in restless.items() if is_due(one, ended, now)}
+        try:
+            if due:
+                self._apply(self._plan(due, ended))
+        except LoxilbError as error:
+            _log.error("endpoints not followed, trying again", services=len(due), cause=error.cause)
+            return _RETRY_S
+        return next_look((self._ledger.services[key] for key in self._ledger.restless), now)
 
     def _restore(self, before: _Changes) -> None:
         try:
@@ -322,24 +365,19 @@ class ConfigurationService:
         stale = {
             key: service
             for key, service in onearm.items()
-            for entry in self._ledger.services[key].endpoints.values()
+            for entry in map(self._ledger.services[key].endpoints.__getitem__, self._ledger.services[key].ids)
             if entry.source != sources.get(entry.address)
         }
         if stale:
-            self._apply(plan(stale, self._ledger, sources, self._health.states))
+            self._apply(self._plan(stale))
             _log.info("sources changed with the routes", services=len(stale))
 
     def _statuses(self, counters: Mapping[EndpointId, Counter]) -> list[ServiceStatus]:
-        return [self._status(self._desired[key], counters) for key in sorted(self._desired, key=_key_order)]
-
-    def _status(self, service: Service, counters: Mapping[EndpointId, Counter]) -> ServiceStatus:
-        programmed = self._ledger.services[service.key]
-        flags = (programmed.endpoints[slot].flags for slot in programmed.ids)
-        return ServiceStatus(
-            service=service,
-            active=tuple(EndpointFlags.LIVE in one for one in flags),
-            counters=tuple(counters.get(slot, Counter()) for slot in programmed.ids),
-        )
+        now, active = self._steady(), self._data_plane.active_flows
+        return [
+            status_of(self._desired[key], self._ledger.services[key], counters, active, now)
+            for key in sorted(self._desired, key=_key_order)
+        ]
 
     def _names(self) -> dict[int, str]:
         return {one.rule: self._desired[key].name for key, one in self._ledger.services.items()}

@@ -68,7 +68,9 @@ class Record:
     @property
     def availability(self) -> Availability:
         """What services should do with it."""
-        if self.state is HostState.RED or not self.verdict.up:
+        if self.state is HostState.RED:
+            return Availability.OUT
+        if not self.verdict.up:
             return Availability.DOWN
         return Availability.DRAINING if self.state is HostState.YELLOW else Availability.UP
 
