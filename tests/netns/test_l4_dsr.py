@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.icmp_errors import ask_for_error
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star
 from tests.support.traffic import ask, ask_on, connection, digest_of, download, upload
 
@@ -99,6 +100,36 @@ def test_answers_need_not_come_by(dsr: Star) -> None:
     for server in dsr.servers:
         server.ip("route del 10.10.10.0/24")
     switch.remove()
+
+
+@by_family
+def test_a_server_learns_the_size_of_the_way_back(dsr: Star, vip: str, servers: tuple[str, ...]) -> None:
+    """What the load balancer, its router here, says to the service's address reaches the server that asked for it."""
+    dsr.lb.create(vip, RULE.format("tcp"), [f"{one}:1" for one in servers])
+    for space, device in ((dsr.lb.namespace, "eclient"), (dsr.client, "eth0")):
+        space.ip(f"link set {device} mtu 1300")
+    for server in dsr.servers:
+        server.run("ip", "-6" if ":" in vip else "-4", "route", "flush", "cache")
+
+    fetched = [dsr.client.call(download, vip, PORT, 1 << 20) for _ in range(6)]
+
+    for space, device in ((dsr.lb.namespace, "eclient"), (dsr.client, "eth0")):
+        space.ip(f"link set {device} mtu 1500")
+    assert set(fetched) == {digest_of(1 << 20)}
+
+
+@by_family
+def test_a_client_learns_of_a_smaller_link_to_the_server(dsr: Star, vip: str, servers: tuple[str, ...]) -> None:
+    """No packet is lost in silence, though nothing but its MACs would have changed."""
+    dsr.lb.create(vip, RULE.format("udp"), [f"{servers[0]}:1"])
+    dsr.lb.namespace.ip("link set eserver1 mtu 1300")
+    dsr.client.run("ip", "-6" if ":" in vip else "-4", "route", "flush", "cache")
+
+    told = dsr.client.call(ask_for_error, vip, PORT, size=1400)
+
+    dsr.lb.namespace.ip("link set eserver1 mtu 1500")
+    dsr.client.run("ip", "-6" if ":" in vip else "-4", "route", "flush", "cache")
+    assert (told.kind, told.code, told.mtu) == ((2, 0, 1300) if ":" in vip else (3, 4, 1300))
 
 
 def test_answers_that_come_by_are_counted(dsr: Star) -> None:

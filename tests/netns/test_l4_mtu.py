@@ -15,6 +15,9 @@ VIP4, VIP6 = "20.20.20.1", "2001::1"
 OWN = {VIP4: "10.10.10.254", VIP6: "3ffe::2"}
 FAR = {VIP4: "41.41.41.1", VIP6: "41::1"}
 NEAR = {VIP4: SERVERS4[1], VIP6: SERVERS6[1]}
+by_mode_and_offload = pytest.mark.parametrize(
+    ("mode", "onoff"), [("default", "on"), ("default", "off"), ("onearm", "on"), ("fullnat", "off")]
+)
 SIZE, MTU = 2 << 20, 1300
 by_vip = pytest.mark.parametrize("vip", [VIP4, VIP6], ids=["ipv4", "ipv6"])
 by_mode = pytest.mark.parametrize("mode", ["default", "onearm", "fullnat"])
@@ -67,20 +70,26 @@ def test_a_router_behind_tells_the_client_its_size(far_star: Star, star: Star, v
 
 
 @by_vip
-def test_traceroute_goes_on_behind_the_load_balancer(far_star: Star, star: Star, vip: str) -> None:
+@by_mode
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+def test_traceroute_goes_on_behind_the_load_balancer(
+    far_star: Star, star: Star, vip: str, mode: str, tcp: bool
+) -> None:
     """The hop behind is seen under the service address: the client knows no other."""
-    star.lb.create(vip, f"--udp=2020:{PORT}", [f"{FAR[vip]}:1"])
+    flags = "" if mode == "default" else f"--mode={mode}"
+    for protocol in ("udp", "tcp"):
+        star.lb.create(vip, f"--{protocol}=2020:{PORT} {flags}", [f"{FAR[vip]}:1"])
 
-    hops = [star.client.call(ask_for_error, vip, 2020, ttl=ttl).sender for ttl in (1, 2)]
+    hops = [star.client.call(ask_for_error, vip, 2020, tcp=tcp, ttl=ttl) for ttl in (1, 2)]
 
-    assert hops == [OWN[vip], vip]
+    assert [hop.sender for hop in hops] == [OWN[vip], vip]
+    assert {(hop.kind, hop.code) for hop in hops} == {(3, 0) if ":" in vip else (11, 0)}
     assert star.ask_datagram(vip, 2020, ttl=3).server == "far"
 
 
-@pytest.fixture(params=["offloads", "no offloads"])
-def sized(request: pytest.FixtureRequest, star: Star) -> Iterator[Callable[[str], None]]:
+@pytest.fixture
+def sized(onoff: str, star: Star) -> Iterator[Callable[[str], None]]:
     """Return a way to make one link of the load balancer smaller, at its own end; ends send whole segments or parts."""
-    onoff = "on" if request.param == "offloads" else "off"
     spaces = (star.client, star.servers[1])
     for space in spaces:
         space.run("ethtool", "-K", "eth0", "tso", onoff, "gso", onoff)
@@ -106,11 +115,13 @@ def size_shown(star: Star, device: str) -> str:
 
 
 @by_vip
-def test_a_small_link_to_the_server(star: Star, sized: Callable[[str], None], vip: str) -> None:
+@by_mode_and_offload
+def test_a_small_link_to_the_server(star: Star, sized: Callable[[str], None], vip: str, mode: str, onoff: str) -> None:
     """The load balancer itself tells the client."""
     sized("eserver2")
-    star.lb.create(vip, f"--tcp=2020:{PORT}", [f"{NEAR[vip]}:1"])
-    star.lb.create(vip, f"--udp=2020:{PORT}", [f"{NEAR[vip]}:1"])
+    flags = "" if mode == "default" else f"--mode={mode}"
+    star.lb.create(vip, f"--tcp=2020:{PORT} {flags}", [f"{NEAR[vip]}:1"])
+    star.lb.create(vip, f"--udp=2020:{PORT} {flags}", [f"{NEAR[vip]}:1"])
     forget_sizes(star.client)
 
     assert star.client.call(ask_for_error, vip, 2020, size=1400) == too_big(OWN[vip], MTU)
@@ -120,10 +131,12 @@ def test_a_small_link_to_the_server(star: Star, sized: Callable[[str], None], vi
 
 
 @by_vip
-def test_a_small_link_to_the_client(star: Star, sized: Callable[[str], None], vip: str) -> None:
+@by_mode_and_offload
+def test_a_small_link_to_the_client(star: Star, sized: Callable[[str], None], vip: str, mode: str, onoff: str) -> None:
     """The server is told on the way back. Nothing large goes to a device smaller than its peer: it would be lost."""
     sized("eclient")
-    star.lb.create(vip, f"--tcp=2020:{PORT}", [f"{NEAR[vip]}:1"])
+    flags = "" if mode == "default" else f"--mode={mode}"
+    star.lb.create(vip, f"--tcp=2020:{PORT} {flags}", [f"{NEAR[vip]}:1"])
     forget_sizes(star.servers[1])
 
     assert star.client.call(download, vip, 2020, SIZE) == digest_of(SIZE)
