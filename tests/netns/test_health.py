@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.lab import ROOT, Lab, Namespace, Process, wait_for
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star
 from tests.support.traffic import ask, ask_on, connection
 
 pytestmark = pytest.mark.must_run
@@ -231,23 +231,3 @@ def test_a_service_whose_mode_rewrites_sources_is_probed_unasked(watched: Star, 
     own_servers[2].stop()
 
     becomes(watched, SERVERS4[2], "inactive")
-
-
-def test_five_hundred_endpoints_do_not_starve_the_api(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Probed every second; the API answers meanwhile, and when all fail at once all are out within seconds."""
-    with Lab(folder=tmp_path_factory.mktemp("many")) as lab:
-        star = build(lab, servers=1)
-        star.servers[0].ip("route add local 10.99.0.0/22 dev lo")
-        star.lb.namespace.ip(f"route add 10.99.0.0/22 via {SERVERS4[0]}")
-        star.lb.start("--xdp", "off")
-        addresses = tuple(f"10.99.{number // 250}.{number % 250 + 1}" for number in range(500))
-        put_rule(star, VIP4, addresses, port=2021)
-
-        def probed() -> int:
-            text = star.servers[0].run("nstat", "-asz", "TcpPassiveOpens")
-            return int(text.split("TcpPassiveOpens")[1].split()[0])
-
-        wait_for(lambda: probed() > 1500, deadline=30, what="three probes of each")
-        assert set(states(star).values()) == {"active"}
-        star.servers[0].ip("link set eth0 down")
-        wait_for(lambda: set(states(star).values()) == {"inactive"}, deadline=30, what="all out")

@@ -27,6 +27,9 @@ PORT = 8080
 SERVERS4 = ("31.31.31.1", "32.32.32.1", "33.33.33.1")
 SERVERS6 = ("4ffe::1", "5ffe::1", "6ffe::1")
 _READY_S = 60.0
+_SEEN_AS_CERTIFICATES = """
+    mount -t tmpfs none /opt && mkdir -p /opt/loxilb/cert && mount --bind "$0" /opt/loxilb/cert && exec "$@"
+"""
 
 
 class LoadBalancer:
@@ -42,11 +45,12 @@ class LoadBalancer:
         self._touched = False
         lab.undo(self.down)
 
-    def start(self, *flags: str) -> None:
-        """Start the daemon and wait until it serves."""
+    def start(self, *flags: str, certificates: Path | None = None) -> None:
+        """Start the daemon and wait until it serves; ``certificates`` is what it finds at /opt/loxilb/cert."""
+        seen = () if certificates is None else ("unshare", "-m", "sh", "-c", _SEEN_AS_CERTIFICATES, certificates)
         self._touched = True  # before there is a process: an interrupt may come while there is one
         own = ("--config", "none", "--store", self.store)
-        self._daemon = self._lab.process(self.namespace, BIN / "loxilb", *own, *flags)
+        self._daemon = self._lab.process(self.namespace, *seen, BIN / "loxilb", *own, *flags)
         self.ready_line = self._daemon.wait_line(r"ready in", deadline=_READY_S)
 
     def stop(self) -> int:
