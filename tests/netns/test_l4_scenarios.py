@@ -66,8 +66,15 @@ def nothing_for(star: Star, *addresses: str) -> Iterator[None]:
 
 
 @by_family
-@pytest.mark.parametrize("why", ["weights of zero", "out of service"])
-@pytest.mark.parametrize("mode", ["default", "onearm", "fullnat"])
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        ("default", "weights of zero"),
+        ("default", "out of service"),
+        ("onearm", "weights of zero"),
+        ("fullnat", "out of service"),
+    ],
+)
 def test_without_a_live_endpoint_nothing_gets_through(
     star: Star, vip: str, servers: tuple[str, ...], why: str, mode: str
 ) -> None:
