@@ -128,6 +128,9 @@ enum lox_reason {
 	LOX_REASONS = 56,
 };
 
+/* What an address is: of a service or an endpoint; of an endpoint that is this host. */
+enum lox_host { LOX_HOST_UNKNOWN = 0, LOX_HOST_KNOWN = 1, LOX_HOST_LOCAL = 2 };
+
 union lox_addr {
 	__be32 v4;
 	__u32 word[4];

@@ -18,15 +18,6 @@ struct {
 	__type(value, struct lox_fragment);
 } fragments SEC(".maps");
 
-/* Addresses of services and endpoints: fragments from or to them may be a flow's. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, union lox_addr);
-	__type(value, __u32);
-} hosts SEC(".maps");
-
 /* Where in its datagram a fragment lies, in bytes. */
 struct lox_piece {
 	struct lox_fragment_key key;
@@ -74,21 +65,10 @@ LOX_INLINE int lox_read_piece(lox_ctx *ctx, const bool v6, struct lox_work *w, s
 	return piece->offset ? 0 : reason;
 }
 
-LOX_INLINE bool lox_is_host(const bool v6, const union lox_addr *addr)
-{
-	union lox_addr key = {};
-
-	if (v6)
-		key = *addr;
-	else
-		key.v4 = addr->v4;
-	return bpf_map_lookup_elem(&hosts, &key);
-}
-
 /* A fragment that belongs to no flow we know: pass it, unless it may belong to one. */
 LOX_INLINE int lox_stray(const bool v6, const struct lox_work *w)
 {
-	if (lox_is_host(v6, &w->p.tuple.daddr) || lox_is_host(v6, &w->p.tuple.saddr))
+	if (!LOX_HOOK_IS_EGRESS && (lox_host(v6, &w->p.tuple.daddr) || lox_host(v6, &w->p.tuple.saddr)))
 		return lox_leave(LOX_DROP, LOX_DROP_FRAGMENT);
 	return lox_leave(LOX_PASS, LOX_PASS_FRAGMENT);
 }
@@ -153,9 +133,7 @@ LOX_INLINE int lox_next_fragment(lox_ctx *ctx, const bool v6, struct lox_work *w
 	if (!rt)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	lox_copy(v6, ref->flow, &w->rw);
-	w->way.route = LOX_ROUTE_READY;
-	if (!lox_cached_way(ref->flow, rt->generation, &w->way))
-		lox_resolve(ctx, v6, w, ref, rt->generation);
+	lox_find_way(ctx, v6, w, ref, rt->generation);
 	reason = w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : lox_hop_check(ctx, w);
 	if (reason && v6) /* the sender is told of every fragment, of IPv4 only of the first (RFC 1812 section 4.3.2.7) */
 		return lox_refuse(ctx, v6, reason);

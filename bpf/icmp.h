@@ -194,10 +194,8 @@ LOX_INLINE int lox_icmp_forward(lox_ctx *ctx, const bool v6, struct lox_work *w,
 		return lox_leave(LOX_PASS, LOX_PASS_ICMP_ERROR);
 	lox_copy(v6, ref.flow, &w->rw);
 	lox_outer(v6, &w->p, &w->rw, &outer);
-	w->way.route = LOX_ROUTE_READY;
 	w->p.tuple.proto = v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
-	if (!lox_cached_way(ref.flow, rt->generation, &w->way))
-		lox_resolve(ctx, v6, w, &ref, rt->generation);
+	lox_find_way(ctx, v6, w, &ref, rt->generation);
 	if (w->way.route == LOX_ROUTE_NONE)
 		return lox_leave(LOX_DROP, LOX_DROP_NO_ROUTE);
 	if (w->way.route == LOX_ROUTE_LOCAL)

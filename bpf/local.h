@@ -12,8 +12,6 @@
 #include "service.h"
 #include "verdict.h"
 
-/* Services that may stand behind one another. */
-#define LOX_LOCAL_DEPTH 3
 #define LOX_ECONNREFUSED 111 /* asm-generic/errno.h, on all but MIPS, PA-RISC, SPARC and Alpha */
 
 enum { LOX_CALL_REFUSE = 0, LOX_CALL_GO = 1 };
@@ -62,7 +60,7 @@ LOX_INLINE void lox_count_call(enum lox_reason reason)
 LOX_INLINE int lox_refuse_call(enum lox_reason reason)
 {
 	lox_count_call(reason);
-	if (cfg.set_retval && reason == LOX_DROP_NO_ENDPOINT)
+	if (cfg.set_retval && (reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_LOOP))
 		bpf_set_retval(-LOX_ECONNREFUSED);
 	return LOX_CALL_REFUSE;
 }
@@ -137,7 +135,7 @@ struct lox_choice {
  */
 LOX_INLINE int lox_direct(const bool v6, __u32 rule, struct lox_tuple *t, struct lox_choice *choice)
 {
-	for (int i = 0; i < LOX_LOCAL_DEPTH; i++) {
+	for (int i = 0; i <= LOX_SERVICES_BEHIND; i++) {
 		int id = lox_choose_for(v6, rule, t);
 		struct lox_endpoint *e;
 
@@ -154,7 +152,7 @@ LOX_INLINE int lox_direct(const bool v6, __u32 rule, struct lox_tuple *t, struct
 		if (!rule || rule == choice->rule)
 			return 0;
 	}
-	return LOX_DROP_NO_ENDPOINT;
+	return LOX_DROP_LOOP;
 }
 
 /* A connected socket burdens its endpoint until it is closed, or connects to something else. */

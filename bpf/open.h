@@ -8,8 +8,6 @@
 #include "state.h"
 #include "work.h"
 
-/* Services that may stand behind each other as endpoints. */
-#define LOX_SERVICES_BEHIND 2
 #define LOX_FIRST_PORT 1024
 #define LOX_PORTS (65536 - LOX_FIRST_PORT)
 
@@ -84,7 +82,8 @@ LOX_INLINE int lox_open_reply(const bool v6, const struct lox_tuple *t, struct l
 /*
  * Source the endpoint sees, which the reply comes back to. In default mode it is the client's own, unless the client is
  * the endpoint, which would then answer itself, or a service on the way hides it: to the endpoint the service is the
- * client. Returns 0 or the reason to drop.
+ * client. An endpoint on this host sees the client in every mode: its stack takes no packet from outside that comes from
+ * an address of its own (RFC 1812 section 5.3.8). Returns 0 or the reason to drop.
  */
 LOX_INLINE int lox_source(const bool v6, const struct lox_tuple *t, __u32 mode, const struct lox_endpoint *endpoint,
 			  struct lox_insert *in)
@@ -93,7 +92,9 @@ LOX_INLINE int lox_source(const bool v6, const struct lox_tuple *t, __u32 mode, 
 	bool known = v6 ? source->half[0] | source->half[1] : source->v4;
 	bool itself = v6 ? lox_equal6(&t->saddr, &endpoint->addr) : t->saddr.v4 == endpoint->addr.v4;
 
-	if (mode == LOX_MODE_DEFAULT && !itself && !(in->flags & LOX_FLOW_SOURCE)) {
+	if ((mode == LOX_MODE_DEFAULT && !itself && !(in->flags & LOX_FLOW_SOURCE)) ||
+	    lox_host(v6, &endpoint->addr) == LOX_HOST_LOCAL) {
+		in->flags &= ~LOX_FLOW_SOURCE;
 		in->key.daddr = t->saddr;
 		return 0;
 	}

@@ -5,6 +5,8 @@
 
 #include "work.h"
 
+/* Services that may stand behind each other as endpoints. */
+#define LOX_SERVICES_BEHIND 2
 /* Keys of selection by hash: fixed, so that two load balancers choose alike. */
 #define LOX_SELECT_KEY0 0x243f6a8885a308d3ULL
 #define LOX_SELECT_KEY1 0x13198a2e03707344ULL
@@ -51,6 +53,29 @@ struct {
 	__type(key, struct lox_source_key);
 	__type(value, __u32);
 } sources SEC(".maps");
+
+/* Addresses of services and endpoints: fragments from or to them may be a flow's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, union lox_addr);
+	__type(value, __u32);
+} hosts SEC(".maps");
+
+/* What is known of an address: enum lox_host, or LOX_HOST_UNKNOWN. */
+LOX_INLINE __u32 lox_host(const bool v6, const union lox_addr *addr)
+{
+	union lox_addr key = {};
+	__u32 *kind;
+
+	if (v6)
+		key = *addr;
+	else
+		key.v4 = addr->v4;
+	kind = bpf_map_lookup_elem(&hosts, &key);
+	return kind ? *kind : LOX_HOST_UNKNOWN;
+}
 
 /* False when this is no service address for certain. */
 LOX_INLINE bool lox_maybe_served(const bool v6, const union lox_addr *addr)

@@ -107,6 +107,15 @@ LOX_INLINE void lox_resolve(lox_ctx *ctx, const bool v6, struct lox_work *w, con
 	WRITE_ONCE(*(__u32 *)&ref->flow->next_hop, lox_hop_index(&w->fib, generation) | generation << 16);
 }
 
+/* The way of a packet of this flow, into w->way. One that this host's own stack sends is on its way already. */
+LOX_INLINE void lox_find_way(lox_ctx *ctx, const bool v6, struct lox_work *w, const struct lox_ref *ref,
+			     __u16 generation)
+{
+	w->way.route = LOX_HOOK_IS_EGRESS ? LOX_ROUTE_LOCAL : LOX_ROUTE_READY;
+	if (!LOX_HOOK_IS_EGRESS && !lox_cached_way(ref->flow, generation, &w->way))
+		lox_resolve(ctx, v6, w, ref, generation);
+}
+
 /* Let the kernel resolve the neighbour and send the packet then. */
 LOX_INLINE int lox_send_unresolved(const bool v6, const struct bpf_fib_lookup *fib)
 {
@@ -227,6 +236,8 @@ LOX_INLINE int lox_flow_of(const bool v6, struct lox_work *w, __u32 rule_id, str
 		ref->flow = NULL;
 	}
 	*forward = LOX_FORWARD_NEW;
+	if (!ref->flow && LOX_HOOK_IS_EGRESS)
+		return LOX_PASS_NOT_SERVICE;
 	if (!ref->flow)
 		return lox_open_for(v6, w, rule_id ? rule_id : lox_listener(v6, &w->p), ref);
 	*forward = ref->table == LOX_HALF ? LOX_FORWARD_HALF_OPEN : LOX_FORWARD_ESTABLISHED;
@@ -313,9 +324,7 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 	if (reason)
 		return reason;
 	lox_copy(v6, ref->flow, &w->rw);
-	w->way.route = LOX_ROUTE_READY;
-	if (!lox_cached_way(ref->flow, generation, &w->way))
-		lox_resolve(ctx, v6, w, ref, generation);
+	lox_find_way(ctx, v6, w, ref, generation);
 	return w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : lox_hop_check(ctx, w);
 }
 

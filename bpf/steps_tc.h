@@ -7,6 +7,9 @@
 #include "verdict.h"
 #include "work.h"
 
+/* Do packets come from this host's own stack here? */
+enum { LOX_HOOK_IS_EGRESS = 0 };
+
 /* Programs that go on where the entry program ends. */
 enum {
 	LOX_STEP_SLOW4,

@@ -405,6 +405,19 @@ def test_what_may_turn_packets_is_told(pair: Pair, recorder: Recorder, change: s
     assert RoutesChanged() in recorder.after_all()
 
 
+@pytest.mark.parametrize("address", ["99.99.99.1/32", "2002::1/128"])
+def test_addresses_of_the_loopback_are_told_unless_they_are_held(pair: Pair, recorder: Recorder, address: str) -> None:
+    """Service addresses come and go there in great numbers; others may be an endpoint's."""
+    loopback = LinkChanged(IfIndex(1))
+    pair.network.hold(FAR4)
+    pair.network.release(FAR4)
+    assert loopback not in recorder.after_all()
+
+    pair.here.ip(f"addr add {address} dev lo")
+
+    assert loopback in recorder.after_all()
+
+
 def test_a_neighbour_that_only_ages_or_is_new_is_not_told(pair: Pair, recorder: Recorder) -> None:
     """Reachable, stale and back happens all the time and turns no packet."""
     mac = json.loads(pair.peer.run("ip", "-j", "link", "show", "eth1"))[0]["address"]

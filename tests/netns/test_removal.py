@@ -31,9 +31,9 @@ def foreign() -> Iterator[int]:
         yield loaded.programs["fuzz_tc"]
 
 
-def filters(space: Namespace, device: str) -> str:
-    """Return the filters at the ingress of a device."""
-    return space.run("tc", "filter", "show", "dev", device, "ingress").strip()
+def filters(space: Namespace, device: str, side: str = "ingress") -> str:
+    """Return the filters at the ingress or egress of a device."""
+    return space.run("tc", "filter", "show", "dev", device, side).strip()
 
 
 def down(space: Namespace) -> str:
@@ -82,15 +82,20 @@ def test_filters_of_clsact_are_removed_and_those_of_others_stay(space: Namespace
         data_plane = BpfDataPlane.open(SETTINGS)
         for name, program in (("one", data_plane.programs["tc"]), ("two", foreign)):
             attach._attach_clsact(socket.if_nametoindex(name), program)
+        with BpfObject(OBJECTS / "egress.bpf.o") as loaded:
+            attach._attach_clsact(socket.if_nametoindex("two"), loaded.programs["lox_egress"], attach._CLSACT_EGRESS)
         data_plane.close()
 
     space.call(work)
     assert [name for name in ("one", "two") if "lox_tc" in filters(space, name)] == ["one"]
     assert "fuzz_tc" in filters(space, "two")
 
+    assert "lox_egress" in filters(space, "two", "egress")
+
     removed = space.call(remove_data_plane, None)
 
-    assert removed == Removed(links=0, filters=1, maps=removed.maps)
+    assert removed == Removed(links=0, filters=2, maps=removed.maps)
+    assert filters(space, "two", "egress") == ""
     assert removed.maps > 0
     assert filters(space, "one") == ""
     assert "fuzz_tc" in filters(space, "two")

@@ -64,7 +64,7 @@ CONSTANTS = (
     "SERVED_BITS",
     "SERVED_FACTOR",
 )
-GROUPS = ("SLOT_", "FLOW_")
+GROUPS = ("SLOT_", "FLOW_", "HOST_")
 
 
 def enumerators(enum: str) -> list[str]:

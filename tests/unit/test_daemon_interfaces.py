@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which interfaces are taken, and how they are followed."""
 
+from dataclasses import replace
+from ipaddress import ip_interface
+
 import pytest
 
 from loxilb.errors import InvalidRequest
@@ -105,3 +108,16 @@ def test_none_at_all_is_said():
     scene.interfaces.attach_all()
 
     assert scene.interfaces.summary() == "0 interfaces (tcx none; xdp none)"
+
+
+def test_the_data_plane_learns_every_address():
+    """Also those of interfaces left out, at the start and with each change."""
+    scene = Scene(blacklist="eth0")
+    one, two = ip_interface("10.0.0.1/8"), ip_interface("2001::1/128")
+    scene.links.interfaces[:2] = [replace(PORTS[0], addresses=(two,)), replace(PORTS[1], addresses=(one,))]
+    scene.interfaces.attach_all()
+    assert scene.fake.addresses == {one.ip, two.ip}
+
+    scene.links.interfaces[0] = PORTS[0]
+    scene.interfaces.changed(IfIndex(1))
+    assert scene.fake.addresses == {one.ip}

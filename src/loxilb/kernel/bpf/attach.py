@@ -16,13 +16,15 @@ from loxilb.kernel.bpf.libbpf import check
 
 _XDP = 37
 _TCX_INGRESS = 46
+_TCX_EGRESS = 47
 _NATIVE = 1 << 2
 _CLSACT_INGRESS = 1
+_CLSACT_EGRESS = 2
 _CLSACT = 7
 _REPLACE = 1
 _HANDLE = 1
 _PRIORITY = 1
-_TC_PROGRAM = b"lox_tc"
+_TC_PROGRAMS = {_CLSACT_INGRESS: b"lox_tc", _CLSACT_EGRESS: b"lox_egress"}
 # No such filter, no clsact on the device, no such device.
 _NO_FILTER = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
 # Without these the kernel has no TCX (before 6.6): unknown attach type, or unknown command.
@@ -79,21 +81,31 @@ def attach_xdp(directory: pins.PinDirectory, index: int, program: int) -> None:
 
 def attach_tc(directory: pins.PinDirectory, index: int, program: int) -> str:
     """Attach the TC program at ingress; returns the hook taken, ``tcx`` or ``clsact``; raises KernelError."""
-    result = _attach_link(directory, "tcx", index, program, _TCX_INGRESS, 0)
+    return _attach_tc(directory, "tcx", index, program, _CLSACT_INGRESS)
+
+
+def attach_egress(directory: pins.PinDirectory, index: int, program: int) -> str:
+    """Attach the program for replies of this host at TC egress; as :func:`attach_tc`."""
+    return _attach_tc(directory, "egress", index, program, _CLSACT_EGRESS)
+
+
+def _attach_tc(directory: pins.PinDirectory, name: str, index: int, program: int, point: int) -> str:
+    kind = _TCX_INGRESS if point == _CLSACT_INGRESS else _TCX_EGRESS
+    result = _attach_link(directory, name, index, program, kind, 0)
     if result == 0:
         return "tcx"
     if -result not in _NO_TCX:
         check(result, f"attach TCX to interface {index}")
-    _attach_clsact(index, program)
+    _attach_clsact(index, program, point)
     return "clsact"
 
 
-def _clsact_hook(index: int) -> libbpf.TcHook:
-    return libbpf.TcHook(sz=ctypes.sizeof(libbpf.TcHook), ifindex=index, attach_point=_CLSACT_INGRESS)
+def _clsact_hook(index: int, point: int) -> libbpf.TcHook:
+    return libbpf.TcHook(sz=ctypes.sizeof(libbpf.TcHook), ifindex=index, attach_point=point)
 
 
-def _attach_clsact(index: int, program: int) -> None:
-    hook = _clsact_hook(index)
+def _attach_clsact(index: int, program: int, point: int = _CLSACT_INGRESS) -> None:
+    hook = _clsact_hook(index, point)
     result = libbpf.tc_hook_create(ctypes.byref(hook))
     if result != -errno.EEXIST:
         check(result, f"create clsact on interface {index}")
@@ -107,15 +119,19 @@ def _attach_clsact(index: int, program: int) -> None:
     check(libbpf.tc_attach(ctypes.byref(hook), ctypes.byref(options)), f"attach TC to interface {index}")
 
 
-def detach_clsact(index: int) -> bool:
-    """Remove our filter and tell whether there was one; the qdisc and filters of others stay. Raises KernelError."""
-    hook = _clsact_hook(index)
+def detach_clsact(index: int) -> int:
+    """Remove our filters and tell how many there were; the qdisc and filters of others stay. Raises KernelError."""
+    return sum(_detach_clsact(index, point) for point in _TC_PROGRAMS)
+
+
+def _detach_clsact(index: int, point: int) -> bool:
+    hook = _clsact_hook(index, point)
     options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
     result = libbpf.tc_query(ctypes.byref(hook), ctypes.byref(options))
     if -result in _NO_FILTER:
         return False
     check(result, f"query TC on interface {index}")
-    if _program_name(options.prog_id) != _TC_PROGRAM:
+    if _program_name(options.prog_id) != _TC_PROGRAMS[point]:
         return False
     options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
     check(libbpf.tc_detach(ctypes.byref(hook), ctypes.byref(options)), f"detach TC from interface {index}")
@@ -136,8 +152,14 @@ def _program_name(identity: int) -> bytes:
     return bytes(info.name)
 
 
+def detach_egress(directory: pins.PinDirectory, index: int) -> None:
+    """Undo :func:`attach_egress`, idempotent; raises KernelError."""
+    pins.remove(directory.link_path("egress", index))
+    _detach_clsact(index, _CLSACT_EGRESS)
+
+
 def detach(directory: pins.PinDirectory, index: int) -> None:
     """Detach everything of ours from one interface (which may be gone)."""
-    for hook in ("xdp", "tcx"):
+    for hook in ("xdp", "tcx", "egress"):
         pins.remove(directory.link_path(hook, index))
     detach_clsact(index)

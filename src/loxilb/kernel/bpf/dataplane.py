@@ -16,13 +16,14 @@ from loxilb.errors import KernelError
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sockets
 from loxilb.kernel.bpf.clock import JiffyClock
+from loxilb.kernel.bpf.egress import EgressHooks
 from loxilb.kernel.bpf.events import FlowEvents
 from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 from loxilb.kernel.bpf.tables import FlowTables
-from loxilb.model import Counter, Flow, FlowEvent, IPNetwork, LinkKind, Mode, Port
+from loxilb.model import Counter, Flow, FlowEvent, IPAddress, IPNetwork, LinkKind, Mode, Port
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
@@ -87,6 +88,7 @@ class BpfDataPlane:
         self._served = ArrayView(loaded.maps["served"], entries=abi.SERVED_BITS // 64, value_size=8, writable=True)
         self._hosts = HostIndex(loaded.maps["hosts"], self._served)
         self._index_hosts()
+        self._egress = EgressHooks(directory, lambda: self._program("egress"))
         self._write_timeouts()
         self._dropped = False
         self._serve_sockets()
@@ -146,7 +148,9 @@ class BpfDataPlane:
         with self._lock:
             self._describe_link(port)
             hooks = ("xdp",) if self._attach_xdp(port) else ()
-            return (*hooks, attach.attach_tc(self._directory, port.index, self._program("tc")))
+            taken = attach.attach_tc(self._directory, port.index, self._program("tc"))
+            self._egress.take(port.index)
+            return (*hooks, taken)
 
     def _attach_xdp(self, port: Port) -> bool:
         policy = self._settings.xdp
@@ -177,6 +181,17 @@ class BpfDataPlane:
         """Give an interface up; it may be gone; raises KernelError."""
         with self._lock:
             attach.detach(self._directory, index)
+            self._egress.leave(index)
+
+    def know_addresses(self, addresses: frozenset[IPAddress]) -> None:
+        """Learn this host's addresses, which tell which endpoints are on it; raises KernelError."""
+        with self._lock:
+            self._hosts.know_own(addresses)
+            self._egress.want(self._hosts.has_local_endpoint)
+
+    def serves_locally(self) -> bool:
+        """Tell whether an endpoint is on this host, so that replies are translated where they leave."""
+        return self._hosts.has_local_endpoint
 
     def resolve_again(self) -> None:
         """Routes or neighbours changed: every flow asks the FIB again with its next packet."""
@@ -233,6 +248,7 @@ class BpfDataPlane:
             try:
                 for op in ops:
                     self._execute(op, undo)
+                self._egress.want(self._hosts.has_local_endpoint)
             except KernelError:
                 for step in reversed(undo):
                     with contextlib.suppress(KernelError):

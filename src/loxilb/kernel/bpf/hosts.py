@@ -15,8 +15,6 @@ from loxilb.kernel.bpf import maps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model import IPAddress
 
-_PRESENT = struct.pack("=I", 1)
-
 
 def served_bit(address: IPAddress) -> int:
     """Return the bit of ``served`` that stands for an address (``LOX_SERVED_FACTOR`` in bpf/abi.h)."""
@@ -27,33 +25,53 @@ def served_bit(address: IPAddress) -> int:
 
 
 class HostIndex:
-    """Reference counts of addresses, and the two maps that follow from them."""
+    """Reference counts of addresses, and the two maps that follow from them.
+
+    An endpoint is local when its address is one of this host's interfaces, or a service's, which this host owns too.
+    """
 
     def __init__(self, hosts: int, served: ArrayView) -> None:
         """Take the descriptor of ``hosts`` and a writable view of ``served``; call :meth:`rebuild` next."""
         self._hosts = hosts
         self._served = served
-        self._users: Counter[IPAddress] = Counter()
+        self._services: Counter[IPAddress] = Counter()
+        self._endpoints: Counter[IPAddress] = Counter()
         self._bits: Counter[int] = Counter()
+        self._own: frozenset[IPAddress] = frozenset()
+        self._local: set[IPAddress] = set()
+
+    @property
+    def has_local_endpoint(self) -> bool:
+        """Tell whether any endpoint is on this host."""
+        return bool(self._local)
+
+    def know_own(self, addresses: frozenset[IPAddress]) -> None:
+        """Learn the addresses of this host's interfaces; raises KernelError."""
+        changed, self._own = addresses ^ self._own, addresses
+        for address in changed:
+            if address in self._endpoints:
+                self._write(address)
 
     def rebuild(self, services: Iterable[IPAddress], endpoints: Iterable[IPAddress]) -> None:
         """Count anew what is programmed and make the maps agree; raises KernelError."""
-        self._users.clear()
-        self._bits.clear()
-        for address in services:
-            self.add_service(address)
-        for address in endpoints:
-            self.add(address)
-        wanted = {_key(address) for address in self._users}
+        self._services, self._endpoints = Counter(services), Counter(endpoints)
+        self._bits = Counter(map(served_bit, self._services.elements()))
+        self._local.clear()
+        wanted = self._services.keys() | self._endpoints.keys()
+        keys = {_key(address) for address in wanted}
         for key, _ in tuple(maps.dump(self._hosts, 16, 4)):
-            if key not in wanted:
+            if key not in keys:
                 maps.delete(self._hosts, key, "forget an address")
+        for address in wanted:
+            self._write(address)
         for at in range(abi.SERVED_BITS // 64):
             self._write_word(at)
 
     def add_service(self, address: IPAddress) -> None:
         """Note one more listener on ``address``; raises KernelError."""
-        self.add(address)
+        self._services[address] += 1
+        if self._services[address] == 1:
+            self._write(address)
         bit = served_bit(address)
         self._bits[bit] += 1
         if self._bits[bit] == 1:
@@ -61,7 +79,7 @@ class HostIndex:
 
     def drop_service(self, address: IPAddress) -> None:
         """Note one listener less on ``address``; raises KernelError."""
-        self.drop(address)
+        self._drop(self._services, address)
         bit = served_bit(address)
         self._bits[bit] -= 1
         if not self._bits[bit]:
@@ -69,16 +87,29 @@ class HostIndex:
             self._write_word(bit // 64)
 
     def add(self, address: IPAddress) -> None:
-        """Note one more user of ``address``; raises KernelError."""
-        self._users[address] += 1
-        if self._users[address] == 1:
-            maps.update(self._hosts, _key(address), _PRESENT, f"note address {address}")
+        """Note one more endpoint at ``address``; raises KernelError."""
+        self._endpoints[address] += 1
+        if self._endpoints[address] == 1:
+            self._write(address)
 
     def drop(self, address: IPAddress) -> None:
-        """Note one user of ``address`` less; raises KernelError."""
-        self._users[address] -= 1
-        if not self._users[address]:
-            del self._users[address]
+        """Note one endpoint less at ``address``; raises KernelError."""
+        self._drop(self._endpoints, address)
+
+    def _drop(self, users: Counter[IPAddress], address: IPAddress) -> None:
+        users[address] -= 1
+        if not users[address]:
+            del users[address]
+            self._write(address)
+
+    def _write(self, address: IPAddress) -> None:
+        """Make the map say what an address is now."""
+        local = address in self._endpoints and (address in self._own or address in self._services)
+        (self._local.add if local else self._local.discard)(address)
+        if address in self._endpoints or address in self._services:
+            value = struct.pack("=I", abi.HOST_LOCAL if local else abi.HOST_KNOWN)
+            maps.update(self._hosts, _key(address), value, f"note address {address}")
+        else:
             maps.delete(self._hosts, _key(address), f"forget address {address}")
 
     def _write_word(self, at: int) -> None:

@@ -66,6 +66,7 @@ class FakeDataPlane:
         self.limits = limits or Limits()
         self.applied: list[tuple[Op, ...]] = []
         self.attached: dict[IfIndex, str] = {}
+        self.addresses: frozenset[IPAddress] = frozenset()
         self.refused: set[str] = set()
         self.resolved = 0
         self.reporting = False
@@ -135,6 +136,15 @@ class FakeDataPlane:
     def detach(self, index: IfIndex) -> None:
         """Leave an interface."""
         self.attached.pop(index, None)
+
+    def know_addresses(self, addresses: frozenset[IPAddress]) -> None:
+        """Learn the addresses of this host."""
+        self.addresses = addresses
+
+    def serves_locally(self) -> bool:
+        """Tell whether an endpoint is on this host, so that replies are translated where they leave."""
+        own = self.addresses | {_address(one) for one in self._listeners}
+        return any(entry.address in own for entry in self._endpoints.values())
 
     def resolve_again(self) -> None:
         """Count the times that routes had to be looked up again."""
@@ -404,3 +414,7 @@ def _reply_of(request: Flow) -> Flow:
         reply=True,
         counter=Counter(),
     )
+
+
+def _address(listener: Listener) -> IPAddress:
+    return IPv4Address(listener.address) if listener.version == 4 else IPv6Address(listener.address)

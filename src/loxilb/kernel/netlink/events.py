@@ -16,7 +16,7 @@ from pyroute2.netlink import rtnl
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
-from loxilb.kernel.netlink.links import Message, kind_of
+from loxilb.kernel.netlink.links import ADDRESS_METRIC, Message, kind_of
 from loxilb.model.port import IfIndex
 
 _SOL_NETLINK = 270
@@ -29,7 +29,9 @@ _GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 32)
 _RTM_NEXTHOP = (104, 105)  # RTM_NEWNEXTHOP, RTM_DELNEXTHOP
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _ADDRESSES = (rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR)
-_LOOPBACK = 1  # service addresses come and go there, in great numbers
+_LOOPBACK = 1
+# Attribute IFA_RT_PRIORITY (9) of the addresses we hold: they come and go on the loopback, in great numbers.
+_HELD = struct.pack("=HHI", 8, 9, ADDRESS_METRIC)
 _WAYS = {
     *(rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR, rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE),
     *(rtnl.RTM_NEWRULE, rtnl.RTM_DELRULE, *_RTM_NEXTHOP),
@@ -135,7 +137,9 @@ class Tracker:
         # decoded.
         if kind in _ADDRESSES and len(data) >= offset + _HEADER.size + _ADDRESS.size:
             index = IfIndex(_ADDRESS.unpack_from(data, offset + _HEADER.size)[-1])
-            return RoutesChanged() if index == _LOOPBACK else LinkChanged(index)
+            (length,) = struct.unpack_from("=I", data, offset)
+            held = index == _LOOPBACK and _HELD in data[offset : offset + length]
+            return RoutesChanged() if held else LinkChanged(index)
         if kind in _WAYS:
             return RoutesChanged()
         if kind in (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK):

@@ -11,6 +11,13 @@ from loxilb.model.port import IfIndex, IPInterface
 
 Message = Any  # pyroute2 messages have no types of their own
 
+ADDRESS_METRIC = 11111
+"""IFA_RT_PRIORITY of the addresses that are ours (``metric 11111`` in ``ip address``).
+
+It is the one attribute that the kernel keeps for both families (Linux 4.18) and that does nothing on a host
+address, which has no prefix route. A later process tells our addresses by it.
+"""
+
 IFF_UP = 0x1
 _ARPHRD_ETHER = 1
 _ARPHRD_LOOPBACK = 772

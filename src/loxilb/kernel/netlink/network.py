@@ -19,15 +19,8 @@ from loxilb.errors import KernelError
 from loxilb.kernel.netlink.announce import Announcer, Station
 from loxilb.kernel.netlink.events import NetworkEvent, Tracker, drain, subscribe
 from loxilb.kernel.netlink.host import HostSwitches
-from loxilb.kernel.netlink.links import IFF_UP, mac_of, ports_of
+from loxilb.kernel.netlink.links import ADDRESS_METRIC, IFF_UP, mac_of, ports_of
 from loxilb.model import IPAddress, Port
-
-ADDRESS_METRIC = 11111
-"""IFA_RT_PRIORITY of the addresses that are ours (``metric 11111`` in ``ip address``).
-
-It is the one attribute that the kernel keeps for both families (Linux 4.18) and that does nothing on a host
-address, which has no prefix route. A later process tells our addresses by it.
-"""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaching the data plane to interfaces, at the start and while they come, change and go."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
 import structlog
 
 from loxilb.errors import KernelError
-from loxilb.model import Port
+from loxilb.model import IPAddress, Port
 from loxilb.model.port import IfIndex
 from loxilb.ports import Links
 from loxilb.services.interfaces.filter import InterfaceFilter
@@ -24,6 +24,9 @@ class Attachable(Protocol):
 
     def detach(self, index: IfIndex) -> None:
         """Leave an interface, idempotent; raises KernelError."""
+
+    def know_addresses(self, addresses: frozenset[IPAddress]) -> None:
+        """Learn all addresses of this host; raises KernelError."""
 
 
 class Interfaces:
@@ -47,12 +50,12 @@ class Interfaces:
 
         An interface that refuses is logged and left out.
         """
-        for port in self._links.ports():
+        for port in self._ports():
             self._follow(port)
 
     def changed(self, index: IfIndex) -> None:
         """Attach or detach an interface that is new or different; raises KernelError."""
-        for port in self._links.ports():
+        for port in self._ports():
             if port.index == index:
                 self._follow(port)
                 return
@@ -63,6 +66,12 @@ class Interfaces:
         if self._hooks.pop(index, None) is not None:
             self._data_plane.detach(index)
             _log.info("interface left", interface=self._names.pop(index), index=index)
+
+    def _ports(self) -> Sequence[Port]:
+        """Return every interface; the data plane learns the addresses, those of interfaces left out too."""
+        ports = self._links.ports()
+        self._data_plane.know_addresses(frozenset(one.ip for port in ports for one in port.addresses))
+        return ports
 
     def summary(self) -> str:
         """Return what was taken, for people: ``2 interfaces (tcx eth0 eth1; xdp none)``."""
