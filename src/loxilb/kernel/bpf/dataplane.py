@@ -374,8 +374,8 @@ class BpfDataPlane:
             _log.warning("sockets of dropped endpoints not ended", cause=error.cause)
 
     def _is_gone(self, endpoint: EndpointId, rule: RuleId) -> bool:
-        entry = abi.Endpoint.from_buffer_copy(self._views["endpoints"].element(endpoint))
-        return not entry.live or entry.rule != rule
+        entry = convert.endpoint_from_value(bytes(self._views["endpoints"].element(endpoint)))
+        return EndpointFlags.LIVE not in entry.flags or entry.rule != rule
 
     # Reports.
 
