@@ -207,18 +207,28 @@ struct lox_key6 {
 	__u32 proto;
 };
 
+/*
+ * Value of a listener: its rule, and flags. A packet is looked up without its mark first; only where LISTENER_MARKED says
+ * so are there listeners for certain marks, which come before. LISTENER_SECONDARY tells the daemon what was configured.
+ */
+#define LOX_LISTENER_RULE 0x3fffffffU
+#define LOX_LISTENER_SECONDARY 0x40000000U
+#define LOX_LISTENER_MARKED 0x80000000U
+
 struct lox_listener4 {
 	__be32 addr;
 	__be16 port;
 	__u8 proto;
 	__u8 pad;
+	__u32 mark;
 };
 
 struct lox_listener6 {
 	union lox_addr addr;
 	__be16 port;
 	__u8 proto;
-	__u8 pad[5];
+	__u8 pad;
+	__u32 mark;
 };
 
 /* The ring, a flat array of endpoint ids, in lines: array elements are rounded up to 8 bytes. */

@@ -99,7 +99,7 @@ LOX_INLINE int lox_first_fragment(lox_ctx *ctx, const bool v6, struct lox_work *
 	w->fragments = LOX_FIRST_FRAGMENT;
 	lox_find_any(v6, &w->p.tuple, &ref);
 	if (!ref.flow)
-		w->rule = lox_listener(v6, &w->p);
+		w->rule = lox_listener(ctx, v6, &w->p);
 	fragment.first = lox_first_length(&fragment, &piece->key);
 	bpf_map_update_elem(&fragments, &piece->key, &fragment, BPF_ANY);
 	if (!ref.flow && !w->rule)
@@ -179,7 +179,7 @@ LOX_INLINE int lox_fragment(lox_ctx *ctx, const bool v6)
 	lox_find_any(v6, &w->p.tuple, &ref);
 	if (ref.flow)
 		return lox_next_fragment(ctx, v6, w, &ref);
-	if (lox_listener(v6, &w->p))
+	if (lox_listener(ctx, v6, &w->p))
 		return lox_leave(LOX_DROP, LOX_DROP_FRAGMENT); /* the first one did not get through */
 	return lox_leave(LOX_PASS, LOX_PASS_FRAGMENT);
 }

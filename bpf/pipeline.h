@@ -75,6 +75,28 @@ LOX_INLINE int lox_established(lox_ctx *ctx, const bool v6, struct lox_packet *p
 	return lox_send(ctx, way.ifindex, way.peer);
 }
 
+/*
+ * Rule of the service this packet is addressed to; 0 when there is none. A service for packets of its mark comes before the
+ * one for any packet. Where there are such services XDP, which knows no marks, gets LOX_LISTENER_MARKED.
+ */
+LOX_INLINE __u32 lox_listener(lox_ctx *ctx, const bool v6, const struct lox_packet *p)
+{
+	bool echo = p->tuple.proto == IPPROTO_ICMP || p->tuple.proto == IPPROTO_ICMPV6;
+	__be16 port = echo ? 0 : p->tuple.dport;
+	__u32 any, marked = 0;
+
+	if ((echo && p->echo_reply) || !lox_maybe_served(v6, &p->tuple.daddr))
+		return 0;
+	any = lox_listener_at(v6, &p->tuple.daddr, port, p->tuple.proto, 0);
+	if (any & LOX_LISTENER_MARKED) {
+		if (LOX_HOOK_IS_XDP)
+			return LOX_LISTENER_MARKED;
+		if (lox_mark(ctx))
+			marked = lox_listener_at(v6, &p->tuple.daddr, port, p->tuple.proto, lox_mark(ctx));
+	}
+	return (marked ? marked : any) & LOX_LISTENER_RULE;
+}
+
 #include "slow.h"
 
 /* Off the plain path. `rule` is that of the service when both tables have been searched in vain, else 0. */
@@ -105,9 +127,11 @@ LOX_INLINE int lox_ip(lox_ctx *ctx, const bool v6, struct lox_packet *p)
 	}
 	lox_find(v6, LOX_HALF, &p->tuple, hash, &ref);
 	if (!ref.flow) {
-		rule = lox_listener(v6, p);
+		rule = lox_listener(ctx, v6, p);
 		if (!rule)
 			return lox_leave(LOX_PASS, LOX_PASS_NOT_SERVICE);
+		if (LOX_HOOK_IS_XDP && rule == LOX_LISTENER_MARKED)
+			return lox_leave(LOX_PASS, LOX_PASS_TO_TC);
 	}
 	return lox_go_slow(ctx, v6, rule);
 }

@@ -87,33 +87,27 @@ LOX_INLINE bool lox_maybe_served(const bool v6, const union lox_addr *addr)
 	return bits && *bits >> (bit & 63) & 1;
 }
 
-/* Rule of the service at an address and port (0 for ICMP echo); 0 when there is none. */
-LOX_INLINE __u32 lox_service_at(const bool v6, const union lox_addr *addr, __be16 port, __u8 proto)
+/* Value of the listener at an address, a port (0 for ICMP echo) and a mark; 0 when there is none. */
+LOX_INLINE __u32 lox_listener_at(const bool v6, const union lox_addr *addr, __be16 port, __u8 proto, __u32 mark)
 {
-	__u32 *rule;
+	__u32 *value;
 
-	if (!lox_maybe_served(v6, addr))
-		return 0;
 	if (v6) {
-		struct lox_listener6 key = { .addr = *addr, .port = port, .proto = proto };
+		struct lox_listener6 key = { .addr = *addr, .port = port, .proto = proto, .mark = mark };
 
-		rule = bpf_map_lookup_elem(&listeners6, &key);
+		value = bpf_map_lookup_elem(&listeners6, &key);
 	} else {
-		struct lox_listener4 key = { .addr = addr->v4, .port = port, .proto = proto };
+		struct lox_listener4 key = { .addr = addr->v4, .port = port, .proto = proto, .mark = mark };
 
-		rule = bpf_map_lookup_elem(&listeners4, &key);
+		value = bpf_map_lookup_elem(&listeners4, &key);
 	}
-	return rule ? *rule : 0;
+	return value ? *value : 0;
 }
 
-/* Rule of the service this packet is addressed to; 0 when there is none. */
-LOX_INLINE __u32 lox_listener(const bool v6, const struct lox_packet *p)
+/* Rule of the service at an address and port for what has no mark; 0 when there is none. */
+LOX_INLINE __u32 lox_service_at(const bool v6, const union lox_addr *addr, __be16 port, __u8 proto)
 {
-	bool echo = p->tuple.proto == IPPROTO_ICMP || p->tuple.proto == IPPROTO_ICMPV6;
-
-	if (echo && p->echo_reply)
-		return 0;
-	return lox_service_at(v6, &p->tuple.daddr, echo ? 0 : p->tuple.dport, p->tuple.proto);
+	return lox_maybe_served(v6, addr) ? lox_listener_at(v6, addr, port, proto, 0) & LOX_LISTENER_RULE : 0;
 }
 
 /* Position in a slice of `length` for a new flow. */

@@ -35,6 +35,12 @@ LOX_INLINE __u32 lox_ifindex(lox_ctx *ctx)
 	return ctx->ifindex;
 }
 
+/* What a program or filter before this one has marked the packet with. */
+LOX_INLINE __u32 lox_mark(lox_ctx *ctx)
+{
+	return ctx->mark;
+}
+
 /* A tag kept beside the packet says that it belongs to another network: the VLAN device above hands it in without. */
 LOX_INLINE bool lox_for_us(lox_ctx *ctx, const struct ethhdr *eth)
 {

@@ -30,6 +30,12 @@ LOX_INLINE __u32 lox_ifindex(lox_ctx *ctx)
 	return ctx->ingress_ifindex;
 }
 
+/* Only packets the kernel has taken in can have one. */
+LOX_INLINE __u32 lox_mark(lox_ctx *ctx)
+{
+	return 0;
+}
+
 /* Frames for another host are not ours to forward; XDP sees them only as multicast, or in promiscuous mode. */
 LOX_INLINE bool lox_for_us(lox_ctx *ctx, const struct ethhdr *eth)
 {

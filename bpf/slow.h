@@ -221,7 +221,7 @@ LOX_INLINE int lox_open_for(const bool v6, struct lox_work *w, __u32 rule_id, st
  * Find the flow of this packet, opening one if it may. `rule_id`, if not 0, is that of the packet's service, and says that
  * both tables have been searched in vain just now. Returns 0 or the reason to drop.
  */
-LOX_INLINE int lox_flow_of(const bool v6, struct lox_work *w, __u32 rule_id, struct lox_ref *ref,
+LOX_INLINE int lox_flow_of(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 rule_id, struct lox_ref *ref,
 			   enum lox_reason *forward)
 {
 	ref->flow = NULL;
@@ -239,7 +239,7 @@ LOX_INLINE int lox_flow_of(const bool v6, struct lox_work *w, __u32 rule_id, str
 	if (!ref->flow && LOX_HOOK_IS_EGRESS)
 		return LOX_PASS_NOT_SERVICE;
 	if (!ref->flow)
-		return lox_open_for(v6, w, rule_id ? rule_id : lox_listener(v6, &w->p), ref);
+		return lox_open_for(v6, w, rule_id ? rule_id : lox_listener(ctx, v6, &w->p), ref);
 	*forward = ref->table == LOX_HALF ? LOX_FORWARD_HALF_OPEN : LOX_FORWARD_ESTABLISHED;
 	return 0;
 }
@@ -320,7 +320,7 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 	if (!rt)
 		return LOX_DROP_BUSY;
 	generation = rt->generation;
-	reason = lox_flow_of(v6, w, rule_id, ref, forward);
+	reason = lox_flow_of(ctx, v6, w, rule_id, ref, forward);
 	if (reason)
 		return reason;
 	lox_copy(v6, ref->flow, &w->rw);

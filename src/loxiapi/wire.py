@@ -73,7 +73,7 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
     slow_start: Annotated[
         Int32, about("Seconds in which a new or recovered endpoint gets its full share (sel 0, 2 and 4)")
     ] = field(name="slowStart", default=0)
-    block: Annotated[Uint32, about("Mark that separates otherwise equal services")] = 0
+    block: Annotated[Uint32, about("Mark of the packets that the rule is for, before the one for any")] = 0
     managed: bool = False
     name: str = ""
     snat: Annotated[bool, about("In answers only")] = False
@@ -91,7 +91,7 @@ class ServiceArguments(Wire, kw_only=True, frozen=True):
 
 
 class SecondaryAddress(Wire, kw_only=True, frozen=True):
-    """One further address of an SCTP service."""
+    """One further address of a service."""
 
     go_name: ClassVar[str] = "LoadbalanceEntrySecondaryIPsItems0"
 

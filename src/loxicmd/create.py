@@ -91,7 +91,7 @@ class _Options:
 @click.option("--mode", default="", help="|".join(MODES[1:]))
 @click.option("--bgp", is_flag=True, help="Announce the address over BGP")
 @click.option("--monitor", is_flag=True, help="Probe the endpoints")
-@list_option("--secips", "Secondary addresses (SCTP)")
+@list_option("--secips", "Secondary addresses, three at most")
 @list_option("--sources", "Prefixes that may use the service")
 @click.option("--inatimeout", type=_UINT32, default=0, help="Seconds after which an idle flow ends")
 @click.option("--halfopen", type=_UINT32, default=0, help="Half-open flows at a time; 0 is any number")
@@ -125,8 +125,6 @@ def create_rule(ctx: click.Context, /, words: tuple[str, ...], **flags: object) 
         sys.stdout.flush()
     if not options.pairs:
         raise CommandError("create lb needs one or more of --tcp, --udp, --sctp, --icmp")
-    if options.secips and not options.sctp:
-        raise CommandError("Secondary IPs allowed in SCTP only")
     for entry in entries_of(address, options):
         answer = call(server_of(ctx), "POST", "/config/loadbalancer", body=encode(original_form(entry)))
         show_result(ctx, answer)
@@ -182,7 +180,7 @@ def _entry_of(
             proxy_protocol_v2=options.ppv2en,
             egress=options.egress,
         ),
-        secondary_ips=[SecondaryAddress(secondary_ip=text) for text in options.secips if protocol == "sctp"],
+        secondary_ips=[SecondaryAddress(secondary_ip=text) for text in options.secips],
         allowed_sources=[AllowedSource(prefix=text) for text in options.sources],
         endpoints=[
             EndpointEntry(endpoint_ip=endpoint, target_port=target, weight=weight)

@@ -118,6 +118,7 @@ class Driver:
         self._ledger = Ledger(Limits(rules=settings.rules - 1, endpoints=settings.endpoints - 1, ring=settings.ring))
         self._numbers = count(1)
         self.now = 0.0
+        self.mark = 0  # of the packets that run from now on
 
     def close(self) -> None:
         """Remove the data plane."""
@@ -238,7 +239,8 @@ class Driver:
         """Run one packet through a program; it arrives at the device that it is addressed to, or the given one."""
         frame = bytes(packet)
         device = device or next((one for one in DEVICES if one.mac == frame[:6]), CLIENT)
-        return run(self.data_plane.programs[hook.value], frame, context=self.world.context(hook, device, len(frame)))
+        context = self.world.context(hook, device, len(frame), self.mark)
+        return run(self.data_plane.programs[hook.value], frame, context=context)
 
     def expect(
         self,

@@ -59,7 +59,7 @@ VERDICTS = {
     Hook.XDP: {1: Verdict.DROPPED, 2: Verdict.PASSED, 4: Verdict.SENT},
     Hook.TC: {0: Verdict.PASSED, 2: Verdict.DROPPED, 7: Verdict.SENT},
 }
-_SKB_IFINDEX = 40  # offset in struct __sk_buff
+_SKB_MARK, _SKB_IFINDEX = 8, 40  # offsets in struct __sk_buff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +178,10 @@ class World:
         """Return a directory of a BPF file system for the pins of one data plane."""
         return self._pins / secrets.token_hex(4)
 
-    def context(self, hook: Hook, device: Device, length: int) -> bytes:
-        """Return the context of a packet of ``length`` bytes that arrives at ``device``."""
+    def context(self, hook: Hook, device: Device, length: int, mark: int = 0) -> bytes:
+        """Return the context of a packet of ``length`` bytes that arrives at ``device``; XDP has no ``mark``."""
         index = self.indexes[device]
         if hook is Hook.XDP:  # xdp_md: data, data_end, data_meta, ingress_ifindex
             return struct.pack("=4I", 0, length, 0, index)
-        return bytes(_SKB_IFINDEX) + struct.pack("=I", index)
+        before = _SKB_IFINDEX - _SKB_MARK - 4
+        return bytes(_SKB_MARK) + struct.pack("=I", mark) + bytes(before) + struct.pack("=I", index)

@@ -3,7 +3,7 @@
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 
 import msgspec
 import pytest
@@ -36,6 +36,7 @@ from loxilb.services.api.observed import conntrack_of, ports_of
 from tests.support.shown import flow
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_FURTHER = tuple(map(ip_address, ("198.51.100.1", "198.51.100.2", "198.51.100.3")))
 _V4 = st.integers(0x01000000, 0x7FFFFFFF).map(IPv4Address)
 _V6 = st.integers(0x2000 << 112, (0x3FFF << 112)).map(IPv6Address)
 _PORTS = st.integers(0, 65535)
@@ -101,7 +102,7 @@ def _services(draw: st.DrawFn) -> Service:
             period=draw(st.integers(0, 86_400)),
             retries=draw(st.integers(0, 86_400)),
         ),
-        secondary_addresses=tuple(draw(st.lists(_V4, max_size=3))) if protocol is L4Protocol.SCTP else (),
+        secondary_addresses=tuple(draw(st.lists(st.sampled_from(_FURTHER), max_size=3, unique=True))),
         allowed_sources=tuple(draw(st.lists(family.map(ip_network), max_size=3))),
     )
 
@@ -173,7 +174,9 @@ def test_arguments_that_cannot_be(arguments: dict[str, object], code: str) -> No
 @pytest.mark.parametrize(
     ("protocol", "addresses", "code"),
     [
-        ("tcp", ["3.3.3.3"], "secondaryIP-args error"),
+        ("tcp", ["3.3.3.3", "3.3.3.3"], "malformed-secIP error"),
+        ("tcp", ["1.1.1.1"], "malformed-secIP error"),
+        ("udp", ["0.0.0.0"], "malformed-secIP error"),
         ("sctp", ["3.3.3.3"] * 4, "secondaryIP-args len error"),
         ("sctp", ["3.3.3.3", "2001::1"], "malformed-secIP nat46 error"),
         ("sctp", ["nope"], "malformed-secIP error"),

@@ -144,6 +144,17 @@ def test_body_is_that_of_the_original(cli: Cli) -> None:
     assert asked.headers["authorization"] == ""
 
 
+def test_secondary_addresses_go_with_every_protocol(cli: Cli) -> None:
+    """Not with SCTP alone."""
+    with replay(_SUCCESS) as server:
+        flags = ("--tcp=80:80", "--udp=80:80", "--endpoints=2.2.2.2:1", "--secips=3.3.3.3", "--halfopen=9")
+        assert cli("create", "lb", "1.1.1.1", *flags, f"-p{server.port}")[0] == 0
+        bodies = [json.loads(asked.body) for asked in server.asked]
+
+    assert [body["secondaryIPs"] for body in bodies] == [[{"secondaryIP": "3.3.3.3"}]] * 2
+    assert [body["serviceArguments"]["halfOpenLimit"] for body in bodies] == [9, 9]
+
+
 def test_every_flag_reaches_the_body(cli: Cli) -> None:
     """Words become their numbers."""
     flags = (
@@ -193,7 +204,6 @@ def test_every_flag_reaches_the_body(cli: Cli) -> None:
         (("1.1.1.1", "--tcp=70000:80"), "port '70000' is not within 0 to 65535"),
         (("1.1.1.1", "--tcp=1:1", "--endpoints=x"), "endpoint 'x' is invalid format"),
         (("1.1.1.1", "--tcp=1:1", "--endpoints=1.1.1.2:w"), "endpoint's weight 'w' is invalid format"),
-        (("1.1.1.1", "--tcp=1:1", "--secips=1.1.1.2"), "Secondary IPs allowed in SCTP only"),
         (("1.1.1.1", "--tcp=1:2", "--endpoints=1.1.1.2:1", "--mode=dsr"), "dsr keeps the port: use 1:1"),
     ],
 )

@@ -95,6 +95,23 @@ def test_services_share_an_address():
     play(scene)
 
 
+def test_secondary_addresses_are_held_like_the_first():
+    async def scene(stage: Stage) -> None:
+        further = tuple(map(ip_address, ("20.20.20.9", "10.0.0.2")))
+        await stage.service.put(service(secondary_addresses=further))
+        await stage.service.put(service(of=key("20.20.20.9", 80)))
+        assert stage.host.addresses == {VIP, *further}
+
+        with pytest.raises(Conflict) as caught:
+            await stage.service.put(service(secondary_addresses=further[:1]))
+        assert caught.value.code == "secIP modify error"
+        await stage.service.put(service(secondary_addresses=further[::-1], inactive_timeout=30))
+        await stage.service.delete(key())
+        assert stage.host.addresses == {further[0]}
+
+    play(scene)
+
+
 class CountingHost(FakeVipHost):
     """Notes every call."""
 

@@ -2,7 +2,7 @@
 """A daemon that starts takes over what its predecessor programmed."""
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -33,6 +33,12 @@ SERVICES = {
         inactive_timeout=240,
     ),
     "persist": service(selection=Selection.PERSIST, inactive_timeout=240),
+    "mark": service(of=key(block=7), inactive_timeout=240),
+    "secondary": service(
+        of=key(port=100, port_max=102),
+        secondary_addresses=(ip_address("10.0.0.1"), ip_address("30.30.30.30")),
+        inactive_timeout=240,
+    ),
     "half-open limit": service(half_open_limit=100, inactive_timeout=240),
     "short persist": service(selection=Selection.PERSIST, persist_timeout=60, inactive_timeout=240),
     "lc": service(selection=Selection.LC, inactive_timeout=240),

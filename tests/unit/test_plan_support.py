@@ -19,11 +19,13 @@ REFUSED = {
     "nat64": ("endpointIP: IPv4 behind an IPv6 service", service(of=key("2001::1"))),
     "security": ("security: 1", service(security=1)),
     "host": ("host: a.example", service(of=key(host="a.example"))),
-    "block": ("block: 7", service(of=key(block=7))),
     "proxyprotocolv2": ("proxyprotocolv2: true", service(proxy_protocol_v2=True)),
     "egress": ("egress: true", service(egress=True)),
     "probe": ("probetype: sctp", service(probe=Probe(kind="sctp", port=80))),
-    "secondary": ("secondaryIPs: 1", service(secondary_addresses=(ip_address("20.20.20.9"),))),
+    "secondary": (
+        "secondaryIPs: IPv4 beside an IPv6 service",
+        service(("4ffe::1,80",), of=key("2001::1"), secondary_addresses=(ip_address("20.20.20.9"),)),
+    ),
 }
 
 ACCEPTED = {
@@ -40,6 +42,8 @@ ACCEPTED = {
     "dsr": service(("31.31.31.1,2020",), mode=Mode.DSR, selection=Selection.HASH),
     "persist": service(selection=Selection.PERSIST, persist_timeout=60),
     "lc": service(selection=Selection.LC),
+    "block": service(of=key(block=7)),
+    "secondary": service(secondary_addresses=(ip_address("20.20.20.9"),)),
     "sources": service(allowed_sources=(ip_network("10.0.0.0/8"),)),
     "private": service(private_address=ip_address("10.0.0.9")),
 }

@@ -149,11 +149,9 @@ def _probe_of(arguments: wire.ServiceArguments) -> Probe:
 
 
 def _secondary_of(entry: wire.LoadBalancerEntry) -> tuple[IPAddress, ...]:
-    """Read the further addresses; the contract knows them for SCTP only, where the original drops others silently."""
+    """Read the further addresses; where the original drops them silently, for all but SCTP, they are served here."""
     items, arguments = entry.secondary_ips or (), entry.service_arguments
     addresses = tuple(address_of(item.secondary_ip, "malformed-secIP error", "secondaryIP") for item in items)
-    if addresses and arguments.protocol != L4Protocol.SCTP.value:
-        raise InvalidRequest("secondaryIP-args error", field="secondaryIPs", cause="only sctp services have them")
     if len(addresses) > _MAX_SECONDARY:
         cause = f"{len(addresses)} are more than {_MAX_SECONDARY}"
         raise InvalidRequest("secondaryIP-args len error", field="secondaryIPs", cause=cause)

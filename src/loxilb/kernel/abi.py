@@ -177,16 +177,33 @@ class Key6(ctypes.Structure):
     )
 
 
+LISTENER_RULE = 0x3FFFFFFF
+LISTENER_SECONDARY = 0x40000000
+LISTENER_MARKED = 0x80000000
+
+
 class Listener4(ctypes.Structure):
     """``struct lox_listener4``."""
 
-    _fields_ = (("addr", _Address4), ("port", _Port), ("proto", ctypes.c_uint8), ("pad", ctypes.c_uint8))
+    _fields_ = (
+        ("addr", _Address4),
+        ("port", _Port),
+        ("proto", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+        ("mark", ctypes.c_uint32),
+    )
 
 
 class Listener6(ctypes.Structure):
     """``struct lox_listener6``."""
 
-    _fields_ = (("addr", _Address), ("port", _Port), ("proto", ctypes.c_uint8), ("pad", ctypes.c_uint8 * 5))
+    _fields_ = (
+        ("addr", _Address),
+        ("port", _Port),
+        ("proto", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+        ("mark", ctypes.c_uint32),
+    )
 
 
 class RingLine(ctypes.Structure):

@@ -22,17 +22,32 @@ FULL_SHARE = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Listener:
-    """Key of the service maps: one address, port and protocol that the packet path looks up."""
+    """Key of the service maps: one address, port and protocol that the packet path looks up.
+
+    With a ``mark`` it is for packets of that mark, before the one without. ``secondary`` says that the address is a
+    further one of its service, and is no part of the key.
+    """
 
     version: int
     address: int
     protocol: str
     port: int
+    mark: int = 0
+    secondary: bool = field(default=False, compare=False)
 
     @classmethod
-    def of(cls, address: IPAddress, protocol: L4Protocol, port: int) -> "Listener":
+    def of(
+        cls, address: IPAddress, protocol: L4Protocol, port: int, *, mark: int = 0, secondary: bool = False
+    ) -> "Listener":
         """Build the key for one port of a service."""
-        return cls(version=address.version, address=int(address), protocol=protocol.value, port=port)
+        return cls(
+            version=address.version,
+            address=int(address),
+            protocol=protocol.value,
+            port=port,
+            mark=mark,
+            secondary=secondary,
+        )
 
 
 class EndpointFlags(IntFlag):

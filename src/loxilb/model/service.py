@@ -178,10 +178,10 @@ class Service:
     ``inactive_timeout`` is in seconds (0: the protocol's default). ``private_address`` stands in for the service
     address in the data plane where a cloud translates the public one. ``persist_timeout`` is how many seconds after its
     last new flow selection persist remembers a client (0: three hours). With ``allowed_sources`` only clients of these
-    prefixes are served. ``half_open_limit`` is how many half-open flows there may be at a time (0: any number).
-    prefixes are served. ``loss`` says what becomes of the flows of an endpoint that is lost, ``drain_timeout`` after
-    how many seconds policy drain ends them (0: five minutes). ``slow_start`` is how many seconds an endpoint that is
-    added, or is well again, takes to get its full share of new flows.
+    prefixes are served. ``secondary_addresses`` are served like the first one. ``half_open_limit`` is how many
+    half-open flows there may be at a time (0: any number). ``loss`` says what becomes of the flows of an endpoint that
+    is lost, ``drain_timeout`` after how many seconds policy drain ends them (0: five minutes). ``slow_start`` is how
+    many seconds an endpoint that is added, or is well again, takes to get its full share of new flows.
     """
 
     key: ServiceKey
@@ -211,6 +211,7 @@ class Service:
         _check_timeouts(self)
         _check_changes(self)
         _check_sources(self)
+        _check_secondary(self)
         if not self.endpoints:
             raise InvalidRequest("endpoints-range error", field="endpoints", cause="a service needs one or more")
         for endpoint in self.endpoints:
@@ -278,6 +279,15 @@ def _check_sources(service: Service) -> None:
                 "rule-allowed-src error",
                 field="allowedSources",
                 cause=f"{network} cannot reach an IPv{service.key.address.version} service",
+            )
+
+
+def _check_secondary(service: Service) -> None:
+    addresses = (service.key.address, service.data_address, *service.secondary_addresses)
+    for place, address in enumerate(addresses[2:], start=2):
+        if address in addresses[:place] or address.is_unspecified or address.is_multicast:
+            raise InvalidRequest(
+                "malformed-secIP error", field="secondaryIP", cause=f"{address} is no further address of the service"
             )
 
 

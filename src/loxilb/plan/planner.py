@@ -152,9 +152,13 @@ def _plan_one(draft: _Draft, key: ServiceKey, service: Service | None) -> None:
 
 
 def listeners_of(service: Service) -> frozenset[Listener]:
-    """Return the listeners of a service: one for each of its ports."""
-    ports = range(service.key.port, service.key.port_max + 1)
-    return frozenset(Listener.of(service.data_address, service.key.protocol, port) for port in ports)
+    """Return the listeners of a service: one for each of its addresses and ports."""
+    key, addresses = service.key, (service.data_address, *service.secondary_addresses)
+    return frozenset(
+        Listener.of(address, key.protocol, port, mark=key.block, secondary=bool(place))
+        for place, address in enumerate(addresses)
+        for port in range(key.port, key.port_max + 1)
+    )
 
 
 def _program(draft: _Draft, service: Service, before: Programmed | None) -> Programmed:

@@ -8,13 +8,14 @@ from the ring. Slots of removed endpoints that still have flows come back as suc
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 from math import gcd, lcm
 
 from loxilb.errors import InvalidRequest
-from loxilb.model import Endpoint, L4Protocol, LossPolicy, Selection, Service, ServiceKey
+from loxilb.model import Endpoint, IPAddress, L4Protocol, LossPolicy, Selection, Service, ServiceKey
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
@@ -71,7 +72,8 @@ def _slots(image: Image) -> _Slots:
 
 def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slots) -> Service | None:
     entry = image.rules.get(rule)
-    first = listeners[0]
+    primary = [one for one in listeners if not one.secondary] or listeners
+    first = primary[0]
     allowed = image.sources.get(rule, frozenset()) if entry and entry.restricted else frozenset()
     if entry is None or (entry.restricted and not allowed):
         return None
@@ -83,11 +85,13 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
     try:
         return Service(
             key=ServiceKey(
-                address=IPv4Address(first.address) if first.version == 4 else IPv6Address(first.address),
+                address=_address(first),
                 protocol=L4Protocol(first.protocol),
                 port=first.port,
-                port_max=_last_port(listeners),
+                port_max=_last_port(primary),
+                block=first.mark,
             ),
+            secondary_addresses=tuple(dict.fromkeys(_address(one) for one in listeners if one.secondary)),
             endpoints=in_rule_order(endpoints),
             mode=entry.mode,
             selection=entry.selection,
@@ -99,6 +103,10 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
         )
     except InvalidRequest:
         return None
+
+
+def _address(listener: Listener) -> IPAddress:
+    return IPv4Address(listener.address) if listener.version == 4 else IPv6Address(listener.address)
 
 
 def _in_ring_order(image: Image, rule: RuleId, slots: _Slots) -> dict[EndpointId, EndpointEntry]:
@@ -137,12 +145,7 @@ def _last_port(listeners: list[Listener]) -> int:
     """Return the last port of the run that starts with the first listener."""
     last = listeners[0]
     for one, following in pairwise(listeners):
-        if (one.version, one.address, one.protocol, one.port + 1) != (
-            following.version,
-            following.address,
-            following.protocol,
-            following.port,
-        ):
+        if replace(one, port=one.port + 1) != following:
             break
         last = following
     return last.port

@@ -21,6 +21,14 @@ def _families_differ(service: Service) -> bool:
     return any(endpoint.address.version != service.key.address.version for endpoint in service.endpoints)
 
 
+def _secondary_families_differ(service: Service) -> bool:
+    return any(address.version != service.key.address.version for address in service.secondary_addresses)
+
+
+def _beside(_service: Service) -> str:
+    return "IPv4 beside an IPv6 service"
+
+
 def _nat64(_service: Service) -> str:
     return "IPv4 behind an IPv6 service"
 
@@ -36,11 +44,10 @@ _GAPS = (
     _Gap("endpointIP", _nat64, _families_differ),
     _Gap("security", lambda s: s.security, lambda s: s.security != 0),
     _Gap("host", lambda s: s.key.host, lambda s: s.key.host != ""),
-    _Gap("block", lambda s: s.key.block, lambda s: s.key.block != 0),
     _Gap("proxyprotocolv2", _true, lambda s: s.proxy_protocol_v2),
     _Gap("egress", _true, lambda s: s.egress),
     _Gap("probetype", lambda s: s.probe.kind, lambda s: s.probe.kind == "sctp"),
-    _Gap("secondaryIPs", lambda s: len(s.secondary_addresses), lambda s: bool(s.secondary_addresses)),
+    _Gap("secondaryIPs", _beside, _secondary_families_differ),
 )
 
 

@@ -46,11 +46,11 @@ def listener_to_key(listener: Listener) -> bytes:
     """Return the key of the listener map of its family."""
     number = _ICMP[listener.version] if listener.protocol == "icmp" else _NUMBER[listener.protocol]
     if listener.version == 4:
-        key4 = abi.Listener4(proto=number)
+        key4 = abi.Listener4(proto=number, mark=listener.mark)
         key4.addr[:] = listener.address.to_bytes(4, "big")
         key4.port[:] = _port_bytes(listener.port)
         return bytes(key4)
-    key6 = abi.Listener6(proto=number)
+    key6 = abi.Listener6(proto=number, mark=listener.mark)
     key6.addr[:] = listener.address.to_bytes(16, "big")
     key6.port[:] = _port_bytes(listener.port)
     return bytes(key6)
@@ -64,6 +64,7 @@ def listener_from_key(key: bytes, version: int) -> Listener:
         address=int.from_bytes(bytes(raw.addr), "big"),
         protocol=_NAME[raw.proto],
         port=_port(raw.port),
+        mark=raw.mark,
     )
 
 

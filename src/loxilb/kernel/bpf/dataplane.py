@@ -19,6 +19,7 @@ from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.egress import EgressHooks
 from loxilb.kernel.bpf.events import FlowEvents
 from loxilb.kernel.bpf.hosts import HostIndex
+from loxilb.kernel.bpf.listeners import ListenerMaps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
@@ -86,6 +87,7 @@ class BpfDataPlane:
             loaded.maps["runtime"], entries=1, value_size=ctypes.sizeof(abi.Runtime), writable=True
         )
         self._served = ArrayView(loaded.maps["served"], entries=abi.SERVED_BITS // 64, value_size=8, writable=True)
+        self._listeners = ListenerMaps(loaded.maps)
         self._hosts = HostIndex(loaded.maps["hosts"], self._served)
         self._index_hosts()
         self._egress = EgressHooks(directory, lambda: self._program("egress"))
@@ -211,7 +213,7 @@ class BpfDataPlane:
                 for at in self._views["rules"].indexes(abi.Rule.live.offset, 1)
             }
             return Image(
-                listeners=dict(self._listeners()),
+                listeners=dict(self._listeners.read()),
                 rules=rules,
                 endpoints={
                     EndpointId(at): convert.endpoint_from_value(bytes(self._views["endpoints"].element(at)))
@@ -225,11 +227,6 @@ class BpfDataPlane:
         """Return the endpoint slots that are used, live or not."""
         view, family = self._views["endpoints"], abi.Endpoint.family.offset
         return sorted([*view.indexes(family, 4), *view.indexes(family, 6)])
-
-    def _listeners(self) -> Iterator[tuple[Listener, RuleId]]:
-        for version, layout in ((4, abi.Listener4), (6, abi.Listener6)):
-            for key, value in maps.dump(self._maps[f"listeners{version}"], ctypes.sizeof(layout), 4):
-                yield convert.listener_from_key(key, version), RuleId(int.from_bytes(value, "little"))
 
     def _sources(self) -> dict[RuleId, frozenset[IPNetwork]]:
         found: defaultdict[RuleId, set[IPNetwork]] = defaultdict(set)
@@ -277,7 +274,7 @@ class BpfDataPlane:
             case DropRule():
                 self._put("rules", op.rule, bytes(ctypes.sizeof(abi.Rule)), undo)
             case PutListener():
-                self._put_listener(op.listener, struct.pack("=I", op.rule), undo)
+                self._put_listener(op.listener, op.rule, undo)
             case DropListener():
                 self._put_listener(op.listener, None, undo)
             case PutSource() | DropSource():
@@ -322,29 +319,22 @@ class BpfDataPlane:
         if before is not None:
             self._hosts.drop(before)
 
-    def _put_listener(self, listener: Listener, value: bytes | None, undo: list[_Undo]) -> None:
-        descriptor = self._maps[f"listeners{listener.version}"]
-        key = convert.listener_to_key(listener)
-        before = maps.lookup(descriptor, key, 4)
-        if before is None and value is not None:
-            self._hosts.add_service(convert.listener_address(listener))
-        self._set_listener(descriptor, key, value)
-        if before is not None and value is None:
-            self._hosts.drop_service(convert.listener_address(listener))
-        undo.append(lambda: self._set_listener(descriptor, key, before))
+    def _put_listener(self, listener: Listener, rule: RuleId | None, undo: list[_Undo]) -> None:
+        address = convert.listener_address(listener)
+        if rule is not None:
+            self._hosts.add_service(address)
+        present, step = self._listeners.put(listener, rule)
+        undo.append(step)
+        if present:
+            self._hosts.drop_service(address)
 
     def _index_hosts(self) -> None:
-        """Make the address index agree with what is programmed."""
+        """Make the address index, and the count of marks, agree with what is programmed."""
+        self._listeners.count()
         image = self.observe()
         self._hosts.rebuild(
             map(convert.listener_address, image.listeners), (one.address for one in image.endpoints.values())
         )
-
-    def _set_listener(self, descriptor: int, key: bytes, value: bytes | None) -> None:
-        if value is None:
-            maps.delete(descriptor, key, "remove a listener")
-        else:
-            maps.update(descriptor, key, value, "write a listener")
 
     def _set_source(self, rule: RuleId, network: IPNetwork, *, present: bool) -> None:
         """Write or remove one prefix. A look-up would answer with a shorter one, which says nothing of it."""

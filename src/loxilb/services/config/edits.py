@@ -13,7 +13,7 @@ from loxilb.plan import in_address_order, in_rule_order
 _Place = tuple[IPAddress, int]
 
 _FIXED: tuple[tuple[str, str, Callable[[Service], object]], ...] = (
-    ("secondaryIPs", "secIP modify error", lambda s: s.secondary_addresses),
+    ("secondaryIPs", "secIP modify error", lambda s: sorted(s.secondary_addresses, key=int)),
     ("security", "lbrule-exist error: cant modify rule security mode", lambda s: s.security),
     ("egress", "lbrule-exist error: cant modify rule egress mode", lambda s: s.egress),
     ("mode", "lbrule-exist error: cant modify fullproxy rule mode", lambda s: s.mode is Mode.FULLPROXY),
@@ -24,8 +24,8 @@ _FIXED: tuple[tuple[str, str, Callable[[Service], object]], ...] = (
 def normal(service: Service) -> Service:
     """Return ``service`` as it is kept.
 
-    Endpoints in rule order, allowed sources each once by address, the timeout spelt out, those of persistence and
-    draining only where they are not the default.
+    Endpoints in rule order, allowed sources each once and secondary addresses by address, the timeout spelt out, those
+    of persistence and draining only where they are not the default.
     """
     return replace(
         service,
@@ -34,6 +34,7 @@ def normal(service: Service) -> Service:
         persist_timeout=0 if service.persist_timeout == DEFAULT_PERSISTENCE_S else service.persist_timeout,
         drain_timeout=0 if service.drain_timeout == DEFAULT_DRAIN_S else service.drain_timeout,
         allowed_sources=in_address_order(service.allowed_sources),
+        secondary_addresses=tuple(sorted(service.secondary_addresses, key=int)),
     )
 
 

@@ -3,6 +3,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import structlog
 
@@ -15,15 +16,16 @@ _FOREIGN_NAMES = ("ipvs", "static")
 _log = structlog.get_logger(__name__)
 
 
-def vip_of(service: Service) -> IPAddress | None:
-    """Return the address to hold for ``service``.
+def vips_of(service: Service) -> tuple[IPAddress, ...]:
+    """Return the addresses to hold for ``service``.
 
-    None for the unspecified address, and for services whose name contains ``ipvs`` or ``static``: somebody
+    Not the unspecified address, and none for services whose name contains ``ipvs`` or ``static``: somebody
     else takes care of their addresses.
     """
-    address = service.data_address
-    foreign = any(word in service.name for word in _FOREIGN_NAMES)
-    return None if foreign or address.is_unspecified else address
+    if any(word in service.name for word in _FOREIGN_NAMES):
+        return ()
+    addresses = (service.data_address, *service.secondary_addresses)
+    return tuple(address for address in addresses if not address.is_unspecified)
 
 
 class VipBook:
@@ -40,8 +42,8 @@ class VipBook:
         Raises KernelError.
         """
         services = self._services.copy()
-        services.update(filter(None, map(vip_of, after)))
-        services.subtract(filter(None, map(vip_of, before)))
+        services.update(chain.from_iterable(map(vips_of, after)))
+        services.subtract(chain.from_iterable(map(vips_of, before)))
         needed = +services
         self._carry_out(
             [

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listener maps: which rule an address, a port and a mark lead to.
+
+The packet path looks without a mark first. Where there are listeners with one beside, the element it finds says so, and
+exists for that alone where there is no rule without a mark. That is kept here, not by the planner.
+"""
+
+import ctypes
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from loxilb.kernel import abi
+from loxilb.kernel.bpf import convert, maps
+from loxilb.model.image import Listener, RuleId
+
+_Undo = Callable[[], None]
+
+
+class ListenerMaps:
+    """The maps of both families; call :meth:`count` before the first change, and after one that was taken back."""
+
+    def __init__(self, descriptors: Mapping[str, int]) -> None:
+        """Take the descriptors of all maps by name."""
+        self._maps = {version: descriptors[f"listeners{version}"] for version in (4, 6)}
+        self._marked: Counter[Listener] = Counter()
+
+    def read(self) -> Iterator[tuple[Listener, RuleId]]:
+        """Return every listener and its rule; raises KernelError."""
+        for version, layout in ((4, abi.Listener4), (6, abi.Listener6)):
+            for key, value in maps.dump(self._maps[version], ctypes.sizeof(layout), 4):
+                (word,) = struct.unpack("=I", value)
+                if word & abi.LISTENER_RULE:
+                    listener = convert.listener_from_key(key, version)
+                    yield (
+                        replace(listener, secondary=bool(word & abi.LISTENER_SECONDARY)),
+                        RuleId(word & abi.LISTENER_RULE),
+                    )
+
+    def count(self) -> None:
+        """Count anew the listeners with a mark; raises KernelError."""
+        self._marked = Counter(replace(listener, mark=0) for listener, _ in self.read() if listener.mark)
+
+    def put(self, listener: Listener, rule: RuleId | None) -> tuple[bool, _Undo]:
+        """Lead a listener to a rule (None: to none); returns whether it was there, and what undoes it.
+
+        Raises KernelError.
+        """
+        before = self._word(listener)
+        word = (rule or 0) | (abi.LISTENER_SECONDARY if rule and listener.secondary else 0)
+        if not listener.mark:
+            self._set(listener, word | (before & abi.LISTENER_MARKED))
+            return bool(before & abi.LISTENER_RULE), lambda: self._set(listener, before)
+        base = replace(listener, mark=0)
+        base_before = self._word(base)
+        self._set(listener, word)
+        self._marked[base] += bool(rule) - bool(before)
+        marked = abi.LISTENER_MARKED if self._marked[base] else 0
+        self._set(base, (base_before & ~abi.LISTENER_MARKED) | marked)
+
+        def undo() -> None:
+            self._set(listener, before)
+            self._set(base, base_before)
+
+        return bool(before), undo
+
+    def _word(self, listener: Listener) -> int:
+        found = maps.lookup(self._maps[listener.version], convert.listener_to_key(listener), 4)
+        return struct.unpack("=I", found)[0] if found else 0
+
+    def _set(self, listener: Listener, word: int) -> None:
+        key = convert.listener_to_key(listener)
+        if word:
+            maps.update(self._maps[listener.version], key, struct.pack("=I", word), "write a listener")
+        else:
+            maps.delete(self._maps[listener.version], key, "remove a listener")
