@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from loxilb.kernel.bpf.run import run_syscall
 
-_RATES = (100, 250, 300, 1000)
+_RATES: tuple[int, ...] = (100, 250, 300, 1000)
 _EDGES = 8
 _MASK = 0xFFFFFFFF
+
+_Between = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +23,18 @@ class JiffyClock:
 
     @classmethod
     def measure(cls, program: int) -> "JiffyClock":
-        """Find the tick rate (CONFIG_HZ, which user space cannot ask for) by watching a few ticks."""
+        """Find the tick rate (CONFIG_HZ, which user space cannot ask for) by watching ticks.
+
+        A tick is seen some time after it came, on a busy machine much later. So each is known to lie between two
+        looks, and the ticks are counted until only one rate is left that fits.
+        """
         first, began = _next_tick(program)
         last, ended = first, began
-        while last - first < _EDGES:
+        rates = _RATES
+        while len(rates) > 1 or last - first < _EDGES:
             last, ended = _next_tick(program)
-        measured = (last - first) * 1e9 / (ended - began)
-        return cls(program, min(_RATES, key=lambda rate: abs(rate - measured)))
+            rates = fitting_rates(last - first, began, ended)
+        return cls(program, *rates)
 
     def now(self) -> int:
         """Jiffies, truncated to 32 bits as in the maps."""
@@ -49,12 +56,24 @@ def _read(program: int) -> tuple[int, int]:
     return jiffies, nanoseconds
 
 
-def _next_tick(program: int) -> tuple[int, int]:
-    """Return the jiffies and time right after the next tick."""
-    before, _ = _read(program)
+def fitting_rates(ticks: int, began: _Between, ended: _Between) -> tuple[int, ...]:
+    """Return the rates at which so many ticks can lie between two that came between nanoseconds that are known.
+
+    Where none fits exactly (a clock that was slewed meanwhile) it is the nearest.
+    """
+    shortest, longest = max(1, ended[0] - began[1]), ended[1] - began[0]
+    fitting = tuple(rate for rate in _RATES if shortest <= ticks * 1_000_000_000 / rate <= longest)
+    middle = ticks * 2e9 / (shortest + longest)
+    return fitting or (min(_RATES, key=lambda rate: abs(rate - middle)),)
+
+
+def _next_tick(program: int) -> tuple[int, _Between]:
+    """Return the jiffies right after the next tick, and the times between which it came."""
+    before, earlier = _read(program)
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:
         now, at = _read(program)
         if now != before:
-            return now, at
+            return now, (earlier, at)
+        earlier = at
     raise RuntimeError("the kernel's jiffies stand still")
