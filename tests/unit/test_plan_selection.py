@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from loxilb.model import Endpoint, Selection
 from loxilb.model.image import EndpointId
-from loxilb.plan.maglev import maglev_table, table_size
+from loxilb.plan.maglev import _permutations, maglev_table, table_size
 from loxilb.plan.selection import identities, in_rule_order, ring_of
 from loxilb.plan.smooth import slot_counts, smooth_sequence
 from tests.support.services import endpoint
@@ -159,3 +159,25 @@ def test_hash_serves_4096_endpoints():
 
     assert len(shares) == 4_096
     assert set(shares.values()) == {16, 17}
+
+
+def in_the_words_of_the_paper(names: Sequence[bytes]) -> list[int]:
+    """Fill a table slot by slot, as the paper does."""
+    size = table_size(len(names))
+    members = sorted(range(len(names)), key=names.__getitem__)
+    offsets, skips = _permutations([names[member] for member in members], size)
+    table, tried = [-1] * size, [0] * len(members)
+    for turn in range(size):
+        one = turn % len(members)
+        while table[place := (offsets[one] + tried[one] * skips[one]) % size] >= 0:
+            tried[one] += 1
+        table[place] = members[one]
+    return table
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 100, 327, 328, 500])
+def test_hash_is_that_of_the_paper(count):
+    """However the slots are looked for."""
+    names = identities(some(count, seed=count))
+
+    assert maglev_table(names) == in_the_words_of_the_paper(names)
