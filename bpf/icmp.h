@@ -147,12 +147,17 @@ LOX_INLINE __u64 lox_undo_ports(lox_ctx *ctx, const bool v6, const struct lox_qu
 	return diff;
 }
 
-/* Addresses of the error itself: to the sender of what it quotes; from where that sender thinks it sent to. */
-LOX_INLINE void lox_outer(const bool v6, const struct lox_packet *p, const struct lox_rewrite *rw,
-			  struct lox_rewrite *outer)
+/*
+ * Addresses of the error itself: to the sender of what it quotes. Where the flow hides its source the error hides its own,
+ * too (RFC 5508 sections 4.2 and 4.3).
+ */
+LOX_INLINE void lox_outer(const bool v6, const struct lox_work *w, struct lox_rewrite *outer)
 {
-	outer->daddr = rw->daddr;
-	outer->saddr = rw->flags & (LOX_FLOW_REPLY | LOX_FLOW_SOURCE) ? rw->saddr : p->tuple.saddr;
+	const union lox_addr *source = &w->reverse.saddr;
+	bool same = v6 ? lox_equal6(source, &w->rw.saddr) : source->v4 == w->rw.saddr.v4;
+
+	outer->daddr = w->rw.daddr;
+	outer->saddr = same ? w->p.tuple.saddr : w->rw.saddr;
 	outer->flags = LOX_FLOW_REPLY | LOX_FLOW_SOURCE;
 }
 
@@ -193,7 +198,7 @@ LOX_INLINE int lox_icmp_forward(lox_ctx *ctx, const bool v6, struct lox_work *w,
 	if (!rt || !ref.flow || w->p.ttl <= 1)
 		return lox_leave(LOX_PASS, LOX_PASS_ICMP_ERROR);
 	lox_copy(v6, ref.flow, &w->rw);
-	lox_outer(v6, &w->p, &w->rw, &outer);
+	lox_outer(v6, w, &outer);
 	w->p.tuple.proto = v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 	lox_find_way(ctx, v6, w, &ref, rt->generation);
 	if (w->way.route == LOX_ROUTE_NONE)

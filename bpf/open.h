@@ -117,6 +117,19 @@ LOX_INLINE bool lox_admit(__u32 rule_id)
 	return false;
 }
 
+/* What the client has said with its first segment. */
+LOX_INLINE void lox_said_at_first(struct lox_work *w)
+{
+	bool syn = w->in.state == LOX_STATE_SYN_SENT;
+
+	w->in.sequence = 0;
+	if (w->p.tuple.proto != IPPROTO_TCP)
+		return;
+	w->in.window_scale = syn ? w->scale : LOX_SCALE_UNKNOWN;
+	if (!syn)
+		w->in.sequence = lox_said(bpf_ntohl(w->p.ack), bpf_ntohs(w->p.window) << LOX_SCALE_UNKNOWN);
+}
+
 /*
  * Insert the forward direction. When another CPU has opened the flow meanwhile, its endpoint stands and the reply
  * direction inserted here ends. Returns 0 or the reason to drop.
@@ -129,8 +142,7 @@ LOX_INLINE int lox_open_forward(const bool v6, struct lox_work *w)
 	w->reverse = w->in.key;
 	w->in.keep = reply_at;
 	lox_forward_of(&w->p.tuple, &w->in);
-	if (w->in.state == LOX_STATE_SYN_SENT) /* what a refusal must acknowledge */
-		w->in.sequence = lox_expected_of(&w->p);
+	lox_said_at_first(w);
 	if (!lox_admit(w->in.cold.rule)) {
 		lox_abandon(v6, &w->reverse, reply_at);
 		return LOX_DROP_HALF_OPEN;
@@ -240,9 +252,12 @@ LOX_INLINE int lox_open(const bool v6, __u32 rule_id)
 	w->in.keep = LOX_NOWHERE;
 	w->in.state = lox_first_state(&w->p);
 	w->in.cold.created = lox_now();
+	w->in.window_scale = w->in.state == LOX_STATE_ESTABLISHED ? LOX_SCALE_UNKNOWN : 0;
 	if (rule->mode == LOX_MODE_DSR)
 		return lox_open_direct(v6, w);
 	lox_reply_of(&w->p.tuple, endpoint, &w->in);
+	if (w->in.state == LOX_STATE_SYN_SENT)
+		w->in.sequence = lox_expected_of_syn(w);
 	reason = lox_source(v6, &w->p.tuple, rule->mode, endpoint, &w->in);
 	if (reason)
 		return reason;

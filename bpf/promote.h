@@ -88,6 +88,7 @@ LOX_INLINE bool lox_restore(const bool v6, struct lox_work *w, const struct lox_
 	w->in.new_dport = w->p.tuple.sport;
 	w->in.flags = (own->flow->flags ^ LOX_FLOW_REPLY) & (LOX_FLOW_REPLY | LOX_FLOW_SOURCE);
 	w->in.state = state;
+	w->in.window_scale = LOX_SCALE_UNKNOWN;
 	w->in.cold = *own->cold;
 	put = lox_put_in(v6, LOX_MAIN, &w->in);
 	if (put == LOX_PUT_DONE && !(w->in.flags & LOX_FLOW_REPLY))

@@ -103,6 +103,9 @@ LOX_INLINE void lox_resolve(lox_ctx *ctx, const bool v6, struct lox_work *w, con
 	__builtin_memcpy(w->way.macs.dmac, w->fib.dmac, 6);
 	__builtin_memcpy(w->way.macs.smac, w->fib.smac, 6);
 	w->way.peer = lox_peer_of(w->fib.ifindex);
+	/* The first answer to datagrams, which makes theirs a flow both ways, must come here: an error about it may be first. */
+	if (ref->flow->state == LOX_STATE_ONE_WAY && ref->flow->flags & LOX_FLOW_REPLY)
+		return;
 	/* Index and generation change together. */
 	WRITE_ONCE(*(__u32 *)&ref->flow->next_hop, lox_hop_index(&w->fib, generation) | generation << 16);
 }
@@ -128,17 +131,6 @@ LOX_INLINE int lox_send_unresolved(const bool v6, const struct bpf_fib_lookup *f
 	return lox_send_neigh(fib->ifindex, &to);
 }
 
-/* Flags of the segment that may change the flow's state: a FIN or RST from outside the window may not. */
-LOX_INLINE __u8 lox_flags_that_count(const struct lox_packet *p, const struct lox_flow *peer)
-{
-	enum lox_place place = lox_place_of(p, peer);
-
-	if (place == LOX_OUTSIDE)
-		return p->tcp_flags & ~(LOX_TCP_FIN | LOX_TCP_RST);
-	/* Inside, but not what is expected next: the receiver will challenge it (RFC 5961 section 3.2). */
-	return place == LOX_INSIDE ? p->tcp_flags & ~LOX_TCP_RST : p->tcp_flags;
-}
-
 /* A connection that has closed burdens its endpoint no more, though it is remembered for a while. */
 LOX_INLINE void lox_close(const struct lox_ref *own, const struct lox_ref *peer)
 {
@@ -156,23 +148,20 @@ LOX_INLINE int lox_advance(const bool v6)
 {
 	struct lox_work *w = lox_work();
 	struct lox_ref own, peer;
-	__u8 state, flags;
+	__u8 state;
+	bool fin;
 
 	if (!w)
 		return 0;
 	lox_find_pair(v6, w, &own, &peer);
 	if (!own.flow)
 		return 0;
-	if (own.flow->state == LOX_STATE_SYN_SENT && !(own.flow->flags & LOX_FLOW_REPLY) && lox_opens(&w->p))
-		WRITE_ONCE(own.flow->sequence, lox_expected_of(&w->p)); /* a new attempt between the same ports */
-	flags = lox_flags_that_count(&w->p, peer.flow);
-	if (w->p.tuple.proto == IPPROTO_TCP && w->p.tcp_flags & LOX_TCP_RST &&
-	    lox_place_of(&w->p, peer.flow) == LOX_OUTSIDE)
+	state = lox_next_state(w, own.flow, peer.flow, &fin);
+	if (!state)
 		return -LOX_DROP_RST;
-	state = lox_next_state(&w->p, own.flow, flags, peer.flow && peer.flow->flags & LOX_FLOW_FIN);
-	if (state == LOX_STATE_SYN_RECEIVED && own.flow->state == LOX_STATE_SYN_SENT && peer.flow)
-		lox_note_answer(&w->p, peer.flow);
-	lox_set_state(own.flow, peer.flow, state, flags & LOX_TCP_FIN);
+	if (w->p.tuple.proto == IPPROTO_TCP)
+		lox_note_segment(w, own.flow, peer.flow, state);
+	lox_set_state(own.flow, peer.flow, state, fin);
 	if (state == LOX_STATE_TIME_WAIT || state == LOX_STATE_RESET)
 		lox_close(&own, &peer);
 	return own.table == LOX_HALF && lox_matures(own.flow, state) ? state : 0;
@@ -328,7 +317,7 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 	return w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : lox_hop_check(ctx, w);
 }
 
-/* Window scale option of a SYN (RFC 7323 section 2.2); 0 without one. */
+/* Window scale option of a SYN (RFC 7323 section 2.2), with LOX_SCALE_OFFERED; 0 without one. */
 LOX_INLINE __u8 lox_window_scale(lox_ctx *ctx, const struct lox_packet *p)
 {
 	void *tcp = lox_data(ctx) + (p->l4 & 0xff), *options = tcp + sizeof(struct tcphdr), *end = lox_end(ctx);
@@ -343,10 +332,31 @@ LOX_INLINE __u8 lox_window_scale(lox_ctx *ctx, const struct lox_packet *p)
 		if (at + 3 > length || (void *)(option + 3) > end || option[0] == 0)
 			return 0;
 		if (option[0] == 3)
-			return option[2] < 14 ? option[2] : 14;
+			return LOX_SCALE_OFFERED | (option[2] < LOX_SCALE_UNKNOWN ? option[2] : LOX_SCALE_UNKNOWN);
 		at += option[0] == 1 ? 1 : option[1];
 		OPAQUE(at);
 	}
+	return 0;
+}
+
+/* Read what only the handshake and the end of a connection need. */
+__noinline int lox_read_segment(lox_ctx *ctx)
+{
+	struct lox_work *w = lox_work();
+	__u32 headers;
+	__u8 *tcp;
+
+	if (!w)
+		return 0;
+	tcp = lox_data(ctx) + (w->p.l4 & 0xff);
+	w->payload = w->scale = 0;
+	if (w->p.tuple.proto != IPPROTO_TCP || (void *)(tcp + sizeof(struct tcphdr)) > lox_end(ctx))
+		return 0;
+	headers = w->p.l4 - LOX_L3 + (tcp[12] >> 4) * 4;
+	if (w->p.bytes > headers)
+		w->payload = w->p.bytes - headers;
+	if (w->p.tcp_flags & LOX_TCP_SYN)
+		w->scale = lox_window_scale(ctx, &w->p);
 	return 0;
 }
 
@@ -354,8 +364,10 @@ LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 r
 {
 	enum lox_reason forward;
 	struct lox_ref ref;
-	int reason = lox_prepare(ctx, v6, w, rule_id, &ref, &forward);
+	int reason;
 
+	lox_read_segment(ctx);
+	reason = lox_prepare(ctx, v6, w, rule_id, &ref, &forward);
 	if (reason)
 		return lox_refuse(ctx, v6, reason);
 	if (LOX_HOOK_IS_XDP && w->way.route != LOX_ROUTE_READY)
@@ -365,10 +377,6 @@ LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 r
 	if (reason)
 		return lox_leave(LOX_DROP, reason);
 	lox_account(ref.flow, w->p.bytes);
-	if (w->p.tcp_flags & LOX_TCP_SYN && ref.flow->state < LOX_STATE_ESTABLISHED)
-		ref.flow->window_scale = lox_window_scale(ctx, &w->p);
-	if (forward != LOX_FORWARD_NEW && w->p.tcp_flags & LOX_TCP_ACK) /* else it says nothing of what it expects */
-		lox_note_window(&w->p, ref.flow);
 	return lox_finish(ctx, v6, w, forward);
 }
 

@@ -18,7 +18,7 @@ LOX_INLINE bool lox_opens(const struct lox_packet *p)
  */
 LOX_INLINE bool lox_picks_up(const struct lox_packet *p, const struct lox_rule *rule)
 {
-	return p->tuple.proto == IPPROTO_TCP && !(p->tcp_flags & (LOX_TCP_SYN | LOX_TCP_RST | LOX_TCP_FIN)) &&
+	return (p->tcp_flags & (LOX_TCP_SYN | LOX_TCP_RST | LOX_TCP_FIN | LOX_TCP_ACK)) == LOX_TCP_ACK &&
 	       (rule->mode == LOX_MODE_DEFAULT || rule->mode == LOX_MODE_DSR) &&
 	       (rule->select == LOX_SELECT_HASH || rule->select == LOX_SELECT_PERSIST);
 }
@@ -47,75 +47,174 @@ LOX_INLINE bool lox_reopens(const struct lox_packet *p, const struct lox_flow *f
 	       (f->state == LOX_STATE_TIME_WAIT || f->state == LOX_STATE_RESET);
 }
 
+/* Window scale where it is not known: the largest, so that nothing is taken for outside that is not (RFC 7323 section 2.3). */
+#define LOX_SCALE_UNKNOWN 14
+/* In lox_flow.window_scale: the direction's SYN had the option. */
+#define LOX_SCALE_OFFERED 0x80
+/* The largest window that can be said without scaling. */
+#define LOX_WINDOW_UNSCALED 0xffff
+
 /*
  * What a direction last said it expects: acknowledgement number, and how far its window reaches (RFC 9293 section 3.10.7.4).
  * Low and high half of lox_flow.sequence; 0 while it has said nothing.
  */
+LOX_INLINE __u64 lox_said(__u32 expects, __u32 room)
+{
+	return (__u64)room << 32 | expects;
+}
+
 LOX_INLINE void lox_note_window(const struct lox_packet *p, struct lox_flow *f)
 {
-	if (p->tuple.proto == IPPROTO_TCP)
-		WRITE_ONCE(f->sequence, (__u64)(bpf_ntohs(p->window) << (f->window_scale & 15)) << 32 | bpf_ntohl(p->ack));
+	if (p->tcp_flags & LOX_TCP_ACK) /* else it says nothing, or is no segment */
+		WRITE_ONCE(f->sequence, lox_said(bpf_ntohl(p->ack), bpf_ntohs(p->window) << (f->window_scale & 15)));
 }
 
-/* What the sender of this SYN expects to be acknowledged; its window is not known yet. */
-LOX_INLINE __u64 lox_expected_of(const struct lox_packet *p)
-{
-	return (__u64)1 << 32 | (bpf_ntohl(p->seq) + 1);
-}
-
-/* Where a segment's sequence number lies in the window of the direction it goes to. */
+/* Where a sequence number lies in the window of the direction it goes to. */
 enum lox_place { LOX_OUTSIDE, LOX_INSIDE, LOX_EXACT };
 
-LOX_INLINE enum lox_place lox_place_of(const struct lox_packet *p, const struct lox_flow *receiver)
+LOX_INLINE enum lox_place lox_place_of(__u32 number, const struct lox_flow *receiver)
 {
 	__u64 said = receiver ? READ_ONCE(receiver->sequence) : 0;
-	__u32 ahead;
+	__u32 ahead = number - (__u32)said;
 
-	if (!said)
-		return LOX_EXACT;
-	/* The answer to a SYN is known by what it acknowledges (RFC 9293 section 3.10.7.3). */
-	if (receiver->state == LOX_STATE_SYN_SENT)
-		return bpf_ntohl(p->ack) == (__u32)said ? LOX_EXACT : LOX_OUTSIDE;
-	ahead = bpf_ntohl(p->seq) - (__u32)said;
-	if (!ahead)
+	if (!said || !ahead)
 		return LOX_EXACT;
 	return ahead <= said >> 32 ? LOX_INSIDE : LOX_OUTSIDE;
 }
 
-/* What a client that has seen this SYN,ACK expects next; its own window is not known yet. */
-LOX_INLINE void lox_note_answer(const struct lox_packet *p, struct lox_flow *client)
+/* Does the segment acknowledge what its sender may have been sent, no less and no more? */
+LOX_INLINE bool lox_acknowledges(const struct lox_packet *p, const struct lox_flow *own)
 {
-	WRITE_ONCE(client->sequence, 0xffffULL << 32 | (bpf_ntohl(p->seq) + 1));
+	__u64 said = READ_ONCE(own->sequence);
+
+	return p->tcp_flags & LOX_TCP_ACK && (!said || bpf_ntohl(p->ack) - (__u32)said <= said >> 32);
 }
 
-/* `direct`: replies do not come by, so the client's acknowledgement alone completes the handshake. */
-LOX_INLINE __u8 lox_tcp_next(__u8 state, __u8 tcp_flags, bool reply, bool peer_fin, bool direct)
+/*
+ * State after a reset: only the very next segment ends the connection, one ahead of it the receiver challenges (RFC 5961
+ * section 3.2). The answer to a SYN is known by what it acknowledges (RFC 9293 section 3.10.7.3). LOX_STATE_NONE: it is
+ * blind, and goes no further.
+ */
+LOX_INLINE __u8 lox_after_reset(const struct lox_packet *p, const struct lox_flow *own, const struct lox_flow *peer)
 {
-	if (tcp_flags & LOX_TCP_RST)
-		return LOX_STATE_RESET;
-	if (state == LOX_STATE_SYN_SENT && reply && (tcp_flags & LOX_TCP_SYN) && (tcp_flags & LOX_TCP_ACK))
-		return LOX_STATE_SYN_RECEIVED;
-	if ((state == LOX_STATE_SYN_RECEIVED || (state == LOX_STATE_SYN_SENT && direct)) && !reply &&
-	    (tcp_flags & LOX_TCP_ACK) && !(tcp_flags & LOX_TCP_SYN))
-		state = LOX_STATE_ESTABLISHED;
-	if ((tcp_flags & LOX_TCP_FIN) && (state == LOX_STATE_ESTABLISHED || state == LOX_STATE_CLOSING))
-		return peer_fin ? LOX_STATE_TIME_WAIT : LOX_STATE_CLOSING;
-	return state;
+	enum lox_place place = lox_place_of(bpf_ntohl(p->seq), peer);
+
+	if (own->state == LOX_STATE_SYN_SENT && own->flags & LOX_FLOW_REPLY)
+		place = !own->sequence || lox_acknowledges(p, own) ? LOX_EXACT : LOX_OUTSIDE;
+	if (place == LOX_OUTSIDE)
+		return LOX_STATE_NONE;
+	return place == LOX_EXACT ? LOX_STATE_RESET : own->state;
 }
 
-/* State after this packet, with those of its TCP flags that count. `peer_fin`: the other direction has sent its FIN. */
-LOX_INLINE __u8 lox_next_state(const struct lox_packet *p, const struct lox_flow *f, __u8 tcp_flags, bool peer_fin)
+/*
+ * State after a segment of the handshake; both ends may have begun it (RFC 9293 section 3.5). Where replies do not come by,
+ * the client's acknowledgement alone completes it; else it must acknowledge the server's SYN, as only one that got it can.
+ */
+LOX_INLINE __u8 lox_after_opening(const struct lox_packet *p, const struct lox_flow *own, const struct lox_flow *peer)
 {
-	bool reply = f->flags & LOX_FLOW_REPLY;
+	__u8 opening = p->tcp_flags & (LOX_TCP_SYN | LOX_TCP_ACK);
+	bool reply = own->flags & LOX_FLOW_REPLY;
 
-	if (p->tuple.proto == IPPROTO_TCP)
-		return lox_tcp_next(f->state, tcp_flags, reply, peer_fin, f->flags & LOX_FLOW_DIRECT);
-	return reply ? LOX_STATE_TWO_WAY : f->state;
+	if (own->state == LOX_STATE_SYN_SENT && reply)
+		return opening == LOX_TCP_SYN || (opening & LOX_TCP_SYN && lox_acknowledges(p, own)) ?
+			       LOX_STATE_SYN_RECEIVED :
+			       LOX_STATE_SYN_SENT;
+	if (own->state == LOX_STATE_SYN_SENT)
+		return own->flags & LOX_FLOW_DIRECT && opening == LOX_TCP_ACK ? LOX_STATE_ESTABLISHED : LOX_STATE_SYN_SENT;
+	if (own->state == LOX_STATE_SYN_RECEIVED && !reply && opening == LOX_TCP_ACK && lox_acknowledges(p, own) &&
+	    lox_place_of(bpf_ntohl(p->seq), peer) != LOX_OUTSIDE)
+		return LOX_STATE_ESTABLISHED;
+	return own->state;
 }
 
-/* Does a half-open flow in this state belong into the large table? */
+/* A FIN counts where its own number, the one behind the data, lies in the receiver's window. */
+LOX_INLINE bool lox_finishes(const struct lox_work *w, const struct lox_flow *peer)
+{
+	__u32 number = bpf_ntohl(w->p.seq) + !!(w->p.tcp_flags & LOX_TCP_SYN) + w->payload;
+
+	return w->p.tcp_flags & LOX_TCP_FIN && lox_place_of(number, peer) != LOX_OUTSIDE;
+}
+
+/* State of a connection past its handshake, by the directions that have sent their FIN. */
+LOX_INLINE __u8 lox_after_fins(__u8 state, bool own, bool peer)
+{
+	if (state == LOX_STATE_SYN_SENT || state == LOX_STATE_SYN_RECEIVED || state == LOX_STATE_RESET)
+		return state;
+	if (own && peer)
+		return LOX_STATE_TIME_WAIT;
+	return own || peer ? LOX_STATE_CLOSING : LOX_STATE_ESTABLISHED;
+}
+
+/* What the endpoint will expect if it takes this SYN; it may acknowledge the data in it (RFC 7413). */
+LOX_INLINE __u64 lox_expected_of_syn(const struct lox_work *w)
+{
+	return lox_said(bpf_ntohl(w->p.seq) + 1, w->payload);
+}
+
+/* What the two SYNs say: numbers, and scales, which count if both have one (RFC 7323 section 2.2). */
+LOX_INLINE void lox_note_syn(const struct lox_work *w, struct lox_flow *own, struct lox_flow *peer, __u8 state)
+{
+	__u8 scale = w->scale;
+
+	if (own->flags & LOX_FLOW_REPLY && state == LOX_STATE_SYN_RECEIVED) {
+		if (!peer || !(scale & peer->window_scale & LOX_SCALE_OFFERED))
+			scale = 0;
+		if (peer && !scale)
+			peer->window_scale = 0;
+		/* The client's window is not known yet. */
+		if (peer)
+			WRITE_ONCE(peer->sequence, lox_said(bpf_ntohl(w->p.seq) + 1, LOX_WINDOW_UNSCALED));
+		own->window_scale = scale;
+	} else if (!(own->flags & LOX_FLOW_REPLY) && lox_opens(&w->p)) { /* sent again, maybe with another number */
+		own->window_scale = scale;
+		if (peer && !(own->flags & LOX_FLOW_DIRECT))
+			WRITE_ONCE(peer->sequence, lox_expected_of_syn(w));
+	}
+}
+
+/*
+ * Note what a segment says, before its flow's state moves on to `state`: while the handshake is under way only where it
+ * acknowledges the right thing. The window of a SYN is not scaled.
+ */
+LOX_INLINE void lox_note_segment(const struct lox_work *w, struct lox_flow *own, struct lox_flow *peer, __u8 state)
+{
+	const struct lox_packet *p = &w->p;
+	bool opening = own->state == LOX_STATE_SYN_SENT || own->state == LOX_STATE_SYN_RECEIVED;
+	bool believed = !opening || lox_acknowledges(p, own);
+
+	if (p->tcp_flags & LOX_TCP_RST)
+		return;
+	if (own->state == LOX_STATE_SYN_SENT && p->tcp_flags & LOX_TCP_SYN)
+		lox_note_syn(w, own, peer, state);
+	if (believed && p->tcp_flags & LOX_TCP_ACK && p->tcp_flags & LOX_TCP_SYN)
+		WRITE_ONCE(own->sequence, lox_said(bpf_ntohl(p->ack), bpf_ntohs(p->window)));
+	else if (believed)
+		lox_note_window(p, own);
+}
+
+/* State after this packet, LOX_STATE_NONE for a blind reset. `fin`: it is the direction's FIN. */
+LOX_INLINE __u8 lox_next_state(const struct lox_work *w, const struct lox_flow *own, const struct lox_flow *peer, bool *fin)
+{
+	__u8 state;
+
+	*fin = false;
+	if (w->p.tuple.proto != IPPROTO_TCP)
+		return own->flags & LOX_FLOW_REPLY ? LOX_STATE_TWO_WAY : own->state;
+	if (w->p.tcp_flags & LOX_TCP_RST)
+		return lox_after_reset(&w->p, own, peer);
+	state = lox_after_opening(&w->p, own, peer);
+	*fin = state != LOX_STATE_SYN_SENT && lox_finishes(w, peer);
+	return lox_after_fins(state, *fin || own->flags & LOX_FLOW_FIN, peer && peer->flags & LOX_FLOW_FIN);
+}
+
+/*
+ * Does a half-open flow in this state belong into the large table? Not by the packet that opened it, which TC may get from
+ * XDP after the flow is there.
+ */
 LOX_INLINE bool lox_matures(const struct lox_flow *f, __u8 state)
 {
+	if (!f->packets && !(f->flags & LOX_FLOW_REPLY))
+		return false;
 	return state == LOX_STATE_ESTABLISHED || state == LOX_STATE_CLOSING || state == LOX_STATE_TWO_WAY ||
 	       (state == LOX_STATE_ONE_WAY && f->packets >= LOX_ONE_WAY_PACKETS);
 }

@@ -37,6 +37,8 @@ struct lox_work {
 	__u32 reason; /* why the packet is refused */
 	__u32 mtu;    /* of the next hop, when that is the reason */
 	__u32 fragments; /* enum lox_fragments: is it a first one? */
+	__u32 payload;   /* TCP: bytes of data */
+	__u32 scale;     /* TCP: LOX_SCALE_OFFERED and the window scale of a SYN with that option, else 0 */
 	struct lox_packet p;
 	struct lox_insert in;
 	struct lox_tuple reverse; /* key of the other direction */

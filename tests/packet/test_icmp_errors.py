@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from loxilb.kernel.abi import Reason
-from loxilb.model import L4Protocol, Mode
-from tests.packet.driver import Driver, Path
-from tests.support.bpf import CLIENT, Device, Hook
+from loxilb.model import Endpoint, L4Protocol, Mode
+from tests.packet.driver import TARGET, Driver, Path
+from tests.support.bpf import CLIENT, SERVERS, Device, Hook
 from tests.support.packets import IcmpError, Packet
 
 pytestmark = pytest.mark.must_run
@@ -130,6 +130,19 @@ def test_an_error_about_a_half_open_flow_is_translated(driver: Driver, hook: Hoo
 
     arrives = error(path.server, sent, UNREACHABLE[version])
     expect(driver, hook, arrives, to_client(path, arrives, syn))
+
+
+def test_a_router_that_is_not_hidden_is_shown(driver: Driver, hook: Hook, version: int) -> None:
+    """To the server, where the source port alone was changed: a trace of the way to the client."""
+    endpoints = [Endpoint(address=SERVERS[0].gateway(version), port=TARGET)]
+    one, other = (driver.service(version, L4Protocol.UDP, endpoints=endpoints) for _ in range(2))
+    first = driver.open(hook, driver.path(one))
+    path = driver.open(hook, driver.path(other, client=first.client, port=first.client_port))
+    assert path.source_port != first.source_port
+
+    arrives = error(CLIENT, path.replied(), UNREACHABLE[version])
+    expect(driver, hook, arrives, to_endpoint(path, arrives, path.reply()))
+    assert to_endpoint(path, arrives, path.reply()).source == CLIENT.gateway(version)
 
 
 def test_an_error_about_another_packet_is_left_alone(driver: Driver, hook: Hook, version: int) -> None:
