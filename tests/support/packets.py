@@ -21,10 +21,8 @@ _CHECKSUM_AT = {TCP: 16, UDP: 6, ICMP: 2, ICMPV6: 2}
 
 def total(data: bytes) -> int:
     """Return the one's complement sum of 16-bit words, an odd byte padded with zero (RFC 1071 section 1)."""
-    result = sum(int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big") for at in range(0, len(data), 2))
-    while result >> 16:
-        result = (result & 0xFFFF) + (result >> 16)
-    return result
+    number = int.from_bytes(data + bytes(len(data) % 2), "big")  # 2**16 is 1 modulo 2**16 - 1: digits add up
+    return number and (number % 0xFFFF or 0xFFFF)
 
 
 def checksum(data: bytes) -> int:

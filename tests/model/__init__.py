@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tracker as the RFCs have it, to compare the programs with."""
