@@ -267,10 +267,10 @@ LOX_INLINE int lox_finish(lox_ctx *ctx, const bool v6, struct lox_work *w, enum 
 	return lox_send(ctx, w->way.ifindex, w->way.peer);
 }
 
-/* Have the kernel forward the packet, which it fragments. */
+/* Have the kernel forward the packet of IPv4, which it fragments. */
 LOX_INLINE void lox_leave_to_kernel(struct lox_work *w)
 {
-	bool ours = w->rw.flags & (LOX_FLOW_REPLY | LOX_FLOW_SOURCE);
+	bool ours = w->rw.saddr.v4 != w->p.tuple.saddr.v4; /* not where the port alone is another */
 
 	w->way.route = ours ? LOX_ROUTE_LOOPBACK : LOX_ROUTE_LOCAL;
 	__builtin_memset(&w->way.macs, 0, sizeof(w->way.macs)); /* of the loopback */

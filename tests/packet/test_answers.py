@@ -135,6 +135,19 @@ def test_from_an_address_of_ours_the_kernel_takes_it_by_the_loopback(driver: Dri
             expect_fragment(driver, hook, arrives, reason, sent if small else becomes)
 
 
+def test_a_client_with_another_port_is_no_address_of_ours(driver: Driver, hook: Hook) -> None:
+    """Its port was taken: the source is rewritten, the address is as it was."""
+    with narrow(4) as endpoint:
+        one, other = (driver.service(4, L4Protocol.UDP, endpoints=[endpoint]) for _ in range(2))
+        first = driver.open(hook, driver.path(one))
+        path = driver.open(hook, driver.path(other, client=first.client, port=first.client_port))
+        there, leaves = path.request(payload=bytes(1400)), path.requested(payload=bytes(1400))
+
+        assert path.source_port != first.source_port
+        delivered = replace(leaves, dmac=there.dmac, smac=there.smac, ttl=there.ttl)
+        driver.expect_answer(hook, there, Reason.FORWARD_LOCAL, delivered)
+
+
 def test_every_fragment_that_is_too_big_is_answered_over_ipv6(addressed: Driver, hook: Hook) -> None:
     """Not the first one alone, which may have been smaller (RFC 4443 section 3.2)."""
     with narrow(6) as endpoint:
