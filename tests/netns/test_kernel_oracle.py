@@ -190,7 +190,7 @@ def rules(service: Service) -> str:
 def comparable(frame: bytes) -> tuple[str, ...]:
     """Return what must be the same of a delivered frame; its checksums must be right.
 
-    Not compared: the identification of packets that the kernel makes itself; the checksum where a port may differ.
+    Not compared: the identification, and with it the header's checksum, since the kernel numbers what it sends itself.
     """
     parsed = parse(frame)
     assert parsed.wrong == (), parsed
