@@ -256,10 +256,12 @@ struct lox_rule_state {
 	__s32 half_open; /* its flows in the half-open tables */
 };
 
-/* Mutable state of an endpoint: its live flows, counted for least connections. */
+/* Mutable state of an endpoint: its live flows, counted for least connections, and those it was ever given. */
 struct lox_endpoint_state {
 	__u32 active;
 	__u32 epoch; /* counts the endpoints that have had this slot: a socket is taken off the count it was added to */
+	__u32 opened;
+	__u32 pad;
 };
 
 /* Which endpoint a client of a rule was given, and when it last opened a flow. */
@@ -423,6 +425,7 @@ struct lox_runtime {
 	__u32 half4;
 	__u32 half6;
 	__u32 icmp_interval; /* jiffies between two ICMP errors to one address; 0: no limit */
+	__u32 events_lost;   /* reports of flows that found the ring buffer full */
 };
 
 enum lox_event_kind { LOX_EVENT_OPENED = 1, LOX_EVENT_ENDED = 2 };

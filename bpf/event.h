@@ -18,8 +18,10 @@ LOX_INLINE void lox_report(const bool v6, const struct lox_flow *f, const struct
 	if (!rt || !rt->events || f->flags & LOX_FLOW_REPLY)
 		return;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e)
+	if (!e) {
+		__sync_fetch_and_add(&rt->events_lost, 1);
 		return;
+	}
 	__builtin_memset(e, 0, sizeof(*e));
 	if (v6) {
 		e->saddr = ((const struct lox_flow6 *)f)->saddr;

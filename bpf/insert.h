@@ -78,6 +78,14 @@ LOX_INLINE void lox_count_flow(__u32 endpoint, __s32 change)
 		__sync_fetch_and_add(&state->active, change);
 }
 
+LOX_INLINE void lox_count_opened(__u32 endpoint)
+{
+	struct lox_endpoint_state *state = bpf_map_lookup_elem(&endpoint_states, &endpoint);
+
+	if (state)
+		__sync_fetch_and_add(&state->opened, 1);
+}
+
 /* Take a flow off its endpoint's live flows, once; the direction from the client stands for both. */
 LOX_INLINE void lox_leave_endpoint(struct lox_flow *f, __u32 endpoint)
 {

@@ -183,6 +183,7 @@ LOX_INLINE void lox_enter_local(const bool v6, struct lox_local *mine, const str
 		return;
 	mine->epoch = state->epoch;
 	__sync_fetch_and_add(&state->active, 1);
+	__sync_fetch_and_add(&state->opened, 1);
 	mine->endpoint = choice->endpoint;
 	bpf_map_update_elem(&connected, &cookie, &what, BPF_ANY); /* when full, it outlives its endpoint */
 }

@@ -153,8 +153,10 @@ LOX_INLINE int lox_open_forward(const bool v6, struct lox_work *w)
 		lox_count_flow(w->in.cold.endpoint, -1);
 		lox_count_half_open(w->in.cold.rule, -1);
 	}
-	if (put == LOX_PUT_DONE && !lox_present(v6, LOX_MAIN, &w->in.key))
+	if (put == LOX_PUT_DONE && !lox_present(v6, LOX_MAIN, &w->in.key)) {
+		lox_count_opened(w->in.cold.endpoint);
 		return 0;
+	}
 	if (put == LOX_PUT_DONE)
 		lox_abandon(v6, &w->in.key, w->in.at);
 	lox_abandon(v6, &w->reverse, reply_at);

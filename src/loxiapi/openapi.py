@@ -59,9 +59,14 @@ def _operation(operation: Operation) -> dict[str, Any]:
         described["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
     if operation.body:
         described["requestBody"] = {"required": True, "content": _content(_schema(operation.body))}
-    answer = _schema(operation.answer) if operation.answer else {"type": "object"}
-    described["responses"] = {"200": {"description": "Done", "content": _content(answer)}} | _refused()
+    described["responses"] = {"200": {"description": "Done", "content": _answer(operation)}} | _refused()
     return described
+
+
+def _answer(operation: Operation) -> dict[str, Any]:
+    if operation.media != JSON_TYPE:
+        return {operation.media: {"schema": {"type": "string"}}}
+    return _content(_schema(operation.answer) if operation.answer else {"type": "object"})
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

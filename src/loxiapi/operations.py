@@ -14,6 +14,7 @@ from loxiapi.refusal import wrong_type
 
 BASE_PATH = "/netlox/v1"
 JSON_TYPE = "application/json"
+TEXT_TYPE = "text/plain"
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _TRUE_WORDS = frozenset({"1", "t", "true", "y", "yes", "ok", "on", "enabled", "selected", "checked"})
 
@@ -55,7 +56,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of one path; ``body`` is None where a request body is ignored."""
+    """One method of one path; ``body`` is None where a request body is ignored, ``media`` is the answer's type."""
 
     name: str
     method: str
@@ -64,6 +65,7 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     body: type[wire.Wire] | None = None
     answer: type[wire.Wire] | None = wire.Result
+    media: str = JSON_TYPE
 
 
 _ADDRESS = Parameter(name="ip_address", place=Place.PATH, kind=Kind.TEXT, about="Service address")
@@ -98,6 +100,11 @@ def _delete_rule(name: str, path: str, *parameters: Parameter) -> Operation:
         about="Delete one load balancer rule",
         parameters=(*parameters, _PROTOCOL, _BGP, _BLOCK),
     )
+
+
+def _metrics(name: str, path: str) -> Operation:
+    about = "Metrics in the text format of Prometheus; 503 while they are off"
+    return Operation(name=name, method="GET", path=path, about=about, answer=None, media=TEXT_TYPE)
 
 
 def _get(name: str, path: str, about: str, answer: type[wire.Wire] | None) -> Operation:
@@ -172,6 +179,11 @@ OPERATIONS: tuple[Operation, ...] = (
         about="Make the configuration what it was after a revision, as a new revision",
         body=wire.Rollback,
     ),
+    _metrics("get_metrics", f"{BASE_PATH}/metrics"),
+    _metrics("get_metrics_at_root", "/metrics"),
+    _get("get_metrics_switch", f"{BASE_PATH}/config/metrics", "Whether there are metrics", wire.MetricsSwitch),
+    Operation(name="enable_metrics", method="POST", path=f"{BASE_PATH}/config/metrics", about="Switch metrics on"),
+    Operation(name="disable_metrics", method="DELETE", path=f"{BASE_PATH}/config/metrics", about="Switch metrics off"),
     _get("get_version", f"{BASE_PATH}/version", "Version of the daemon", wire.Version),
     _get("get_document", "/swagger.json", "This document", None),
     _get("get_document_below_base", f"{BASE_PATH}/swagger.json", "This document", None),

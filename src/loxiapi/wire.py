@@ -336,6 +336,12 @@ class Rollback(Wire, kw_only=True, frozen=True):
     revision: Annotated[Int64, about("Number of the revision")]
 
 
+class MetricsSwitch(Wire, kw_only=True, frozen=True):
+    """Whether ``/metrics`` answers."""
+
+    prometheus: bool
+
+
 class Result(Wire, kw_only=True, frozen=True):
     """Answer to a write that was carried out."""
 

@@ -50,7 +50,6 @@ _MISSING = (
     _Missing(("--log-max-age",), "28", "LOXILB_LOG_MAX_AGE"),
     _Missing(("--log-no-compress",), None, "LOXILB_LOG_NO_COMPRESS"),
     _Missing(("--cpuprofile",), "none", "CPUPROF"),
-    _Missing(("-p", "--prometheus")),
     _Missing(("--disable-crc32",)),
     _Missing(("--passive-probe",)),
     _Missing(("--rss-enable",)),
@@ -195,6 +194,7 @@ def _check_expression(_context: click.Context, parameter: click.Parameter, value
 @click.option("--localsockpolicy", is_flag=True, help="Serve the processes of this host too, by their sockets.")
 @click.option("-a", "--api", "no_api", is_flag=True, help="Do not serve the API.")
 @click.option("-n", "--nonlp", is_flag=True, help="Do not follow links and routes after the start.")
+@click.option("-p", "--prometheus", is_flag=True, help="Serve metrics at /netlox/v1/metrics, and at /metrics.")
 @click.option(
     "--whitelist",
     metavar="REGEX",
@@ -271,6 +271,7 @@ def _settings(options: dict[str, Any], *, log_level_asked: bool) -> Settings:
         log_level=options["loglevel"],
         log_level_asked=log_level_asked,
         log_format=LogFormat(options["log_format"]),
+        metrics=options["prometheus"],
     )
 
 

@@ -21,15 +21,17 @@ from loxilb.kernel.bpf import BpfDataPlane, remove_data_plane
 from loxilb.kernel.claim import claim_namespace
 from loxilb.kernel.netlink import LinkChanged, LinkRemoved, Network, NetworkEvent
 from loxilb.logs import LogLevel, configure
+from loxilb.measured import MeasuredDataPlane, MeasuredProber
 from loxilb.model.revision import LOG_LEVEL, Changes
 from loxilb.plan import Limits
-from loxilb.ports import DataPlane, Links, Store, VipHost
+from loxilb.ports import DataPlane, Links, Measures, Store, VipHost
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.bootfiles import import_files
 from loxilb.services.config import ConfigurationService
 from loxilb.services.flowlog import FlowLog, FlowReporter
 from loxilb.services.health import HealthService, Probes
 from loxilb.services.interfaces import Attachable, Interfaces
+from loxilb.services.metrics import Latencies, MetricsService
 from loxilb.services.store import SqliteStore, place_of
 from loxilb.services.store import remove as remove_store
 from loxilb.settings import Settings
@@ -40,7 +42,7 @@ _RETRY_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class PacketPath(DataPlane, Attachable, FlowReporter, Protocol):
+class PacketPath(DataPlane, Measures, Attachable, FlowReporter, Protocol):
     """A data plane with everything that the daemon needs of it."""
 
     def resolve_again(self) -> None:
@@ -75,8 +77,9 @@ class Daemon:
         self._level = level
         self._flow_log = FlowLog(packet_path)
         self._routes_changed = asyncio.Event()
+        latencies = Latencies()
         self.configuration = ConfigurationService(
-            data_plane=packet_path,
+            data_plane=MeasuredDataPlane(packet_path, latencies),
             vip_host=surroundings,
             links=surroundings,
             store=store,
@@ -84,17 +87,27 @@ class Daemon:
             hooks=self._interfaces.hooks,
         )
         self.health = HealthService(
-            target=self.configuration, journal=self.configuration, prober=Probes(settings.certificates)
+            target=self.configuration,
+            journal=self.configuration,
+            prober=MeasuredProber(Probes(settings.certificates), latencies),
         )
         self.configuration.watch(self.health)
         self.configuration.watch_changes(self.health)
         self.configuration.watch_changes(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._level_open = not settings.log_level_asked
+        self.metrics = MetricsService(
+            measures=packet_path,
+            ledgers=self.configuration,
+            health=self.health,
+            latencies=latencies,
+            enabled=settings.metrics,
+        )
         self.api = ApiServer(
             configuration=self.configuration,
             endpoints=self.health,
             log_level=level,
+            metrics=self.metrics,
             build=build_info(),
             host=settings.host,
             port=settings.port,

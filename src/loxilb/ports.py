@@ -10,10 +10,10 @@ Nothing here does I/O.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from loxilb.model import Counter, Endpoint, Flow, IPAddress, Port, Service, ServiceKey
-from loxilb.model.image import EndpointId, Image, Op
+from loxilb.model.image import EndpointEntry, EndpointId, Image, Op
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes, Configured, Revision
 
@@ -44,6 +44,62 @@ class DataPlane(Protocol):
 
     def reasons(self) -> Mapping[str, int]:
         """Return packets by the reason they left the programs with."""
+
+
+class FlowCount(NamedTuple):
+    """Flows of an endpoint: those it has now, and those it was ever given, modulo 2^32."""
+
+    active: int
+    opened: int
+
+
+class Fill(NamedTuple):
+    """How much of a table is used; ``used`` and ``capacity`` count the same things, flows both directions."""
+
+    used: int
+    capacity: int
+
+
+class Measures(Protocol):
+    """What the packet path counts, for those who watch it; raises KernelError."""
+
+    def counters(self) -> Mapping[EndpointId, Counter]:
+        """Return the traffic of every endpoint since it was programmed, live flows included."""
+
+    def flow_counts(self) -> Mapping[EndpointId, FlowCount]:
+        """Return the flows of every endpoint."""
+
+    def reasons(self) -> Mapping[str, int]:
+        """Return packets by the reason they left the programs with."""
+
+    def fills(self) -> Mapping[str, Fill]:
+        """Return how full each table is, by its name."""
+
+    def lost_reports(self) -> int:
+        """Return the reports of flows that found no room, modulo 2^32."""
+
+
+class Account(NamedTuple):
+    """A service and every slot that counts for it."""
+
+    service: Service
+    slots: Mapping[EndpointId, EndpointEntry]
+
+
+class Ledgers(Protocol):
+    """Who is behind the slots that the packet path counts in."""
+
+    async def accounts(self) -> Sequence[Account]:
+        """Return every service with its slots, in no order."""
+
+
+class MetricsPage(Protocol):
+    """What a monitoring system reads, and its switch."""
+
+    enabled: bool
+
+    async def page(self) -> bytes:
+        """Return the text of now; raises LoxilbError."""
 
 
 class VipHost(Protocol):

@@ -16,7 +16,8 @@ class Settings:
     ``netns`` is a name or path, None the caller's namespace. ``certificates`` is the directory of the files that probes
     over TLS use. ``store`` is a file, "none" or "" for the usual place; ``boot_files`` is the directory of the
     original's saved files, imported when there is nothing yet. ``log_level_asked`` says that this start names the
-    level, which then counts more than the one set through the API before.
+    level, which then counts more than the one set through the API before. ``metrics`` says whether they can be
+    scraped from the start.
     """
 
     netns: str | None = None
@@ -32,3 +33,4 @@ class Settings:
     log_level_asked: bool = False
     certificates: Path = Path("/opt/loxilb/cert")
     log_format: LogFormat = LogFormat.TEXT
+    metrics: bool = False

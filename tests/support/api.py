@@ -21,6 +21,7 @@ from loxilb.ports import FlowStatus, ServiceStatus
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
 from loxilb.services.health import HealthService, Probes
+from loxilb.services.metrics import Latencies, MetricsService
 from loxilb.services.store import SqliteStore
 
 _DEADLINE_S = 20
@@ -42,6 +43,24 @@ class MemoryLogLevel:
     def changed(self, changes: Changes) -> None:
         """Remember the level."""
         self.level = changes.parameters.get(LOG_LEVEL) or self.level
+
+
+def health_over(configuration: ConfigurationService) -> HealthService:
+    """Return the health service of a configuration service, without certificates."""
+    return HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES))
+
+
+def metrics_over(
+    configuration: ConfigurationService, health: HealthService, data_plane: FakeDataPlane | None = None
+) -> MetricsService:
+    """Return the metrics, switched off, of what is made of fakes."""
+    return MetricsService(
+        measures=data_plane or FakeDataPlane(),
+        ledgers=configuration,
+        health=health,
+        latencies=Latencies(),
+        enabled=False,
+    )
 
 
 class ShownConfiguration(ConfigurationService):
@@ -86,7 +105,7 @@ def fake_kernel_api() -> Iterator["LiveApi"]:
         data_plane=data_plane, vip_host=FakeVipHost(), links=FakeLinks(), store=SqliteStore.open(None)
     )
     try:
-        with live_api(service) as api:
+        with live_api(service, data_plane=data_plane) as api:
             api.data_plane = data_plane
             yield api
     finally:
@@ -149,15 +168,23 @@ def loop_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 
 
 @contextmanager
-def live_api(configuration: ConfigurationService, *, host: str = "127.0.0.1") -> Iterator[LiveApi]:
-    """Serve ``configuration`` on a free port."""
+def live_api(
+    configuration: ConfigurationService, *, host: str = "127.0.0.1", data_plane: FakeDataPlane | None = None
+) -> Iterator[LiveApi]:
+    """Serve ``configuration`` on a free port; metrics are those of ``data_plane``, and off."""
     log_level = MemoryLogLevel()
-    health = HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES))
+    health = health_over(configuration)
     configuration.watch(health)
     configuration.watch_changes(health)
     configuration.watch_changes(log_level)
     server = ApiServer(
-        configuration=configuration, endpoints=health, log_level=log_level, build=BUILD, host=host, port=0
+        configuration=configuration,
+        endpoints=health,
+        log_level=log_level,
+        metrics=metrics_over(configuration, health, data_plane),
+        build=BUILD,
+        host=host,
+        port=0,
     )
     with structlog.testing.capture_logs() as logs, loop_thread() as run:
         run(health.start())

@@ -15,15 +15,15 @@ from loxilb.errors import KernelError
 from loxilb.ports import ServiceStatus
 from loxilb.services.api import ApiServer
 from loxilb.services.api.application import MAX_BODY
-from loxilb.services.health import HealthService, Probes
 from tests.support.api import (
     BUILD,
-    NO_CERTIFICATES,
     MemoryLogLevel,
     ShownConfiguration,
     fake_kernel_api,
+    health_over,
     live_api,
     loop_thread,
+    metrics_over,
 )
 
 _DATA_SEGMENTS_IN = 152  # offset of tcpi_data_segs_in in struct tcp_info (linux/tcp.h)
@@ -108,8 +108,9 @@ def test_address_in_use_is_told_with_a_remedy() -> None:
         with live_api(configuration) as api, loop_thread() as run:
             second = ApiServer(
                 configuration=configuration,
-                endpoints=HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES)),
+                endpoints=(health := health_over(configuration)),
                 log_level=MemoryLogLevel(),
+                metrics=metrics_over(configuration, health),
                 build=BUILD,
                 host="127.0.0.1",
                 port=api.address[1],
@@ -134,8 +135,9 @@ def test_a_server_that_cannot_serve_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         with loop_thread() as run:
             server = ApiServer(
                 configuration=configuration,
-                endpoints=HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES)),
+                endpoints=(health := health_over(configuration)),
                 log_level=MemoryLogLevel(),
+                metrics=metrics_over(configuration, health),
                 build=BUILD,
                 host="127.0.0.1",
                 port=0,

@@ -12,8 +12,17 @@ from loxiapi.openapi import document
 from loxiapi.operations import OPERATIONS, Kind
 from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import Handlers
+from loxilb.services.api.metrics import MetricsHandlers
 from loxilb.services.health import HealthService, Probes
-from tests.support.api import BUILD, NO_CERTIFICATES, LiveApi, MemoryLogLevel, ShownConfiguration, fake_kernel_api
+from tests.support.api import (
+    BUILD,
+    NO_CERTIFICATES,
+    LiveApi,
+    MemoryLogLevel,
+    ShownConfiguration,
+    fake_kernel_api,
+    metrics_over,
+)
 from tests.support.json_schema import mismatches
 from tests.support.recorded_api import (
     FLOWS,
@@ -122,8 +131,10 @@ def test_nothing_undocumented_is_served() -> None:
     configuration = ShownConfiguration()
     health = HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES))
     handlers = Handlers(configuration=configuration, endpoints=health, log_level=MemoryLogLevel(), build=BUILD)
-    routes = {route.path for route in create_application(handlers).starlette.routes if isinstance(route, Route)}
-    count = len(create_application(handlers).starlette.routes)
+    metrics = MetricsHandlers(metrics_over(configuration, health))
+    served = create_application({**handlers.by_operation(), **metrics.by_operation()}).starlette.routes
+    routes = {route.path for route in served if isinstance(route, Route)}
+    count = len(served)
     configuration.close()
 
     assert len(routes) == count

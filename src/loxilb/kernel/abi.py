@@ -237,7 +237,12 @@ class RuleState(ctypes.Structure):
 class EndpointState(ctypes.Structure):
     """``struct lox_endpoint_state``."""
 
-    _fields_ = (("active", ctypes.c_uint32), ("epoch", ctypes.c_uint32))
+    _fields_ = (
+        ("active", ctypes.c_uint32),
+        ("epoch", ctypes.c_uint32),
+        ("opened", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
 
 
 class Local(ctypes.Structure):
@@ -421,6 +426,7 @@ class Runtime(ctypes.Structure):
         ("half4", ctypes.c_uint32),
         ("half6", ctypes.c_uint32),
         ("icmp_interval", ctypes.c_uint32),
+        ("events_lost", ctypes.c_uint32),
     )
 
 

@@ -43,6 +43,7 @@ from loxilb.model.image import (
     RuleId,
 )
 from loxilb.model.port import IfIndex
+from loxilb.ports import Fill, FlowCount
 
 _log = structlog.get_logger(__name__)
 
@@ -373,8 +374,30 @@ class BpfDataPlane:
         """Return the traffic of every endpoint, live flows included."""
         with self._lock:
             run_syscall(self._fold)
-            ended, live = self._views["traffic"], self._views["live_traffic"]
-            return {EndpointId(at): _counter(ended, at) + _counter(live, at) for at in self._endpoints_used()}
+            ended, live = self._views["traffic"].rows("=QQ"), self._views["live_traffic"].rows("=QQ")
+            used = self._endpoints_used()
+        return {EndpointId(at): _counter(ended[at], live[at]) for at in used}
+
+    def flow_counts(self) -> Mapping[EndpointId, FlowCount]:
+        """Return the flows of every endpoint."""
+        states = self._views["endpoint_states"].rows("=IIII")
+        return {EndpointId(at): FlowCount(states[at][0], states[at][2]) for at in self._endpoints_used()}
+
+    def fills(self) -> Mapping[str, Fill]:
+        """Return how full each table is; those of flows as the ager last counted them."""
+        sizes, runtime = self._loaded.sizes, abi.Runtime
+        arrays = {
+            "rules": sum(1 for _ in self._views["rules"].indexes(abi.Rule.live.offset, 1)),
+            "endpoints": len(self._endpoints_used()),
+        }
+        counted = {name: maps.count(self._maps[name], size) for name, size in _COUNTED.items()}
+        slots = {"flow4": runtime.live4, "flow6": runtime.live6, "half4": runtime.half4, "half6": runtime.half6}
+        live = {name: self._word(member.offset) for name, member in slots.items()}
+        return {name: Fill(used, sizes[name]) for name, used in (arrays | counted | live).items()}
+
+    def lost_reports(self) -> int:
+        """Return the reports of flows that found the ring buffer full, modulo 2^32."""
+        return self._word(abi.Runtime.events_lost.offset)
 
     def active_flows(self, endpoints: Iterable[EndpointId]) -> Mapping[EndpointId, int]:
         """Return how many flows each of ``endpoints`` has; what has closed and is only remembered does not count."""
@@ -437,9 +460,18 @@ _ARRAYS: Mapping[str, type[ctypes.Structure]] = {
     "endpoint_states": abi.EndpointState,
     "traffic": abi.Traffic,
     "live_traffic": abi.Traffic,
+    "endpoint_states": abi.EndpointState,
 }
 
 
-def _counter(view: ArrayView, index: int) -> Counter:
-    packets, size = struct.unpack_from("=QQ", view.element(index))
-    return Counter(packets=packets, bytes=size)
+_COUNTED = {
+    "listeners4": ctypes.sizeof(abi.Listener4),
+    "listeners6": ctypes.sizeof(abi.Listener6),
+    "sources": ctypes.sizeof(abi.SourceKey),
+    "affinities": ctypes.sizeof(abi.Client),
+}
+"""Hash tables whose elements are counted, with the size of their keys."""
+
+
+def _counter(ended: tuple[int, ...], live: tuple[int, ...]) -> Counter:
+    return Counter(packets=ended[0] + live[0], bytes=ended[1] + live[1])

@@ -45,20 +45,35 @@ def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
 
 def dump(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
     """Return every element of a hash map, read in batches; raises KernelError."""
+    for count, keys, values in _batches(descriptor, key_size, value_size):
+        for i in range(count):
+            yield (
+                keys[i * key_size : (i + 1) * key_size],
+                values[i * value_size : (i + 1) * value_size],
+            )
+
+
+def count(descriptor: int, key_size: int, value_size: int = 8) -> int:
+    """Return how many elements a hash map has, read in batches; raises KernelError."""
+    return sum(found for found, _, _ in _batches(descriptor, key_size, value_size))
+
+
+def _batches(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """Return the elements of a hash map some at once: how many, their keys, their values."""
     options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions))
     position = ctypes.create_string_buffer(max(key_size, 8))
     size, started = _BATCH, False
     while True:
         keys = ctypes.create_string_buffer(size * key_size)
         values = ctypes.create_string_buffer(size * value_size)
-        count = ctypes.c_uint32(size)
+        found = ctypes.c_uint32(size)
         result = libbpf.map_lookup_batch(
             descriptor,
             position if started else None,
             position,
             keys,
             values,
-            ctypes.byref(count),
+            ctypes.byref(found),
             ctypes.byref(options),
         )
         if result == -errno.ENOSPC:  # a bucket's chain is longer than the batch
@@ -66,11 +81,7 @@ def dump(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[byte
             continue
         if result != -errno.ENOENT:
             check(result, "dump a map")
-        for i in range(count.value):
-            yield (
-                keys.raw[i * key_size : (i + 1) * key_size],
-                values.raw[i * value_size : (i + 1) * value_size],
-            )
+        yield found.value, keys.raw, values.raw
         if result == -errno.ENOENT:
             return
         started = True
@@ -114,6 +125,10 @@ class ArrayView:
         while at >= 0:
             yield at
             at = column.find(wanted, at + 1)
+
+    def rows(self, form: str) -> list[tuple[int, ...]]:
+        """Return every element, unpacked by ``form`` (:mod:`struct`)."""
+        return list(struct.iter_unpack(form, self._memory[: self.entries * self.stride]))
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes from a byte offset on."""

@@ -56,7 +56,7 @@ class DataPlaneSettings:
     clients: int = 8_192
     sources: int = 65_536
     icmp_peers: int = 1_024
-    fragments: int = 4_096
+    fragments: int = 3_072
     icmp_interval: float = 1.0
     links: int = 1_024
     redirect_peer: bool = True

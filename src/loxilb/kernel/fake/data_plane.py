@@ -38,6 +38,7 @@ from loxilb.model.image import (
 )
 from loxilb.model.port import IfIndex
 from loxilb.plan import Limits
+from loxilb.ports import Fill, FlowCount
 
 _PROTOCOLS = {
     (4, "tcp"): IPPROTO_TCP,
@@ -79,6 +80,7 @@ class FakeDataPlane:
         self._sources: defaultdict[RuleId, set[IPNetwork]] = defaultdict(set)
         self._affinities: dict[tuple[RuleId, IPAddress], tuple[EndpointId, float]] = {}
         self._counters: dict[EndpointId, Counter] = {}
+        self._given: CountOf[EndpointId] = CountOf()
         self._reasons: defaultdict[str, int] = defaultdict(int)
         self._flows: list[Flow] = []
         self._fail_in: int | None = None
@@ -123,6 +125,23 @@ class FakeDataPlane:
     def reasons(self) -> Mapping[str, int]:
         """Return how often ``choose`` found what."""
         return dict(self._reasons)
+
+    def flow_counts(self) -> Mapping[EndpointId, FlowCount]:
+        """Return the flows of every endpoint."""
+        active = CountOf(flow.endpoint for flow in self._flows if not flow.reply)
+        return {slot: FlowCount(active[slot], self._given[slot]) for slot in self._endpoints}
+
+    def fills(self) -> Mapping[str, Fill]:
+        """Return how full the tables of what is configured are."""
+        return {
+            "rules": Fill(len(self._rules), self.limits.rules),
+            "endpoints": Fill(len(self._endpoints), self.limits.endpoints),
+            "flow4": Fill(len(self._flows), 1 << 20),
+        }
+
+    def lost_reports(self) -> int:
+        """Return 0: the queue of reports has no end."""
+        return 0
 
     # What the daemon asks
 
@@ -193,6 +212,7 @@ class FakeDataPlane:
         slot = self.choose(listener, hashed, client=client, now=now)
         if slot is not None:
             self._counters[slot] = self._counters.get(slot, Counter()) + Counter(packets=1, bytes=40)
+            self._given[slot] += 1
             self._flows += _both_directions(listener, client, port, slot, self._endpoints[slot], self._mode(listener))
         return slot
 
@@ -274,6 +294,7 @@ class FakeDataPlane:
         undo = _write(self._endpoints, op.endpoint, op.entry)
         if op.fresh:
             self._counters[op.endpoint] = Counter()
+            self._given[op.endpoint] = 0
         return _both(undo, _restorer(self._counters, op.endpoint, old_counter))
 
     def _drop_endpoint(self, op: DropEndpoint) -> _Undo:

@@ -25,7 +25,7 @@ from loxiapi.refusal import RefusedError, required, too_large, unknown_path, wro
 from loxilb.errors import LoxilbError
 from loxilb.model.revision import Author
 from loxilb.services.api.failures import explanation_of, failure_of, fault_of
-from loxilb.services.api.handlers import Call, Handler, Handlers
+from loxilb.services.api.handlers import Call, Handler, Text
 
 _log = structlog.get_logger(__name__)
 
@@ -42,9 +42,8 @@ _SHARING_HEADERS = (
 )
 
 
-def create_application(handlers: Handlers) -> "Application":
+def create_application(by_operation: Mapping[str, Handler]) -> "Application":
     """Return the application; a missing handler is a KeyError here, not at the first request."""
-    by_operation = handlers.by_operation()
     paths: dict[str, dict[str, _Method]] = {}
     for operation in OPERATIONS:
         method = _Method(operation=operation, handler=by_operation[operation.name])
@@ -91,6 +90,8 @@ class _Path:
         except Exception as fault:  # noqa: BLE001 a fault in one request must not end the connection of others
             _log.exception("request hit a fault", method=request.method, path=request.url.path)
             return _fail(fault_of(fault), "")
+        if isinstance(answer, Text):
+            return Response(answer.content, status_code=answer.status, media_type=answer.media)
         return _json(200, wire.encode(answer) + b"\n")
 
 
@@ -130,7 +131,8 @@ async def _call_of(request: Request, operation: Operation) -> Call:
     content = await _body_of(request) if operation.body else b""
     if content:
         check_content_type(request.headers.get("content-type", ""))
-    check_accept(request.headers.get("accept", ""))
+    if operation.media == JSON_TYPE:
+        check_accept(request.headers.get("accept", ""))
     parameters = _parameters_of(request, operation)
     if operation.body is None:
         return Call(parameters=parameters, author=_author_of(request))

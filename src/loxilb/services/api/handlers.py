@@ -48,7 +48,16 @@ class Call:
     author: Author = NOBODY
 
 
-Answer = Struct | dict[str, Any]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """An answer that is not JSON."""
+
+    content: bytes
+    media: str
+    status: int = 200
+
+
+Answer = Struct | dict[str, Any] | Text
 Handler = Callable[[Call], Awaitable[Answer]]
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import uvicorn
 
 from loxilb.errors import KernelError
-from loxilb.ports import Configuration, Endpoints
+from loxilb.ports import Configuration, Endpoints, MetricsPage
 from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import BuildInfo, Handlers, LogLevel
 from loxilb.services.api.joining import JoiningProtocol
+from loxilb.services.api.metrics import MetricsHandlers
 
 _BACKLOG = 1024
 _IDLE_S = 10
@@ -45,13 +46,14 @@ class ApiServer:
         configuration: Configuration,
         endpoints: Endpoints,
         log_level: LogLevel,
+        metrics: MetricsPage,
         build: BuildInfo,
         host: str,
         port: int,
     ) -> None:
         """Keep what to serve and where; ``port`` 0 takes a free one. Nothing listens before ``start``."""
         handlers = Handlers(configuration=configuration, endpoints=endpoints, log_level=log_level, build=build)
-        self._application = create_application(handlers)
+        self._application = create_application({**handlers.by_operation(), **MetricsHandlers(metrics).by_operation()})
         self._host = host.strip("[]")
         self._port = port
         self._address: tuple[str, int] | None = None

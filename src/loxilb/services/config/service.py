@@ -20,6 +20,7 @@ from loxilb.model.revision import Author, Changes, Configured, Revision
 from loxilb.plan import Drift, Ledger, Limits, Plan, adopt, drift_of, plan, recover, summary
 from loxilb.ports import (
     NOBODY,
+    Account,
     ChangeWatcher,
     DataPlane,
     FlowStatus,
@@ -191,6 +192,10 @@ class ConfigurationService:
     async def revisions(self, limit: int) -> Sequence[Revision]:
         """Return the newest revisions, newest first."""
         return await self._run(self._journal.revisions, limit)
+
+    async def accounts(self) -> Sequence[Account]:
+        """Return every service with its slots, in no order."""
+        return await self._run(self._accounts)
 
     async def flows(self) -> Sequence[FlowStatus]:
         """Return both directions of every live flow, ordered by destination, source and ports."""
@@ -378,6 +383,9 @@ class ConfigurationService:
             status_of(self._desired[key], self._ledger.services[key], counters, active, now)
             for key in sorted(self._desired, key=_key_order)
         ]
+
+    def _accounts(self) -> list[Account]:
+        return [Account(service, self._ledger.services[key].endpoints) for key, service in self._desired.items()]
 
     def _names(self) -> dict[int, str]:
         return {one.rule: self._desired[key].name for key, one in self._ledger.services.items()}

@@ -113,6 +113,11 @@ class HealthService:
         found = [record.status for record in self._records.values()]
         return sorted(found, key=lambda one: (one.address.version, int(one.address), one.name))
 
+    def probed(self) -> tuple[int, int]:
+        """Return how many probed endpoints are up, and how many are not; called in the event loop."""
+        verdicts = [one.verdict.up for one in self._records.values() if one.check.kind is not ProbeKind.NONE]
+        return sum(verdicts), len(verdicts) - sum(verdicts)
+
     async def put_endpoint(self, endpoint: MonitoredEndpoint, *, author: Author = NOBODY) -> None:
         """Check an endpoint as told here, whatever services want; replaces what was told before."""
         await self._journal.keep(Changes(endpoints={endpoint.name: endpoint}), author=author)
