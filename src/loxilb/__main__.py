@@ -12,9 +12,11 @@ from click.core import ParameterSource
 from loxiapi.wire import LOG_LEVELS
 from loxilb.app import build_info, run, take_down
 from loxilb.configfile import load
+from loxilb.doctor import examine, report
 from loxilb.errors import LoxilbError, NotBuilt
 from loxilb.kernel.bpf import DataPlaneSettings, XdpPolicy
 from loxilb.logs import LogFormat
+from loxilb.plan.diagnosis import healthy
 from loxilb.services.interfaces import InterfaceFilter
 from loxilb.settings import Settings
 
@@ -246,6 +248,21 @@ def down(outer: dict[str, Any], netns: str | None, bpffs: Path | None, store: st
     """
     place = netns or outer["netns"], bpffs or outer["bpffs"]
     click.echo(take_down(*place, store=store or outer["store"], purge=purge))
+
+
+@command.command()
+@click.option("--netns", metavar="NAME|PATH", help="Network namespace to look at.")
+@click.option("--bpffs", metavar="DIR", type=Path, help="BPF file system that the daemon is to pin in.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="For people, or programs.")
+@click.pass_obj
+def doctor(outer: dict[str, Any], netns: str | None, bpffs: Path | None, output: str) -> int:
+    """Look at the host: what works, what does not, and what to do about it.
+
+    Nothing is changed. The exit code is 1 where something keeps the load balancer from working.
+    """
+    findings = examine(netns or outer["netns"], bpffs or outer["bpffs"], outer["xdp"])
+    click.echo(report(findings, output))
+    return 0 if healthy(findings) else 1
 
 
 command.params.extend(_missing_options())

@@ -81,9 +81,9 @@ def test_filters_of_clsact_are_removed_and_those_of_others_stay(space: Namespace
     def work() -> None:
         data_plane = BpfDataPlane.open(SETTINGS)
         for name, program in (("one", data_plane.programs["tc"]), ("two", foreign)):
-            attach._attach_clsact(socket.if_nametoindex(name), program)
+            attach.attach_clsact(socket.if_nametoindex(name), program)
         with BpfObject(OBJECTS / "egress.bpf.o") as loaded:
-            attach._attach_clsact(socket.if_nametoindex("two"), loaded.programs["lox_egress"], attach._CLSACT_EGRESS)
+            attach.attach_clsact(socket.if_nametoindex("two"), loaded.programs["lox_egress"], attach._CLSACT_EGRESS)
         data_plane.close()
 
     space.call(work)

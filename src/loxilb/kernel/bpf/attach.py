@@ -96,15 +96,30 @@ def _attach_tc(directory: pins.PinDirectory, name: str, index: int, program: int
         return "tcx"
     if -result not in _NO_TCX:
         check(result, f"attach TCX to interface {index}")
-    _attach_clsact(index, program, point)
+    attach_clsact(index, program, point)
     return "clsact"
+
+
+def try_xdp(index: int, program: int) -> None:
+    """Attach the XDP program natively for a moment; raises KernelError."""
+    _try_link(program, index, _XDP, _NATIVE)
+
+
+def try_tcx(index: int, program: int) -> None:
+    """Attach the TC program by TCX for a moment; raises KernelError."""
+    _try_link(program, index, _TCX_INGRESS, 0)
+
+
+def _try_link(program: int, index: int, hook: int, flags: int) -> None:
+    os.close(check(_link(program, index, hook, flags), f"attach to interface {index}"))
 
 
 def _clsact_hook(index: int, point: int) -> libbpf.TcHook:
     return libbpf.TcHook(sz=ctypes.sizeof(libbpf.TcHook), ifindex=index, attach_point=point)
 
 
-def _attach_clsact(index: int, program: int, point: int = _CLSACT_INGRESS) -> None:
+def attach_clsact(index: int, program: int, point: int = _CLSACT_INGRESS) -> None:
+    """Attach a program by a filter of clsact, the TC program unless ``point`` says otherwise; raises KernelError."""
     hook = _clsact_hook(index, point)
     result = libbpf.tc_hook_create(ctypes.byref(hook))
     if result != -errno.EEXIST:
@@ -131,14 +146,14 @@ def _detach_clsact(index: int, point: int) -> bool:
     if -result in _NO_FILTER:
         return False
     check(result, f"query TC on interface {index}")
-    if _program_name(options.prog_id) != _TC_PROGRAMS[point]:
+    if program_name(options.prog_id) != _TC_PROGRAMS[point]:
         return False
     options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
     check(libbpf.tc_detach(ctypes.byref(hook), ctypes.byref(options)), f"detach TC from interface {index}")
     return True
 
 
-def _program_name(identity: int) -> bytes:
+def program_name(identity: int) -> bytes:
     """Return the name of a loaded program, empty when it is gone; raises KernelError."""
     descriptor = libbpf.program_by_id(identity)
     if descriptor == -errno.ENOENT:

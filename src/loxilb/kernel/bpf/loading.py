@@ -132,7 +132,7 @@ class Loaded:
             future.result()
 
     def _load(self, name: str) -> BpfObject:
-        return BpfObject(_object_path(name), rodata=bytes(self.config), sizes=self.sizes, reuse=self.maps)
+        return BpfObject(object_path(name), rodata=bytes(self.config), sizes=self.sizes, reuse=self.maps)
 
     def _keep(self, name: str, loaded: BpfObject) -> None:
         self.objects[name] = loaded
@@ -201,7 +201,7 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
     return loaded
 
 
-def _object_path(name: str) -> Path:
+def object_path(name: str) -> Path:
     path = _OBJECTS / f"{name}.bpf.o"
     if not path.exists():
         raise KernelError(f"open {path.name}", 2, detail="the BPF objects are not built", remedy="make bpf")

@@ -18,10 +18,12 @@ from loxilb.kernel.bpf.libbpf import check
 
 _STANDARD = Path("/sys/fs/bpf")
 _OWN = Path("/run/loxilb/bpf")
+PLACES = (_STANDARD, _OWN)
+"""Where a BPF file system is looked for, the first choice first."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _mounted() -> set[Path]:
+def mount_points() -> set[Path]:
     """Return where BPF file systems are mounted (proc_pid_mountinfo(5))."""
     found = set()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -45,12 +47,12 @@ def find_bpffs(wanted: Path | None) -> Path:
 
     ``ip netns exec`` hides what is mounted below /sys, so a place outside is the second choice.
     """
-    mounted = _mounted()
+    mounted = mount_points()
     if wanted is not None:
         if not any(wanted == point or point in wanted.parents for point in mounted):
             _mount(wanted)
         return wanted
-    for directory in (_STANDARD, _OWN):
+    for directory in PLACES:
         if directory in mounted:
             return directory
     try:
@@ -103,8 +105,8 @@ def existing(wanted: Path | None) -> list[Path]:
 
     ``wanted`` is a BPF file system as for :func:`find_bpffs`; None means each that it may have chosen.
     """
-    mounted = _mounted()
-    places = [wanted] if wanted is not None else [place for place in (_STANDARD, _OWN) if place in mounted]
+    mounted = mount_points()
+    places = [wanted] if wanted is not None else [place for place in PLACES if place in mounted]
     return sorted(root for place in places for root in (place / "loxilb" / netns.identity()).glob("v*"))
 
 

@@ -4,7 +4,6 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-from threading import Lock
 
 from loxilb.proto.metrics.exposition import Sample
 
@@ -13,25 +12,22 @@ LATENCY_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 
 
 class Histogram:
-    """Counts observations by size; may be used from any thread."""
+    """Counts observations by size; one thread observes, any may read."""
 
     def __init__(self, bounds: Sequence[float] = LATENCY_BOUNDS) -> None:
         """Start empty; ``bounds`` ascend, and what is above the last one is counted too."""
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
-        self._lock = Lock()
 
     def observe(self, seconds: float) -> None:
         """Count one observation."""
-        with self._lock:
-            self._counts[bisect_left(self._bounds, seconds)] += 1
-            self._sum += seconds
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
 
     def samples(self, labels: str = "") -> list[Sample]:
         """Return the samples of a family; ``labels`` are those of :func:`labelled`, without their braces."""
-        with self._lock:
-            counts, total = list(accumulate(self._counts)), self._sum
+        counts, total = list(accumulate(self._counts)), self._sum
         before = f"{labels}," if labels else ""
         around = f"{{{labels}}}" if labels else ""
         bounds = [*map(str, self._bounds), "+Inf"]
