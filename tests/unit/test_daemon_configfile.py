@@ -32,8 +32,9 @@ VALUES = {
     "loglevel": "info",
     "log-format": "json",
     "localsockpolicy": "true",
+    "prometheus": "true",
 }
-_FLAGS = {"no-api": "--api", "nonlp": "--nonlp", "localsockpolicy": "--localsockpolicy"}
+_FLAGS = {"no-api": "--api", "nonlp": "--nonlp", "localsockpolicy": "--localsockpolicy", "prometheus": "-p"}
 
 
 @pytest.fixture

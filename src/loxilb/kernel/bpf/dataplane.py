@@ -460,7 +460,6 @@ _ARRAYS: Mapping[str, type[ctypes.Structure]] = {
     "endpoint_states": abi.EndpointState,
     "traffic": abi.Traffic,
     "live_traffic": abi.Traffic,
-    "endpoint_states": abi.EndpointState,
 }
 
 
