@@ -166,7 +166,7 @@ def _send(ctx: click.Context, path: Path, requests: Sequence[_Request]) -> bool:
 
 
 def _is_there(answer: Answer) -> bool:
-    """Tell whether the server refused because nothing would change."""
-    if answer.status != _EXISTS:
+    """Tell whether the server refused because nothing would change, and not because another rule has the port."""
+    if answer.status != _EXISTS or answer.cause.startswith("port: "):
         return False
-    return json.loads(answer.body).get("result") == "lbrule-exists error" and "already as asked" in answer.cause
+    return bool(json.loads(answer.body).get("result") == "lbrule-exists error")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from loxilb.kernel import netns
 from tests.support.lab import BIN, Lab, run, wait_for
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build
 from tests.support.traffic import ask_on, connection
@@ -139,6 +140,38 @@ def test_a_full_disk_refuses_writes_and_hurts_no_traffic(star: Star, tmp_path: P
         star.lb.stop()
     finally:
         wait_for(lambda: run(["umount", str(place)]) == "", what="unmounted")
+
+
+def test_the_first_start_imports_saved_files_and_a_file_sets_what_flags_do(star: Star, tmp_path: Path) -> None:
+    """With nothing but a file of settings; what was saved by one daemon is served by the next."""
+    star.lb.create(VIP4, f"--tcp=2020:{PORT} --name=saved", [f"{SERVERS4[1]}:1"])
+    star.lb.loxicmd(f"save --all -c {tmp_path}/")
+    saved = rules(star)
+    star.lb.down()
+    config = tmp_path / "loxilb.yaml"
+    config.write_text(f"config-path: {tmp_path}\nlog-format: json\n")
+
+    star.lb.start("--config", str(config))
+
+    assert rules(star) == saved
+    assert star.names(VIP4, 2020, 2) == ["server2"] * 2
+    assert '"event": "boot files imported"' in star.lb.log()
+    (revision,) = star.lb.api("GET", "/config/revisions/all")["revisionAttr"]
+    assert revision["agent"] == f"boot files of {tmp_path}"
+
+
+def test_a_store_belongs_to_a_namespace_that_is_found_again(whole: Star) -> None:
+    """By the name of ip netns; one without a name is gone after a reboot.
+
+    A sandbox may hide the first process, even from root; what has no name is then taken for its namespace.
+    """
+    space = whole.lb.namespace
+    script = "from loxilb.kernel import netns; print(netns.lasting_name())"
+    nameless = run(["unshare", "--net", str(BIN / "python"), "-c", script]).strip()
+
+    assert space.call(netns.lasting_name) == f"netns-{space.name}"
+    assert netns.lasting_name() == "host"
+    assert nameless == ("None" if os.access("/proc/1/ns/net", os.F_OK) else "host")
 
 
 def test_a_damaged_store_is_refused_and_forwarding_stays(star: Star) -> None:

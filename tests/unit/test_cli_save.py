@@ -246,6 +246,18 @@ def test_an_entry_that_is_refused_does_not_stop_the_others(cli: Cli, api: LiveAp
     assert len(shown(api)[0]["lbAttr"]) == 1
 
 
+def test_a_port_of_another_rule_is_no_success(cli: Cli, api: LiveApi, tmp_path: Path) -> None:
+    """The code is the same as that of an identical rule; the cause tells them apart."""
+    file = tmp_path / "lb.txt"
+    arguments = {"externalIP": "10.0.0.9", "port": 81, "protocol": "tcp"}
+    file.write_text(json.dumps({"lbAttr": [{"serviceArguments": arguments, "endpoints": RULES[0]["endpoints"]}]}))
+
+    code, out, err = cli("apply", f"--lb={file}", port(api))
+
+    assert (code, out) == (1, f"Configuration failed - {file}\n")
+    assert "belongs to the service 20.20.20.1 80-82" in err
+
+
 DOCUMENTS = """
 apiVersion: netlox/v1
 kind: Loadbalancer

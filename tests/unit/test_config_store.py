@@ -331,6 +331,18 @@ def test_drift_is_counted_repaired_and_said():
     play(scene)
 
 
+def test_a_port_of_a_range_that_is_missing_is_drift():
+    async def scene(stage: Stage) -> None:
+        wide = service(of=key(port=1, port_max=4))
+        await stage.service.put(wide)
+        stage.fake._listeners.pop(sorted(listeners_of(wide))[2])
+        await stage.restart()
+        assert stage.service.drift == Drift(different=1)
+        assert set(stage.fake.observe().listeners) == listeners_of(wide)
+
+    play(scene)
+
+
 def test_health_is_no_drift():
     async def scene(stage: Stage) -> None:
         await stage.service.put(service(selection=Selection.PRIORITY))
@@ -352,7 +364,10 @@ def test_with_an_empty_store_the_services_of_the_data_plane_are_taken_over():
         (found,) = stage.store.load().services.values()
         assert (found.endpoints, found.name, found.key.address) == (NAMED.endpoints, "", ip_address("10.0.0.9"))
         (revision,) = stage.store.revisions(10)
-        assert (revision.author, revision.summary) == (DAEMON, "take over 1 services from the data plane")
+        assert (revision.author, revision.summary) == (
+            DAEMON,
+            "take over from the data plane: create service 10.0.0.9:2020/tcp",
+        )
         assert not stage.service.is_new
 
     play(scene)

@@ -63,9 +63,10 @@ def test_writes_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(store, "_write", note)
     put(store, SERVICES[0])
+    put(store, SERVICES[1])
 
     assert store._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    assert modes == [2]  # FULL
+    assert modes == [2, 2]  # FULL, also after the note
     store.close()
 
 

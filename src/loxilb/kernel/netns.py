@@ -60,14 +60,14 @@ def identity() -> str:
 def lasting_name() -> str | None:
     """Return a word by which the calling thread's namespace is found again after a reboot; None where there is none.
 
-    ``host`` is the namespace of the first process, in a container that of the container's; ``netns-NAME`` one that
-    ``ip netns`` keeps.
+    ``netns-NAME`` is one that ``ip netns`` keeps, ``host`` the namespace of the first process, in a container that of
+    the container's. Who may not look at the first process (proc_pid_ns(5)) is taken to be in its namespace.
     """
     own = _inode(Path("/proc/thread-self/ns/net"))
-    if own == _inode(Path("/proc/1/ns/net")):
-        return "host"
-    named = sorted(_NAMED.iterdir()) if _NAMED.is_dir() else []
-    return next((f"netns-{path.name}" for path in named if _inode(path) == own), None)
+    for path in sorted(_NAMED.iterdir()) if _NAMED.is_dir() else ():
+        if _inode(path) == own:
+            return f"netns-{path.name}"
+    return "host" if _inode(Path("/proc/1/ns/net")) in (own, None) else None
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loxilb.model import ServiceKey
 from loxilb.model.image import Image
@@ -42,9 +42,8 @@ def drift_of(image: Image, before: Ledger, after: Mapping[ServiceKey, Programmed
 
 def _essence(one: Programmed) -> tuple[object, ...]:
     """Return what the configuration alone decides; the slice of the ring follows from it and from health."""
-    entry = one.entry
     return (
-        (entry.mode, entry.selection, entry.timeout, entry.persist, entry.restricted),
+        replace(one.entry, ring_base=0, ring_length=0),
         one.listeners,
         one.sources,
         Counter((endpoint.address, endpoint.port) for endpoint in one.endpoints.values()),

@@ -11,6 +11,7 @@ from loxilb.errors import LoxilbError, StoreError
 from loxilb.model import Service, ServiceKey
 from loxilb.model.probe import EndpointKey, HostState, MonitoredEndpoint
 from loxilb.model.revision import DAEMON, Author, Changes, Configured, Revision
+from loxilb.plan import summary
 from loxilb.ports import ChangeWatcher, Store
 from loxilb.services.config.health import HealthBook
 
@@ -51,7 +52,7 @@ class StoreJournal:
 
     def adopt(self, changes: Changes) -> None:
         """Keep what the data plane held already; raises StoreError."""
-        self._store.confirm(self.record(changes, DAEMON, f"take over {len(changes)} services from the data plane"))
+        self._store.confirm(self.record(changes, DAEMON, f"take over from the data plane: {summary(changes, ())}"))
 
     def completed(self, changes: Changes, used: HealthBook) -> Changes:
         """Return ``changes`` without what is so already, and with the states that nobody needs any more taken away."""
