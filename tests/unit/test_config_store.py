@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from loxilb.errors import KernelError, NotFound, StoreError
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
-from loxilb.model import Probe, Selection, Service
+from loxilb.model import LossPolicy, Probe, Selection, Service
 from loxilb.model.image import DropRule, Image, Op, PutListener, RuleId
 from loxilb.model.probe import HealthCheck, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import DAEMON, LOG_LEVEL, Author, Changes, Configured
@@ -350,6 +350,23 @@ def test_health_is_no_drift():
         await stage.restart()
         await stage.service.keep(Changes(states={FIRST: None}), author=ME)
         await stage.restart()
+        assert stage.service.drift == Drift()
+
+    play(scene)
+
+
+def test_an_endpoint_that_drains_is_no_drift():
+    async def scene(stage: Stage) -> None:
+        await stage.service.put(service(loss=LossPolicy.DRAIN))
+        (listener,) = listeners_of(service())
+        for port in range(4000, 4003):
+            stage.fake.connect(listener, ip_address("10.10.10.1"), port)
+        await stage.service.detach(service(("31.31.31.1,8080",), loss=LossPolicy.DRAIN))
+        before = stage.fake.observe().endpoints
+        await stage.restart()
+
+        assert len(before) == 3
+        assert stage.fake.observe().endpoints == before
         assert stage.service.drift == Drift()
 
     play(scene)
