@@ -389,7 +389,7 @@ __noinline int lox_fuzz_check(lox_ctx *ctx, __u32 verdict)
 	now.dropped -= f->was.dropped;
 	if (now.passed + now.sent + now.local + now.loopback + now.fragment + now.error + now.answered + now.dropped != 1)
 		lox_fuzz_note(f, LOX_FUZZ_COUNTED, verdict);
-	if ((verdict == LOX_PASS) != (now.passed + now.local) || (verdict == LOX_DROP) != now.dropped)
+	if ((verdict == (__u32)LOX_PASS) != (now.passed + now.local) || (verdict == LOX_DROP) != now.dropped)
 		lox_fuzz_note(f, LOX_FUZZ_VERDICT, verdict);
 	if (now.passed)
 		lox_fuzz_check_passed(f, verdict);

@@ -16,7 +16,8 @@
 
 typedef struct __sk_buff lox_ctx;
 
-enum { LOX_PASS = TC_ACT_OK, LOX_DROP = TC_ACT_SHOT, LOX_HOOK_IS_XDP = 0 };
+/* What passes goes on to the programs and filters of others on the device, which TC_ACT_OK would leave out. */
+enum { LOX_PASS = TC_ACT_UNSPEC, LOX_DROP = TC_ACT_SHOT, LOX_HOOK_IS_XDP = 0 };
 
 LOX_INLINE void *lox_data(lox_ctx *ctx)
 {

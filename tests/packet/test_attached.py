@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What BPF_PROG_TEST_RUN cannot make: frames that a device hands in."""
 
+import re
 import socket
 import struct
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -45,6 +47,36 @@ def wire(driver: Driver, near: Port) -> Iterator[socket.socket]:
         raw.bind((f"{CLIENT.name}-far", 0))
         yield raw
     driver.data_plane.detach(near.index)
+
+
+@pytest.fixture
+def others_filter(near: Port) -> Iterator[Callable[[], int]]:
+    """Put a filter of somebody else at the ingress of the device; returns how many packets came to it."""
+
+    def tc(command: str) -> str:
+        return subprocess.run(["tc", *command.split()], check=True, capture_output=True, text=True).stdout
+
+    def seen() -> int:
+        found = re.search(r"clsact.*\n Sent \d+ bytes (\d+) pkt", tc(f"-s qdisc show dev {near.name} clsact"))
+        return int(found[1]) if found else 0
+
+    tc(f"qdisc add dev {near.name} clsact")
+    tc(f"filter add dev {near.name} ingress protocol all u32 match u32 0 0 flowid 1:1")
+    yield seen
+    tc(f"qdisc del dev {near.name} clsact")
+
+
+def test_what_is_not_ours_goes_on_to_the_filters_of_others(
+    driver: Driver, wire: socket.socket, others_filter: Callable[[], int], version: int
+) -> None:
+    """A packet of a service does not."""
+    path = driver.path(driver.service(version, L4Protocol.UDP))
+
+    wire.send(bytes(path.request()))
+    assert others_filter() == 0
+    wire.send(bytes(path.request().with_ports(1024, path.vip_port + 1)))
+
+    wait_for(lambda: others_filter() == 1, what="the packet at the filter behind")
 
 
 def packet_socket(device: Device) -> socket.socket:

@@ -57,7 +57,7 @@ class Verdict(Enum):
 
 VERDICTS = {
     Hook.XDP: {1: Verdict.DROPPED, 2: Verdict.PASSED, 4: Verdict.SENT},
-    Hook.TC: {0: Verdict.PASSED, 2: Verdict.DROPPED, 7: Verdict.SENT},
+    Hook.TC: {0xFFFF_FFFF: Verdict.PASSED, 2: Verdict.DROPPED, 7: Verdict.SENT},
 }
 _SKB_MARK, _SKB_IFINDEX = 8, 40  # offsets in struct __sk_buff
 
