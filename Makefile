@@ -8,7 +8,7 @@ BPF_CFLAGS ?= -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -W
 OBJECT_DIR := src/loxilb/kernel/bpf/objects
 OBJECTS := $(patsubst bpf/%.bpf.c,$(OBJECT_DIR)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help install packages bpf demo test lint bench clean
+.PHONY: help install packages bpf demo test lint bench wheel man clean
 
 help:
 	@echo "make demo     see it work: client, load balancer and three servers in network namespaces"
@@ -17,6 +17,8 @@ help:
 	@echo "make bpf      build the BPF objects"
 	@echo "make lint     check style, types and layers"
 	@echo "make bench    measure, beside nft, haproxy and direct routing"
+	@echo "make wheel    build dist/*.whl, which carries the BPF objects"
+	@echo "make man      write the man pages to build/man"
 	@echo "make clean    remove what was built"
 
 install: packages .venv/.complete
@@ -53,6 +55,12 @@ lint: install
 
 bench: install
 	@$(PYTHON) -m bench
+
+wheel: install
+	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+man: install
+	@$(PYTHON) deploy/manpages.py build/man
 
 clean:
 	rm -rf build dist $(OBJECT_DIR) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -25,6 +25,7 @@ from loxilb.measured import MeasuredDataPlane, MeasuredProber
 from loxilb.model.revision import LOG_LEVEL, Changes
 from loxilb.plan import Limits
 from loxilb.ports import DataPlane, Links, Measures, Store, VipHost
+from loxilb.readiness import Manager
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.bootfiles import import_files
 from loxilb.services.config import ConfigurationService
@@ -254,8 +255,18 @@ async def _serve(daemon: Daemon, ready: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    release = version("loxilb")
-    await daemon.run(stop, lambda what: ready(f"loxilb {release} ready in {_age():.1f} s: {what}"))
+    release, manager = version("loxilb"), Manager()
+
+    def tell(what: str) -> None:
+        manager.ready(what)
+        ready(f"loxilb {release} ready in {_age():.1f} s: {what}")
+
+    alive = asyncio.create_task(manager.stay_alive())
+    try:
+        await daemon.run(stop, tell)
+    finally:
+        alive.cancel()
+        manager.stopping()
     _log.info("stopped; forwarding stays in place", remedy="loxilb down removes it")
 
 
