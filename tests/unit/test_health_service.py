@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from loxilb.errors import Conflict, InvalidRequest, KernelError, NotFound
-from loxilb.model import IPAddress, Probe, Service
+from loxilb.model import IPAddress, Probe, Service, ServiceKey
 from loxilb.model.probe import Availability, EndpointKey, HealthCheck, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes
 from loxilb.ports import EndpointChoice
@@ -121,6 +121,29 @@ def run(scene: Scene) -> Stage:
         return stage
 
     return play(whole())
+
+
+def test_an_endpoint_of_thousands_of_services_costs_as_much_as_those_of_one():
+    """What each service adds does not depend on how many there are: a start tells of all at once."""
+    looks = 0
+
+    class Counting(dict[ServiceKey, HealthCheck]):
+        def values(self) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().values()
+
+    async def scene(stage: Stage) -> None:
+        record = stage.health._record(at(ONE).name, at(ONE))
+        record.users = Counting()
+        await stage.use(*(service(("31.31.31.1,8080",), of=key(port=port)) for port in range(1, 2001)))
+        assert len(record.users) == 2000
+        await stage.drop(*(service(of=key(port=port)) for port in range(1, 2001)))
+        assert await stage.names() == []
+
+    run(scene)
+
+    assert looks < 20
 
 
 def gaps(times: Sequence[float]) -> list[float]:

@@ -68,24 +68,25 @@ class HealthService:
             self._loop.call_soon_threadsafe(self._follow, changes)
 
     def _follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
+        """Note who uses what, then act on each endpoint once: finding its check looks at all of its users."""
+        before: dict[str, Probed | None] = {}
         for key, service in changes.items():
             checks = checks_of(service) if service else {}
-            before = self._used.pop(key, frozenset())
-            for gone in before - checks.keys():
-                self._release(gone, key)
+            for gone in self._used.pop(key, frozenset()) - checks.keys():
+                self._touched(gone, before).users.pop(key)
             for used, check in checks.items():
-                record = self._record(used.name, used)
-                before_change = record.probed
-                record.users[key] = check
-                self._revise(record, before_change)
+                self._touched(used, before).users[key] = check
             if checks:
                 self._used[key] = frozenset(checks)
+        for name, probed in before.items():
+            self._revise(self._records[name], probed)
 
-    def _release(self, used: EndpointKey, user: ServiceKey) -> None:
-        record = self._records[used.name]
-        before = record.probed
-        del record.users[user]
-        self._revise(record, before)
+    def _touched(self, used: EndpointKey, before: dict[str, Probed | None]) -> Record:
+        """Return the record of an endpoint; what was probed until now is noted in ``before``, once."""
+        record = self._record(used.name, used)
+        if used.name not in before:
+            before[used.name] = record.probed
+        return record
 
     # What an operator asked
 
