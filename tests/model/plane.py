@@ -168,8 +168,9 @@ class Plane:
         for service in services:
             rule = self._rule(service)
             maps.update(self._plane.descriptors["rule_states"], maps.index_key(rule), bytes(8), "start again")
+            counts = self._views["endpoint_states"]
             for slot in self._ids(service):
-                self._views["endpoint_states"].write(slot * 8, bytes(8))
+                counts.write(slot * counts.stride, bytes(counts.stride))
         for key, _ in list(maps.dump(self._plane.descriptors["affinities"], 24, 8)):
             maps.delete(self._plane.descriptors["affinities"], key, "forget a client")
 
