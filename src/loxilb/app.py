@@ -4,7 +4,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -53,8 +53,8 @@ class PacketPath(DataPlane, Measures, Attachable, FlowReporter, Protocol):
 class Surroundings(Links, VipHost, Protocol):
     """The network around the daemon, and what happens in it."""
 
-    def events(self) -> AsyncIterator[NetworkEvent]:
-        """Report changes, without end."""
+    def events(self) -> AsyncIterator[Sequence[NetworkEvent]]:
+        """Report changes, those that came together at once, without end."""
 
 
 class Daemon:
@@ -174,26 +174,26 @@ class Daemon:
         """Follow the network; what fails is logged, and the next event is another chance."""
         while True:
             try:
-                async for event in self._surroundings.events():
-                    await self._handle(event)
+                async for events in self._surroundings.events():
+                    await self._handle(events)
             except LoxilbError as error:
                 _log.error("network not followed", cause=error.cause, remedy=error.remedy)
             except OSError as error:
                 _log.error("network not followed", cause=str(error))
             await asyncio.sleep(_RETRY_S)
 
-    async def _handle(self, event: NetworkEvent) -> None:
+    async def _handle(self, events: Sequence[NetworkEvent]) -> None:
+        """React to what came together: hundreds of new interfaces are listed once, not once for each."""
+        changed = [event.index for event in events if isinstance(event, LinkChanged)]
+        removed = [event.index for event in events if isinstance(event, LinkRemoved)]
         try:
-            match event:
-                case LinkChanged(index=index):
-                    await asyncio.to_thread(self._interfaces.changed, index)
-                case LinkRemoved(index=index):
-                    await asyncio.to_thread(self._interfaces.removed, index)
+            if changed or removed:
+                await asyncio.to_thread(self._interfaces.follow, changed, removed)
             # A link that changed takes its routes and neighbours along.
             await asyncio.to_thread(self._packet_path.resolve_again)
             self._routes_changed.set()
         except KernelError as error:
-            _log.error("change not followed", change=str(event), cause=error.cause, remedy=error.remedy)
+            _log.error("changes not followed", changes=len(events), cause=error.cause, remedy=error.remedy)
 
     async def _refresh(self) -> None:
         """Follow routes with what is derived from them; many changes at once are one."""

@@ -345,8 +345,8 @@ class Recorder:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
 
     async def _collect(self) -> None:
-        async for event in self._pair.network.events():
-            self.seen.append(event)
+        async for events in self._pair.network.events():
+            self.seen.extend(events)
 
 
 def index_of(pair: Pair, name: str) -> IfIndex:

@@ -76,9 +76,8 @@ def test_interfaces_come_and_go():
     scene = Scene()
     scene.interfaces.attach_all()
     scene.links.interfaces.append(port(5, "eth2"))
-    scene.interfaces.changed(IfIndex(5))
-    scene.interfaces.removed(IfIndex(2))
-    scene.interfaces.removed(IfIndex(99))
+    scene.interfaces.follow([IfIndex(5)], [])
+    scene.interfaces.follow([], [IfIndex(2), IfIndex(99)])
 
     assert scene.fake.attached == {3: "eth1", 4: "docker0", 5: "eth2"}
     assert scene.interfaces.hooks.keys() == {3, 4, 5}
@@ -88,7 +87,7 @@ def test_one_that_is_renamed_out_of_the_choice_is_left():
     scene = Scene(blacklist="^off")
     scene.interfaces.attach_all()
     scene.links.interfaces[1] = port(2, "off0")
-    scene.interfaces.changed(IfIndex(2))
+    scene.interfaces.follow([IfIndex(2)], [])
 
     assert scene.fake.attached == {3: "eth1", 4: "docker0"}
 
@@ -97,7 +96,7 @@ def test_one_that_is_gone_when_its_change_is_read_is_left():
     scene = Scene()
     scene.interfaces.attach_all()
     del scene.links.interfaces[1]
-    scene.interfaces.changed(IfIndex(2))
+    scene.interfaces.follow([IfIndex(2)], [])
 
     assert scene.fake.attached == {3: "eth1", 4: "docker0"}
 
@@ -119,5 +118,5 @@ def test_the_data_plane_learns_every_address():
     assert scene.fake.addresses == {one.ip, two.ip}
 
     scene.links.interfaces[0] = PORTS[0]
-    scene.interfaces.changed(IfIndex(1))
+    scene.interfaces.follow([IfIndex(1)], [])
     assert scene.fake.addresses == {one.ip}

@@ -68,10 +68,10 @@ class FakeNetwork(FakeVipHost, FakeLinks):
         FakeLinks.__init__(self)
         self.news: asyncio.Queue[NetworkEvent | Exception] = asyncio.Queue()
 
-    async def events(self) -> AsyncIterator[NetworkEvent]:
-        """Report what is put into ``news``, without end."""
+    async def events(self) -> AsyncIterator[Sequence[NetworkEvent]]:
+        """Report what is put into ``news``, one by one, without end."""
         while True:
             event = await self.news.get()
             if isinstance(event, Exception):
                 raise event
-            yield event
+            yield [event]

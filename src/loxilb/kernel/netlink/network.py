@@ -115,15 +115,15 @@ class Network:
         """
         return self._call("remove service addresses", self._remove_all)
 
-    async def events(self) -> AsyncIterator[NetworkEvent]:
-        """Report changes since it was opened, without end. One consumer at a time."""
+    async def events(self) -> AsyncIterator[Sequence[NetworkEvent]]:
+        """Report changes since it was opened, those that came together at once, without end. One consumer at a time."""
         while True:
             await _readable(self._channel)
             await asyncio.sleep(_GATHER_S)
             chunks, overrun = drain(self._channel)
             news = await asyncio.to_thread(self._resynchronise) if overrun else self._tracker.digest(chunks)
-            for event in news:
-                yield event
+            if news:
+                yield news
 
     def _call(self, operation: str, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with _kernel_errors(operation):

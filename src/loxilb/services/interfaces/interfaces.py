@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaching the data plane to interfaces, at the start and while they come, change and go."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -53,16 +53,19 @@ class Interfaces:
         for port in self._ports():
             self._follow(port)
 
-    def changed(self, index: IfIndex) -> None:
-        """Attach or detach an interface that is new or different; raises KernelError."""
-        for port in self._ports():
-            if port.index == index:
-                self._follow(port)
-                return
-        self.removed(index)
+    def follow(self, changed: Collection[IfIndex], removed: Collection[IfIndex]) -> None:
+        """Attach or detach interfaces that are new or different, forget those that are gone; raises KernelError."""
+        for index in removed:
+            self._leave(index)
+        if changed:
+            ports = {port.index: port for port in self._ports()}
+            for index in changed:
+                if index in ports:
+                    self._follow(ports[index])
+                else:
+                    self._leave(index)
 
-    def removed(self, index: IfIndex) -> None:
-        """Forget an interface that is gone; raises KernelError."""
+    def _leave(self, index: IfIndex) -> None:
         if self._hooks.pop(index, None) is not None:
             self._data_plane.detach(index)
             _log.info("interface left", interface=self._names.pop(index), index=index)
@@ -88,7 +91,7 @@ class Interfaces:
 
     def _follow(self, port: Port) -> None:
         if not self._chosen.takes(port):
-            self.removed(port.index)
+            self._leave(port.index)
             return
         try:
             hooks = self._data_plane.attach(port)
@@ -97,5 +100,8 @@ class Interfaces:
             return
         if self._hooks.get(port.index) != hooks:
             _log.info("interface taken", interface=port.name, index=port.index, hooks=" ".join(hooks))
+        before = self._names.get(port.index, port.name)
+        if before != port.name:
+            _log.info("interface renamed", interface=port.name, index=port.index, before=before)
         self._hooks[port.index] = hooks
         self._names[port.index] = port.name

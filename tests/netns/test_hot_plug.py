@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces that come by the hundred, change their name, and move away and back."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lab import Lab, run, wait_for
+from tests.support.lab_star import Star, build
+
+pytestmark = pytest.mark.must_run
+PAIRS = 250
+WORK_S = 2.0
+_PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def star(lab: Lab) -> Iterator[Star]:
+    """Return a running load balancer."""
+    built = build(lab, servers=1)
+    built.lb.start("--loglevel", "info")
+    yield built
+
+
+def events(star: Star, event: str) -> list[str]:
+    """Return the interfaces that the log names for an event."""
+    return re.findall(rf'event="{event}" .*?interface=(\S+)', star.lb.log())
+
+
+def test_five_hundred_interfaces_are_taken_at_once(star: Star) -> None:
+    """Two seconds of the daemon's processor time, since others share the machine."""
+    before = star.lb.work()
+    names = [f"p{number}" for number in range(PAIRS)]
+    star.lb.namespace.ip(*(f"link add {name} type veth peer name {name}b" for name in names))
+
+    wait_for(lambda: len(events(star, "interface taken")) >= 2 * PAIRS, deadline=_PATIENCE_S)
+
+    assert star.lb.work() - before < WORK_S
+    star.lb.namespace.ip(*(f"link del {name}" for name in names))
+    wait_for(lambda: len(events(star, "interface left")) >= 2 * PAIRS, deadline=_PATIENCE_S)
+
+
+def test_a_new_name_is_followed(star: Star) -> None:
+    """Whatever the interface was called when it was taken."""
+    star.lb.namespace.ip("link add old type veth peer name far")
+    wait_for(lambda: "old" in events(star, "interface taken"), deadline=_PATIENCE_S)
+    star.lb.namespace.ip("link set old name new")
+    wait_for(lambda: events(star, "interface renamed") == ["new"], deadline=_PATIENCE_S)
+
+    star.lb.namespace.ip("link del new")
+
+    wait_for(lambda: {"new", "far"} <= set(events(star, "interface left")), deadline=_PATIENCE_S)
+
+
+def test_an_interface_that_moves_away_is_left(star: Star, lab: Lab) -> None:
+    """And taken again when it comes back."""
+    other = lab.namespace("other")
+    star.lb.namespace.ip("link add guest type veth peer name far")
+    wait_for(lambda: "guest" in events(star, "interface taken"), deadline=_PATIENCE_S)
+
+    star.lb.namespace.ip(f"link set guest netns {other.name}")
+    wait_for(lambda: "guest" in events(star, "interface left"), deadline=_PATIENCE_S)
+    run(["ip", "-n", other.name, "link", "set", "guest", "netns", star.lb.namespace.name])
+
+    wait_for(lambda: events(star, "interface taken").count("guest") == 2, deadline=_PATIENCE_S)
