@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces that come by the hundred, change their name, and move away and back."""
+"""Interfaces that come by the hundred, change their name, move away and back, and join a bridge."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.lab import Lab, run, wait_for
-from tests.support.lab_star import Star, build
+from tests.support.lab_star import PORT, SERVERS4, Star, build
 
 pytestmark = pytest.mark.must_run
 PAIRS = 250
@@ -64,3 +64,35 @@ def test_an_interface_that_moves_away_is_left(star: Star, lab: Lab) -> None:
     run(["ip", "-n", other.name, "link", "set", "guest", "netns", star.lb.namespace.name])
 
     wait_for(lambda: events(star, "interface taken").count("guest") == 2, deadline=_PATIENCE_S)
+
+
+def test_a_bridge_is_served_and_not_its_ports(star: Star) -> None:
+    """A port that joins one is left; services work through the bridge; a port that leaves it is taken again."""
+    star.lb.namespace.ip(
+        "link add br0 type bridge",
+        "link set br0 up",
+        "link set eclient master br0",
+        "address del 10.10.10.254/24 dev eclient",
+        "address add 10.10.10.254/24 dev br0",
+    )
+    wait_for(lambda: "eclient" in events(star, "interface left"), deadline=_PATIENCE_S)
+    wait_for(lambda: "br0" in events(star, "interface taken"), deadline=_PATIENCE_S)
+    star.lb.create("20.20.20.1", f"--tcp=2020:{PORT}", [f"{SERVERS4[0]}:1"])
+
+    assert star.names("20.20.20.1", 2020, 2) == ["server1", "server1"]
+
+    before = events(star, "interface taken").count("eclient")
+    star.lb.namespace.ip("link set eclient nomaster")
+    wait_for(lambda: events(star, "interface taken").count("eclient") == before + 1, deadline=_PATIENCE_S)
+
+
+def test_a_device_that_refuses_xdp_is_served_by_tc(lab: Lab) -> None:
+    """Frames of its MTU do not fit into a page; with --xdp on the log says so."""
+    star = build(lab, servers=1)
+    star.lb.namespace.ip("link add large type veth peer name far", "link set large mtu 9000", "link set far mtu 9000")
+
+    star.lb.start("--xdp", "on", "--loglevel", "info")
+
+    assert {"large", "far"} <= set(events(star, "XDP refused"))
+    assert {"large", "far", "eclient"} <= set(events(star, "interface taken"))
+    assert "eclient" not in events(star, "XDP refused")

@@ -47,10 +47,10 @@ def test_a_broken_expression_is_refused():
 
 
 class Scene:
-    def __init__(self, blacklist: str = "none") -> None:
+    def __init__(self, blacklist: str = "none", whitelist: str = "none") -> None:
         self.fake, self.links = FakeDataPlane(), FakeLinks()
         self.links.interfaces = list(PORTS)
-        chosen = InterfaceFilter.of(whitelist="none", blacklist=blacklist)
+        chosen = InterfaceFilter.of(whitelist=whitelist, blacklist=blacklist)
         self.interfaces = Interfaces(self.fake, self.links, chosen)
 
 
@@ -120,3 +120,23 @@ def test_the_data_plane_learns_every_address():
     scene.links.interfaces[0] = PORTS[0]
     scene.interfaces.follow([IfIndex(1)], [])
     assert scene.fake.addresses == {one.ip}
+
+
+@pytest.mark.parametrize(
+    ("kind", "filters", "taken"),
+    [
+        (LinkKind.BRIDGE, {}, {4}),
+        (LinkKind.BOND, {}, {4}),
+        (LinkKind.VXLAN, {}, {3, 4}),
+        (LinkKind.BRIDGE, {"blacklist": "docker"}, {3}),
+        (LinkKind.BRIDGE, {"whitelist": "eth1|docker"}, {3, 4}),
+    ],
+)
+def test_ports_of_a_bridge_are_left_to_it(kind: LinkKind, filters: dict[str, str], taken: set[int]) -> None:
+    """Where it is taken itself; a whitelist names exactly what is taken."""
+    scene = Scene(**filters)
+    scene.links.interfaces = [port(4, "docker0", kind), replace(port(3, "eth1"), master=IfIndex(4))]
+
+    scene.interfaces.attach_all()
+
+    assert scene.interfaces.hooks.keys() == taken

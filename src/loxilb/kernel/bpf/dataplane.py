@@ -146,7 +146,7 @@ class BpfDataPlane:
     def attach(self, port: Port) -> tuple[str, ...]:
         """Take an interface; returns the hooks taken, in packet order; raises KernelError.
 
-        With policy auto a device that refuses XDP is served by TC alone.
+        A device that refuses XDP is served by TC alone; with policy on that is logged.
         """
         with self._lock:
             self._describe_link(port)
@@ -162,9 +162,9 @@ class BpfDataPlane:
             return False
         try:
             attach.attach_xdp(self._directory, port.index, self._program("xdp"))
-        except KernelError:
+        except KernelError as error:
             if policy is XdpPolicy.ON:
-                raise
+                _log.warning("XDP refused", interface=port.name, cause=error.cause, remedy=error.remedy)
             return False
         return True
 

@@ -50,8 +50,9 @@ class Interfaces:
 
         An interface that refuses is logged and left out.
         """
-        for port in self._ports():
-            self._follow(port)
+        ports = {port.index: port for port in self._ports()}
+        for port in ports.values():
+            self._follow(port, ports)
 
     def follow(self, changed: Collection[IfIndex], removed: Collection[IfIndex]) -> None:
         """Attach or detach interfaces that are new or different, forget those that are gone; raises KernelError."""
@@ -61,7 +62,7 @@ class Interfaces:
             ports = {port.index: port for port in self._ports()}
             for index in changed:
                 if index in ports:
-                    self._follow(ports[index])
+                    self._follow(ports[index], ports)
                 else:
                     self._leave(index)
 
@@ -89,8 +90,8 @@ class Interfaces:
     def _with(self, hook: str) -> list[str]:
         return [self._names[index] for index, hooks in sorted(self._hooks.items()) if hook in hooks]
 
-    def _follow(self, port: Port) -> None:
-        if not self._chosen.takes(port):
+    def _follow(self, port: Port, ports: Mapping[IfIndex, Port]) -> None:
+        if not self._chosen.takes(port, ports.get(port.master) if port.master else None):
             self._leave(port.index)
             return
         try:
