@@ -112,6 +112,25 @@ def test_make_targets_and_links_in_documents_exist(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_files_that_documents_name_exist(path: Path) -> None:
+    """Below the root, or below the daemon's package, as a reader would take them."""
+    named = re.findall(
+        r"`((?:bench|bpf|docs|examples|kernel|plan|scripts|services|src|tests)/[\w./-]+)`", path.read_text()
+    )
+    places = (ROOT, ROOT / "src/loxilb")
+
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+def test_operators_are_told_what_every_reason_means() -> None:
+    """Each reason that a packet may leave with, and no other."""
+    reasons = re.findall(r"^\tLOX_((?:PASS|FORWARD|ANSWER|DROP)_\w+)", (ROOT / "bpf/abi.h").read_text(), re.M)
+    told = re.findall(r"`((?:pass|forward|answer|drop)_\w+)`", (ROOT / "docs/operations.md").read_text())
+
+    assert {name.lower() for name in reasons if not name.endswith("_LAST")} == set(told)
+
+
 @pytest.mark.parametrize("folder", ["netns", "packet", "contract", "flowtable"])
 def test_every_kernel_suite_has_tests_that_must_run(folder: str) -> None:
     """A machine without the means must not pass by skipping all."""
