@@ -70,6 +70,11 @@ LOX_INLINE __u8 lox_set_flags(struct lox_flow *f, __u8 flags)
 	return __sync_fetch_and_or((__u32 *)&f->proto, (__u32)flags << LOX_FLAGS_SHIFT) >> LOX_FLAGS_SHIFT;
 }
 
+LOX_INLINE void lox_clear_flags(struct lox_flow *f, __u8 flags)
+{
+	__sync_fetch_and_and((__u32 *)&f->proto, ~((__u32)flags << LOX_FLAGS_SHIFT));
+}
+
 LOX_INLINE void lox_count_flow(__u32 endpoint, __s32 change)
 {
 	struct lox_endpoint_state *state = bpf_map_lookup_elem(&endpoint_states, &endpoint);

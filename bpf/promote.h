@@ -41,32 +41,78 @@ LOX_INLINE void lox_insert_of(const bool v6, const struct lox_flow *f, const str
 }
 
 /*
- * Move one direction. Inserted with empty counters first, so the flow can be found throughout; then the old slot dies
- * and what it counted is added. Returns false when the large table is full.
+ * First half of a move: the flow enters the large table, with empty counters. A flow is one of its endpoint's live flows in
+ * one place only: there it counts as closed until it has left the half-open table.
  */
+LOX_INLINE int lox_enter(const bool v6, struct lox_insert *in, const struct lox_ref *half, __u8 state)
+{
+	lox_insert_of(v6, half->flow, half->cold, state, in);
+	if (!(in->flags & LOX_FLOW_REPLY))
+		in->flags |= LOX_FLOW_CLOSED;
+	return lox_holds(half) ? lox_put_in(v6, LOX_MAIN, in) : LOX_PUT_EXISTS;
+}
+
+/* From now on the flow in the large table is the one that counts; if it has ended or closed meanwhile, it is taken off. */
+LOX_INLINE void lox_count_here(const struct lox_ref *main, __u32 endpoint)
+{
+	lox_clear_flags(main->flow, LOX_FLOW_CLOSED);
+	if (!lox_holds(main) || lox_over(main->flow->state))
+		lox_leave_endpoint(main->flow, endpoint);
+}
+
+/* What happened to the flow in the half-open table while it moved happened to this one. The dead slot rests, so it is ours. */
+LOX_INLINE void lox_inherit(struct lox_flow *half, const struct lox_ref *main, __u32 endpoint)
+{
+	__u8 late = lox_set_flags(half, LOX_FLOW_CLOSED), state = READ_ONCE(half->state);
+
+	__sync_fetch_and_add(&main->flow->packets, half->packets);
+	__sync_fetch_and_add(&main->flow->bytes, half->bytes);
+	if (late & LOX_FLOW_FIN)
+		lox_set_flags(main->flow, LOX_FLOW_FIN);
+	if (state > main->flow->state)
+		WRITE_ONCE(main->flow->state, state);
+	if (!(late & (LOX_FLOW_CLOSED | LOX_FLOW_REPLY)))
+		lox_count_here(main, endpoint);
+}
+
+/*
+ * Second half: the flow leaves the half-open table. Whoever ends it there hands it over; where it gave way to another flow
+ * instead, and was taken off the live ones for it, it is counted anew by who inserted it.
+ */
+LOX_INLINE void lox_depart(const bool v6, struct lox_insert *in, const struct lox_ref *half, int put)
+{
+	__u32 dead = (half->word & ~LOX_SLOT_MASK) | LOX_SLOT_DEAD, endpoint = in->cold.endpoint;
+	bool killed = lox_kill(half, lox_now());
+	struct lox_ref main;
+
+	if (killed)
+		lox_leave_half_open(half->flow, in->cold.rule);
+	lox_look_up(v6, LOX_MAIN, &in->key, &main);
+	if (killed && !main.flow)
+		lox_retire(half->flow, endpoint);
+	if (!main.flow)
+		return;
+	if (killed) {
+		lox_inherit(half->flow, &main, endpoint);
+	} else if (put == LOX_PUT_DONE && READ_ONCE(half->flow->word) != dead && !(in->flags & LOX_FLOW_REPLY)) {
+		lox_count_flow(endpoint, 1);
+		lox_count_here(&main, endpoint);
+	}
+	if (put == LOX_PUT_DONE)
+		lox_report(v6, main.flow, &in->cold, LOX_EVENT_OPENED);
+}
+
+/* Move one direction; it can be found throughout. Returns false when the large table is full. */
 LOX_INLINE bool lox_move(const bool v6, struct lox_insert *in, const struct lox_ref *half, __u8 state)
 {
-	struct lox_ref main;
 	int put;
 
 	if (!half->cold)
 		return false;
-	lox_insert_of(v6, half->flow, half->cold, state, in);
-	if (!lox_holds(half))
-		return true;
-	put = lox_put_in(v6, LOX_MAIN, in);
+	put = lox_enter(v6, in, half, state);
 	if (put != LOX_PUT_DONE && put != LOX_PUT_EXISTS)
 		return false;
-	lox_look_up(v6, LOX_MAIN, &in->key, &main);
-	if (!lox_kill(half, lox_now()))
-		return true;
-	lox_leave_half_open(half->flow, half->cold->rule);
-	if (!main.flow)
-		return true;
-	__sync_fetch_and_add(&main.flow->packets, half->flow->packets);
-	__sync_fetch_and_add(&main.flow->bytes, half->flow->bytes);
-	if (put == LOX_PUT_DONE)
-		lox_report(v6, main.flow, &in->cold, LOX_EVENT_OPENED);
+	lox_depart(v6, in, half, put);
 	return true;
 }
 
@@ -96,21 +142,39 @@ LOX_INLINE bool lox_restore(const bool v6, struct lox_work *w, const struct lox_
 	return put == LOX_PUT_DONE || put == LOX_PUT_EXISTS;
 }
 
-/* Move both directions, the other one first. */
+/* The large table took the other direction but not this one: that one is as before, though it stays there. */
+LOX_INLINE void lox_put_back(const bool v6, struct lox_work *w, __u8 state)
+{
+	struct lox_ref peer;
+
+	lox_look_up(v6, LOX_MAIN, &w->reverse, &peer);
+	if (peer.flow)
+		WRITE_ONCE(peer.flow->state, state);
+}
+
+/*
+ * Move both directions, the other one first. When the large table is full the flow stays what it is, and this returns
+ * false.
+ */
 LOX_INLINE bool lox_promote(const bool v6, __u8 state)
 {
 	struct lox_work *w = lox_work();
 	struct lox_ref own, peer;
+	__u8 before;
 
 	if (!w)
 		return false;
 	lox_look_up(v6, LOX_HALF, &w->p.tuple, &own);
 	if (!own.flow)
 		return true;
+	before = own.flow->state;
 	lox_look_up(v6, LOX_HALF, &w->reverse, &peer);
 	if (!(peer.flow ? lox_move(v6, &w->in, &peer, state) : lox_restore(v6, w, &own, state)))
 		return false;
-	return lox_move(v6, &w->in, &own, state);
+	if (lox_move(v6, &w->in, &own, state))
+		return true;
+	lox_put_back(v6, w, before);
+	return false;
 }
 
 __noinline int lox_promote4(__u32 state)

@@ -141,8 +141,8 @@ LOX_INLINE void lox_close(const struct lox_ref *own, const struct lox_ref *peer)
 }
 
 /*
- * Move the flow's state on. Returns the state a half-open flow is to move to the large table with, 0 if it stays, or the
- * negative reason to drop.
+ * Move the flow's state on. Returns 0, the negative reason to drop, or the state a half-open flow is to move to the large
+ * table with: it has that only when it is there.
  */
 LOX_INLINE int lox_advance(const bool v6)
 {
@@ -159,12 +159,14 @@ LOX_INLINE int lox_advance(const bool v6)
 	state = lox_next_state(w, own.flow, peer.flow, &fin);
 	if (!state)
 		return -LOX_DROP_RST;
+	if (own.table == LOX_HALF && lox_matures(own.flow, state))
+		return state;
 	if (w->p.tuple.proto == IPPROTO_TCP)
 		lox_note_segment(w, own.flow, peer.flow, state);
 	lox_set_state(own.flow, peer.flow, state, fin);
-	if (state == LOX_STATE_TIME_WAIT || state == LOX_STATE_RESET)
+	if (lox_over(state))
 		lox_close(&own, &peer);
-	return own.table == LOX_HALF && lox_matures(own.flow, state) ? state : 0;
+	return 0;
 }
 
 __noinline int lox_advance4(void)
@@ -186,6 +188,12 @@ LOX_INLINE int lox_progress(const bool v6, struct lox_work *w, struct lox_ref *r
 		return -state;
 	if (state && !(v6 ? lox_promote6(state) : lox_promote4(state)))
 		return LOX_DROP_TABLE_FULL;
+	if (state && w->p.tuple.proto == IPPROTO_TCP) { /* only now it counts what the segment says */
+		if (v6)
+			lox_advance6();
+		else
+			lox_advance4();
+	}
 	lox_find_any(v6, &w->p.tuple, ref);
 	return ref->flow ? 0 : LOX_DROP_FLOW_MOVED;
 }

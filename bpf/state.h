@@ -40,11 +40,17 @@ LOX_INLINE bool lox_martian6(const union lox_addr *addr)
 	return !addr->half[0] && !addr->word[2] && !(addr->word[3] & ~bpf_htonl(1));
 }
 
+/* Is a connection in this state closed, and only remembered? */
+LOX_INLINE bool lox_over(__u8 state)
+{
+	return state == LOX_STATE_TIME_WAIT || state == LOX_STATE_RESET;
+}
+
 /* A SYN ends what is left of a closed connection between the same ports (RFC 9293 section 3.6.1). */
 LOX_INLINE bool lox_reopens(const struct lox_packet *p, const struct lox_flow *f)
 {
 	return p->tuple.proto == IPPROTO_TCP && lox_opens(p) && !(f->flags & LOX_FLOW_REPLY) &&
-	       (f->state == LOX_STATE_TIME_WAIT || f->state == LOX_STATE_RESET);
+	       lox_over(f->state);
 }
 
 /* Window scale where it is not known: the largest, so that nothing is taken for outside that is not (RFC 7323 section 2.3). */

@@ -99,9 +99,20 @@ class Arena:
         return abi.Runtime.from_buffer_copy(value)
 
 
-def _sizes(slots: int, keys: int, overflow: int) -> dict[str, int]:
+def sizes_of(slots: int, keys: int, overflow: int) -> dict[str, int]:
+    """Return the sizes of all maps."""
     tables = dict.fromkeys(("flow4", "flow4_cold", "flow6", "half4", "half6"), slots)
-    small = ("traffic", "live_traffic", "endpoints", "rules", "rule_states", "ring", "listeners4", "listeners6")
+    small = (
+        "endpoint_states",
+        "traffic",
+        "live_traffic",
+        "endpoints",
+        "rules",
+        "rule_states",
+        "ring",
+        "listeners4",
+        "listeners6",
+    )
     cpus = max(os.sched_getaffinity(0)) + 2
     return {
         **tables,
@@ -116,9 +127,8 @@ def _sizes(slots: int, keys: int, overflow: int) -> dict[str, int]:
     }
 
 
-@contextmanager
-def arena(*, slots: int, keys: int, overflow: int = 4096, timeout: int = _KEPT) -> Iterator[Arena]:
-    """A fresh data plane with a random secret, its ager running; ``timeout`` of all flows is in jiffies."""
+def config_of(slots: int) -> abi.Config:
+    """Return the configuration of tables of ``slots`` slots, with a secret of their own."""
     config = abi.Config(
         flow4_mask=slots - 1,
         flow6_mask=slots - 1,
@@ -131,7 +141,13 @@ def arena(*, slots: int, keys: int, overflow: int = 4096, timeout: int = _KEPT) 
         ring=16,
     )
     config.secret[:] = (secrets.randbits(64), secrets.randbits(64))
-    sizes = _sizes(slots, keys, overflow)
+    return config
+
+
+@contextmanager
+def arena(*, slots: int, keys: int, overflow: int = 4096, timeout: int = _KEPT) -> Iterator[Arena]:
+    """A fresh data plane with a random secret, its ager running; ``timeout`` of all flows is in jiffies."""
+    config, sizes = config_of(slots), sizes_of(slots, keys, overflow)
     with (
         BpfObject(OBJECTS / "flowcheck.bpf.o", rodata=bytes(config), sizes=sizes) as check,
         BpfObject(OBJECTS / "gc.bpf.o", rodata=bytes(config), sizes=sizes, reuse=check.maps) as collector,

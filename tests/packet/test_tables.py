@@ -164,7 +164,19 @@ def test_what_finds_no_slot_is_exact_all_the_same(own_driver: Driver, hook: Hook
         late = own_driver.path(service, endpoint=room % 3)
         own_driver.expect(hook, late.request(), Reason.FORWARD_NEW, late.requested())
         own_driver.expect(hook, late.reply(), Reason.DROP_TABLE_FULL)
-        own_driver.expect(hook, late.request(), Reason.DROP_TABLE_FULL)
+        own_driver.expect(hook, late.request(), Reason.FORWARD_HALF_OPEN, late.requested())
         own_driver.use(hook, paths[0])
         traffic = sum(own_driver.counters(service), Counter())
-        assert traffic.packets == 2 * room + 2 * len(some) + 1 + 2
+        assert traffic.packets == 2 * room + 2 * len(some) + 2 + 2
+        check_that_no_handshake_ends(own_driver, hook, version)
+
+
+def check_that_no_handshake_ends(driver: Driver, hook: Hook, version: int) -> None:
+    """Check that a connection the table has no room for stays half-open, at both ends of the table and of the wire."""
+    service = driver.service(version)
+    path = driver.path(service)
+    driver.send(hook, path.request(flags=SYN), path.reply(flags=SYN | ACK))
+    for flags in (ACK, FIN | ACK, ACK):
+        driver.expect(hook, path.request(flags=flags), Reason.DROP_TABLE_FULL)
+        assert [flow.state for flow in driver.flows(service)] == [FlowState.SYN_RECEIVED] * 2
+    driver.expect(hook, path.reply(flags=SYN | ACK), Reason.FORWARD_HALF_OPEN, path.replied(flags=SYN | ACK))

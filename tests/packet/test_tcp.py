@@ -217,6 +217,32 @@ def test_a_window_is_scaled(driver: Driver, hook: Hook, version: int, scale: int
     assert states(driver, service) == {FlowState.ESTABLISHED}
 
 
+def test_only_an_option_of_the_header_scales_a_window(driver: Driver, hook: Hook, version: int) -> None:
+    """Not what looks like one in the data of a SYN, nor one that reaches beyond the header."""
+    for options, payload in ((b"", b"\x03\x03\x0e\x00"), (b"\x01\x01\x01\x03", b"\x03\x0e\x00\x00")):
+        service = driver.service(version)
+        path = driver.path(service)
+        driver.send(hook, path.request(flags=SYN, options=options, payload=payload), path.reply(flags=SYN | ACK))
+        driver.send(hook, path.request(flags=ACK))
+        driver.use(hook, path)
+
+        beyond = path.reply(flags=RST, sequence=SERVER_ISN + 1 + WINDOW + 1)
+        driver.expect(hook, beyond, Reason.DROP_RST)
+
+
+def test_a_handshake_may_end_with_a_fin(driver: Driver, hook: Hook, version: int) -> None:
+    """A client that has nothing to say: half closed at once, and the server may say goodbye as well."""
+    service = driver.service(version)
+    path = driver.path(service)
+    driver.send(hook, path.request(flags=SYN), path.reply(flags=SYN | ACK))
+
+    fin = {"flags": FIN | ACK}
+    driver.expect(hook, path.request(**fin), Reason.FORWARD_HALF_OPEN, path.requested(**fin))
+    assert states(driver, service) == {FlowState.CLOSING}
+    established(driver, hook, path.reply(**fin), path.replied(**fin))
+    assert states(driver, service) == {FlowState.TIME_WAIT}
+
+
 def test_a_refusal_must_acknowledge_the_syn(driver: Driver, hook: Hook, version: int) -> None:
     """Also of a SYN that was sent twice (RFC 9293 section 3.10.7.3)."""
     service = driver.service(version)
