@@ -54,6 +54,7 @@ enum lox_flow_flags {
 	LOX_FLOW_EXTENDED = 8, /* an extension record says more: off the plain path */
 	LOX_FLOW_DIRECT = 16,  /* direct server return: only the MACs are rewritten */
 	LOX_FLOW_CLOSED = 32,  /* not one of its endpoint's live flows any more */
+	LOX_FLOW_ENDED = 64,   /* its endpoint is gone: what still comes is answered by a reset */
 };
 
 enum lox_flow_state {
@@ -414,7 +415,7 @@ struct lox_config {
 /* Shared by the programs and the daemon while running. */
 struct lox_runtime {
 	__u32 generation; /* of routes and neighbours */
-	__u32 purge_until; /* until then the ager ends flows of dropped endpoints */
+	__u32 purge;      /* raised whenever endpoints were dropped: the ager then ends their flows */
 	__u32 overflow4;
 	__u32 overflow6;
 	__u32 timeout[LOX_STATES]; /* jiffies; 0: the rule's */
@@ -426,6 +427,7 @@ struct lox_runtime {
 	__u32 half6;
 	__u32 icmp_interval; /* jiffies between two ICMP errors to one address; 0: no limit */
 	__u32 events_lost;   /* reports of flows that found the ring buffer full */
+	__u32 aborts_lost;   /* connections that ended without a report, for want of room */
 };
 
 enum lox_event_kind { LOX_EVENT_OPENED = 1, LOX_EVENT_ENDED = 2 };
@@ -443,6 +445,36 @@ struct lox_event {
 	__u32 endpoint;
 	__u64 packets;
 	__u64 bytes;
+};
+
+/* Ends of an aborted connection that can be told, since what they expect next is known. */
+enum lox_tell {
+	LOX_TELL_CLIENT = 1,
+	LOX_TELL_ENDPOINT = 2,
+	LOX_TELL_ACTIVE = 4, /* it was in use just now: they may expect more than was seen of them */
+};
+
+/*
+ * A TCP connection that was given up while both ends believed in it. The client talks to (vip, vip_port), the endpoint to
+ * (source, source_port). `*_expects` is the next sequence number that end expects (RFC 9293 section 3.10.7.1).
+ */
+struct lox_abort {
+	union lox_addr client;
+	union lox_addr vip;
+	union lox_addr source;
+	union lox_addr endpoint;
+	__be16 client_port;
+	__be16 vip_port;
+	__be16 source_port;
+	__be16 endpoint_port;
+	__u32 client_expects;
+	__u32 endpoint_expects;
+	__u64 at; /* nanoseconds, CLOCK_MONOTONIC */
+	__u32 rule;
+	__u8 family;
+	__u8 state;
+	__u8 tell; /* enum lox_tell */
+	__u8 pad;
 };
 
 #endif

@@ -3,28 +3,38 @@
  * Ageing, inside the kernel: a timer walks a stripe of every table each tick. It ends flows that timed out or lost
  * their endpoint, and turns dead slots back into free ones. Both directions of a flow age together: it lives while
  * either of them sees packets.
+ *
+ * When endpoints were dropped, every slot is looked at twice in larger stripes: a packet under way may open one more flow
+ * behind the first look. Connections for whose report there is no room just then are left to another look, for a while.
  */
 #ifndef LOX_AGER_H
 #define LOX_AGER_H
 
+#include "abort.h"
 #include "event.h"
 #include "insert.h"
 #include "service.h"
+#include "state.h"
 
 #define LOX_TICK_NS 4000000ULL
 #define LOX_CLOCK_MONOTONIC 1
 /* Slots of one table visited a tick: the whole table in a second, unless that is more than LOX_STRIPE slots a tick. */
 #define LOX_PASS_TICKS 250
 #define LOX_STRIPE 16384
+/* Ticks during which the daemon may make room for reports. */
+#define LOX_PATIENCE 1000
 
 struct lox_cursor {
 	__u32 at;
 	__u32 live;
+	__u32 purge; /* slots still to be looked at for flows without an endpoint */
 };
 
 struct lox_ager {
 	struct bpf_timer timer;
 	struct lox_cursor cursor[4];
+	__u32 purge; /* lox_runtime.purge that was seen last */
+	__u32 patience;
 };
 
 struct {
@@ -40,6 +50,8 @@ struct lox_stripe {
 	__u32 live;
 	__u32 now;
 	__u32 purge;
+	__u32 patience; /* ticks that the daemon is still waited for */
+	__u32 again;    /* it is: look once more */
 };
 
 LOX_INLINE void lox_tuple_of(const bool v6, const struct lox_flow *f, struct lox_tuple *t)
@@ -63,13 +75,15 @@ LOX_INLINE __u32 lox_idle(const struct lox_flow *f, __u32 now)
 	return idle > 0x80000000U ? 0 : idle; /* seen by another CPU after `now` was read */
 }
 
-/* Jiffies this flow may be idle. */
-LOX_INLINE __u32 lox_timeout(const struct lox_flow *f, const struct lox_cold *cold)
+/* Jiffies this flow may be idle. One without replies that is established all the same has the rule's time. */
+LOX_INLINE __u32 lox_timeout(const enum lox_table table, const struct lox_flow *f, const struct lox_cold *cold)
 {
 	struct lox_runtime *rt = lox_runtime();
 	__u32 state = f->state < LOX_STATES ? f->state : 0, id = cold->rule;
 	struct lox_rule *rule = bpf_map_lookup_elem(&rules, &id);
 
+	if (table == LOX_MAIN && state == LOX_STATE_ONE_WAY)
+		state = LOX_STATE_TWO_WAY;
 	if (rt && rt->timeout[state])
 		return rt->timeout[state];
 	return rule ? rule->timeout : 0;
@@ -96,21 +110,58 @@ LOX_INLINE bool lox_barred(const bool v6, const struct lox_flow *f, const struct
 	return !lox_allowed(v6, rule, id, &t);
 }
 
-/* End both directions of a flow if it has been idle for too long, or has no endpoint, or no right, any more. True if it lives on. */
-LOX_INLINE bool lox_age(const bool v6, const enum lox_table table, struct lox_ref *own, const struct lox_stripe *s)
+/* Has a packet of either direction come lately, as the state reckons? */
+LOX_INLINE bool lox_in_use(const struct lox_ref *own, const struct lox_ref *peer, __u32 now)
+{
+	__u32 timeout = lox_timeout(own->table, own->flow, own->cold);
+
+	return lox_idle(own->flow, now) <= timeout || (peer->flow && lox_idle(peer->flow, now) <= timeout);
+}
+
+/*
+ * Tell the ends of a connection that it is given up. One without an endpoint that was in use just now lingers as a closed
+ * one: packets under way are answered by a reset instead of going astray. In the half-open table a slot may change hands
+ * at any time, so nothing lingers there. True if it does, or has to wait for its turn.
+ */
+LOX_INLINE bool lox_give_up(const bool v6, struct lox_ref *own, struct lox_ref *peer, struct lox_stripe *s,
+			    bool orphaned)
+{
+	struct lox_ref *forward = own->flow->flags & LOX_FLOW_REPLY ? peer : own;
+	struct lox_ref *reply = forward == own ? peer : own;
+	bool lingers = orphaned && own->table == LOX_MAIN && peer->flow && peer->table == LOX_MAIN;
+
+	if (!forward->flow || !lox_believed(own->flow, orphaned))
+		return false;
+	if (!lox_abort(v6, forward->flow, reply->flow, own->cold->rule, orphaned, orphaned && s->patience)) {
+		s->again = 1;
+		return true;
+	}
+	if (!lingers)
+		return false;
+	lox_leave_endpoint(forward->flow, own->cold->endpoint);
+	lox_set_state(own->flow, peer->flow, LOX_STATE_RESET, false);
+	lox_set_flags(own->flow, LOX_FLOW_ENDED);
+	lox_set_flags(peer->flow, LOX_FLOW_ENDED);
+	return lox_in_use(own, peer, s->now);
+}
+
+/* End both directions of a flow if it has been idle for too long, or has lost its endpoint or its right. True if it lives on. */
+LOX_INLINE bool lox_age(const bool v6, const enum lox_table table, struct lox_ref *own, struct lox_stripe *s)
 {
 	struct lox_tuple t = {};
 	struct lox_ref peer = {};
-	__u32 timeout = lox_timeout(own->flow, own->cold);
-	bool orphaned = s->purge && (lox_orphaned(own->cold) || lox_barred(v6, own->flow, own->cold));
+	bool orphaned = s->purge && !(own->flow->flags & LOX_FLOW_ENDED) &&
+			(lox_orphaned(own->cold) || lox_barred(v6, own->flow, own->cold));
 
-	if (!orphaned && lox_idle(own->flow, s->now) <= timeout)
+	if (!orphaned && lox_in_use(own, &peer, s->now))
 		return true;
 	lox_reverse(v6, own->flow, &t);
 	lox_look_up(v6, LOX_MAIN, &t, &peer);
 	if (!peer.flow)
 		lox_look_up(v6, LOX_HALF, &t, &peer);
-	if (peer.flow && !orphaned && lox_idle(peer.flow, s->now) <= timeout)
+	if (!orphaned && lox_in_use(own, &peer, s->now))
+		return true;
+	if (lox_give_up(v6, own, &peer, s, orphaned))
 		return true;
 	if (peer.flow && lox_drop(v6, &t, &peer))
 		lox_report(v6, peer.flow, own->cold, LOX_EVENT_ENDED);
@@ -226,9 +277,9 @@ static long lox_visit_overflow6(struct bpf_map *map, const void *key, struct lox
 	return lox_visit_overflow(map, key, &f->head, s, true);
 }
 
-LOX_INLINE __u32 lox_stripe_of(__u32 mask)
+LOX_INLINE __u32 lox_stripe_of(__u32 mask, bool purge)
 {
-	__u32 length = mask / LOX_PASS_TICKS + 1;
+	__u32 length = purge ? mask + 1 : mask / LOX_PASS_TICKS + 1;
 
 	return length < LOX_STRIPE ? length : LOX_STRIPE;
 }
@@ -236,12 +287,17 @@ LOX_INLINE __u32 lox_stripe_of(__u32 mask)
 /* Walk one stripe of one table; returns the table's live slots when a pass is complete, else -1. */
 LOX_INLINE int lox_walk(struct lox_cursor *c, __u32 mask, struct lox_stripe *s, void *visit)
 {
-	__u32 length = lox_stripe_of(mask);
+	__u32 length = lox_stripe_of(mask, c->purge);
 	int live = -1;
 
+	s->purge = c->purge;
+	s->again = 0;
+	c->purge -= length < c->purge ? length : c->purge;
 	s->top = c->at - 1;
 	s->live = 0;
 	bpf_loop(length, visit, s, 0);
+	if (s->again)
+		c->purge = 2 * (mask + 1);
 	c->live += s->live;
 	c->at = (c->at - length) & mask;
 	if (c->at + length > mask) { /* went past slot 0 */
@@ -257,21 +313,42 @@ LOX_INLINE void lox_publish(__u32 *to, int live)
 		WRITE_ONCE(*to, live);
 }
 
+/* Endpoints were dropped: look at every slot twice. */
+LOX_INLINE void lox_start_purge(struct lox_ager *a, const struct lox_runtime *rt)
+{
+	__u32 purge = READ_ONCE(rt->purge);
+
+	if (a->purge == purge)
+		return;
+	a->purge = purge;
+	a->patience = LOX_PATIENCE;
+	a->cursor[0].purge = 2 * (cfg.flow4_mask + 1);
+	a->cursor[1].purge = 2 * (cfg.flow6_mask + 1);
+	a->cursor[2].purge = 2 * (cfg.half4_mask + 1);
+	a->cursor[3].purge = 2 * (cfg.half6_mask + 1);
+}
+
 LOX_INLINE void lox_tick(struct lox_ager *a, struct lox_runtime *rt)
 {
 	struct lox_stripe s = { .now = lox_now() };
 	int live;
 
-	s.purge = (__s32)(rt->purge_until - s.now) > 0;
+	lox_start_purge(a, rt);
+	s.patience = a->patience;
+	a->patience -= !!a->patience;
 	live = lox_walk(&a->cursor[0], cfg.flow4_mask, &s, lox_visit_main4);
 	lox_publish(&rt->live4, live);
 	rt->pass += live >= 0;
 	if (live >= 0 && READ_ONCE(rt->overflow4))
 		bpf_for_each_map_elem(&overflow4, lox_visit_overflow4, &s, 0);
+	if (s.again)
+		a->cursor[0].purge = 2 * (cfg.flow4_mask + 1);
 	live = lox_walk(&a->cursor[1], cfg.flow6_mask, &s, lox_visit_main6);
 	lox_publish(&rt->live6, live);
 	if (live >= 0 && READ_ONCE(rt->overflow6))
 		bpf_for_each_map_elem(&overflow6, lox_visit_overflow6, &s, 0);
+	if (s.again)
+		a->cursor[1].purge = 2 * (cfg.flow6_mask + 1);
 	lox_publish(&rt->half4, lox_walk(&a->cursor[2], cfg.half4_mask, &s, lox_visit_half4));
 	lox_publish(&rt->half6, lox_walk(&a->cursor[3], cfg.half6_mask, &s, lox_visit_half6));
 }

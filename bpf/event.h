@@ -7,7 +7,7 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 262144);
+	__uint(max_entries, 131072);
 } events SEC(".maps");
 
 LOX_INLINE void lox_report(const bool v6, const struct lox_flow *f, const struct lox_cold *cold, __u8 kind)

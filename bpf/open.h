@@ -188,6 +188,8 @@ LOX_INLINE int lox_open_direct(const bool v6, struct lox_work *w)
 	w->in.key.dport = w->in.new_dport = t->sport;
 	w->in.key.proto = t->proto;
 	w->in.flags = LOX_FLOW_REPLY;
+	if (w->in.state == LOX_STATE_ONE_WAY) /* replies are not expected here, so it is established without them */
+		w->in.state = LOX_STATE_TWO_WAY;
 	w->in.at = LOX_NOWHERE;
 	if (!lox_present(v6, LOX_MAIN, &w->in.key))
 		put = lox_put_in(v6, LOX_HALF, &w->in);

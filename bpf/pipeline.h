@@ -26,7 +26,7 @@ LOX_INLINE void lox_account(struct lox_flow *f, __u32 bytes)
 LOX_INLINE bool lox_plain(const struct lox_packet *p, const struct lox_flow *f)
 {
 	return !(p->tcp_flags & (LOX_TCP_SYN | LOX_TCP_FIN | LOX_TCP_RST)) && p->ttl > 1 && f->next_hop &&
-	       !(f->flags & LOX_FLOW_EXTENDED);
+	       !(f->flags & (LOX_FLOW_EXTENDED | LOX_FLOW_ENDED));
 }
 
 /* Read a cached next hop; false when it was overwritten meanwhile. */

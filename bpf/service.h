@@ -160,7 +160,7 @@ static long lox_least_step(__u32 i, struct lox_least *least)
 	struct lox_endpoint *e = bpf_map_lookup_elem(&endpoints, &id);
 	__u32 active = state ? READ_ONCE(state->active) : ~0U, share = e ? e->flags >> LOX_SHARE_SHIFT : 0;
 
-	if (state && (__s32)active < 0) /* a flow that closed while it moved to the large table may count twice */
+	if (state && (__s32)active < 0) /* flows of the endpoint that had this slot before still end */
 		active = 0;
 	share = share ?: LOX_FULL_SHARE;
 	/* With one more flow, which has the fewer for its share? */

@@ -232,6 +232,8 @@ LOX_INLINE int lox_flow_of(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 			lox_end_flow4();
 		ref->flow = NULL;
 	}
+	if (ref->flow && ref->flow->flags & LOX_FLOW_ENDED)
+		return LOX_DROP_NOT_SYN;
 	*forward = LOX_FORWARD_NEW;
 	if (!ref->flow && LOX_HOOK_IS_EGRESS)
 		return LOX_PASS_NOT_SERVICE;

@@ -14,8 +14,9 @@ from loxilb.app import build_info, run, take_down
 from loxilb.configfile import load
 from loxilb.doctor import examine, report
 from loxilb.errors import LoxilbError, NotBuilt
-from loxilb.kernel.bpf import DataPlaneSettings, XdpPolicy
+from loxilb.kernel.bpf import DEFAULT_TIMEOUTS, DataPlaneSettings, XdpPolicy
 from loxilb.logs import LogFormat
+from loxilb.model import FlowState
 from loxilb.plan.diagnosis import healthy
 from loxilb.services.interfaces import InterfaceFilter
 from loxilb.settings import Settings
@@ -27,6 +28,7 @@ _ENVIRONMENT = "LOXILB"
 _NAMED = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 _MAX_FLOWS = 1 << 24
 _MAX_RING = 1 << 26
+_MAX_TIMEOUT = 86_400
 
 
 class _Missing(NamedTuple):
@@ -121,6 +123,24 @@ def _size(name: str, default: int, largest: int, what: str) -> Callable[[click.d
     )
 
 
+_TIMED = {state.name.lower().replace("_", "-"): state for state in FlowState if state is not FlowState.NONE}
+
+
+class _Timeout(click.ParamType[tuple[FlowState, int]]):
+    """``STATE=SECONDS``."""
+
+    name = "STATE=SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[FlowState, int]:
+        """Return the state and its time."""
+        name, _, text = str(value).partition("=")
+        if name not in _TIMED:
+            self.fail(f"{name!r} is no state of a flow; states are {', '.join(_TIMED)}", param, ctx)
+        if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= _MAX_TIMEOUT:
+            self.fail(f"{text!r} for {name} is not a number of seconds from 1 to {_MAX_TIMEOUT}", param, ctx)
+        return _TIMED[name], int(text)
+
+
 def _read_file(context: click.Context, _parameter: click.Parameter, given: str | None) -> None:
     """Take the settings of the file as defaults; that of the usual place need not be there."""
     if given is None and not _FILE.exists():
@@ -181,6 +201,12 @@ def _check_expression(_context: click.Context, parameter: click.Parameter, value
     default=Path("/etc/loxilb/"),
     show_default=True,
     help="Files of loxicmd save, imported when nothing is configured and nothing was.",
+)
+@click.option(
+    "--timeout",
+    type=_Timeout(),
+    multiple=True,
+    help=f"Seconds without a packet after which a flow ends, by state; repeatable. States: {', '.join(_TIMED)}.",
 )
 @click.option(
     "--host", envvar=["LOXILB_HOST", "HOST"], default="0.0.0.0", show_default=True, help="Address of the API."
@@ -276,6 +302,7 @@ def _settings(options: dict[str, Any], *, log_level_asked: bool) -> Settings:
             bpffs=options["bpffs"],
             xdp=XdpPolicy(options["xdp"]),
             local_sockets=options["localsockpolicy"],
+            timeouts={**DEFAULT_TIMEOUTS, **dict(options["timeout"])},
             **sizes,
         ),
         interfaces=InterfaceFilter.of(whitelist=options["whitelist"], blacklist=options["blacklist"]),

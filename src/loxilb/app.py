@@ -33,6 +33,7 @@ from loxilb.services.flowlog import FlowLog, FlowReporter
 from loxilb.services.health import HealthService, Probes
 from loxilb.services.interfaces import Attachable, Interfaces
 from loxilb.services.metrics import Latencies, MetricsService
+from loxilb.services.resets import AbortReporter, RawSockets, Resets
 from loxilb.services.store import SqliteStore, place_of
 from loxilb.services.store import remove as remove_store
 from loxilb.settings import Settings
@@ -43,7 +44,7 @@ _RETRY_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class PacketPath(DataPlane, Measures, Attachable, FlowReporter, Protocol):
+class PacketPath(DataPlane, Measures, Attachable, FlowReporter, AbortReporter, Protocol):
     """A data plane with everything that the daemon needs of it."""
 
     def resolve_again(self) -> None:
@@ -77,6 +78,8 @@ class Daemon:
         self._interfaces = Interfaces(packet_path, surroundings, settings.interfaces)
         self._level = level
         self._flow_log = FlowLog(packet_path)
+        self._raw_sockets = RawSockets()
+        self._resets = Resets(packet_path, self._raw_sockets)
         self._routes_changed = asyncio.Event()
         latencies = Latencies()
         self.configuration = ConfigurationService(
@@ -131,8 +134,8 @@ class Daemon:
             if self.configuration.is_new:
                 await import_files(self._settings.boot_files, self.configuration)
             self._level.watch(self._trace_flows)
-            watchers.append(asyncio.create_task(self._flow_log.run()))
-            watchers.append(asyncio.create_task(self.configuration.tend()))
+            for service in (self._flow_log.run(), self._resets.run(), self.configuration.tend()):
+                watchers.append(asyncio.create_task(service))
             if self._settings.follow_network:
                 watchers += [asyncio.create_task(self._follow()), asyncio.create_task(self._refresh())]
             if self._settings.api:
@@ -155,6 +158,7 @@ class Daemon:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
         self._flow_log.report(False)
+        self._raw_sockets.close()
         self.configuration.close()
 
     def _trace_flows(self) -> None:

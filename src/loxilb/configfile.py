@@ -22,14 +22,14 @@ class _Setting(NamedTuple):
     line: int
 
 
-def load(path: Path, context: click.Context, choices: Mapping[str, Collection[str]]) -> Mapping[str, str]:
+def load(path: Path, context: click.Context, choices: Mapping[str, Collection[str]]) -> Mapping[str, str | list[str]]:
     """Return the settings of ``path`` by the name of their parameter, as written.
 
     Each is checked as the command line would, and against its ``choices`` where the command line takes any. Raises
     LoxilbError with line and field for the first that is wrong.
     """
     parameters = {name: one for one in context.command.params for name in _keys_of(one)}
-    found: dict[str, str] = {}
+    found: dict[str, str | list[str]] = {}
     for setting in _settings(path):
         place = f"{path} line {setting.line}: {setting.key}"
         parameter = parameters.get(setting.key)
@@ -37,10 +37,11 @@ def load(path: Path, context: click.Context, choices: Mapping[str, Collection[st
             raise LoxilbError(f"{place}: no such setting", remedy=_suggestion(setting.key, parameters))
         if parameter.name in found:
             raise LoxilbError(f"{place}: it is there twice", remedy="keep one")
-        _check(place, parameter, setting.text, context)
+        value = _value_of(parameter, setting.text)
+        _check(place, parameter, value, context)
         if setting.text not in choices.get(parameter.name, (setting.text,)):
             raise LoxilbError(f"{place}: {setting.text!r} is not one of {', '.join(choices[parameter.name])}")
-        found[parameter.name] = setting.text
+        found[parameter.name] = value
     return found
 
 
@@ -49,6 +50,11 @@ def _keys_of(parameter: click.Parameter) -> list[str]:
     if parameter.is_eager or parameter.name is None:
         return []
     return [parameter.name.replace("_", "-")]
+
+
+def _value_of(parameter: click.Parameter, text: str) -> str | list[str]:
+    """Return a value as written; that of a flag that may be repeated is several words."""
+    return text.split() if isinstance(parameter, click.Option) and parameter.multiple else text
 
 
 def _settings(path: Path) -> list[_Setting]:
@@ -74,9 +80,9 @@ def _setting(path: Path, key: yaml.Node, value: yaml.Node) -> _Setting:
     return _Setting(key.value, value.value, line)
 
 
-def _check(place: str, parameter: click.Parameter, text: str, context: click.Context) -> None:
+def _check(place: str, parameter: click.Parameter, value: str | list[str], context: click.Context) -> None:
     try:
-        parameter.process_value(context, text)
+        parameter.process_value(context, value)
     except click.BadParameter as error:
         raise LoxilbError(f"{place}: {error.message}") from error
     except LoxilbError as error:

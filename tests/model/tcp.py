@@ -150,8 +150,9 @@ class Connection:
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """Datagrams or echoes between two ends."""
+    """Datagrams or echoes between two ends; with ``direct`` replies do not come by, so none is waited for."""
 
+    direct: bool = False
     state: FlowState = FlowState.ONE_WAY
     closed: bool = False
     client: End = field(default_factory=End)
@@ -159,6 +160,8 @@ class Exchange:
 
     def opened_by(self, _: Transport) -> None:
         """Take the first one."""
+        if self.direct:
+            self.state = FlowState.TWO_WAY
 
     def takes(self, _: Transport, *, reply: bool) -> bool:
         """Take one that follows."""

@@ -172,13 +172,13 @@ class Tracker:
                 return _refuse_segment(packet, Reason.DROP_NO_ENDPOINT)
             return Outcome(Reason.ANSWER_UNREACHABLE, unreachable(packet))
         back = self._translated(key, service, endpoint, peek)
-        tcp = key.protocol is L4Protocol.TCP
+        tcp, direct = key.protocol is L4Protocol.TCP, service.mode is Mode.DSR
         flow = Flow(
             there=Direction(key=key, becomes=back.turned()),
             back=Direction(key=back, becomes=key.turned()),
             service=service,
             endpoint=endpoint,
-            life=Connection(direct=service.mode is Mode.DSR) if tcp else Exchange(),
+            life=Connection(direct=direct) if tcp else Exchange(direct=direct),
         )
         flow.life.opened_by(packet.transport)  # type: ignore[arg-type]
         self.flows |= {flow.there.key: flow, flow.back.key: flow}

@@ -2,6 +2,7 @@
 """Services, the packets of their flows, and what the programs make of them."""
 
 import ctypes
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -11,7 +12,7 @@ from typing import Any
 from loxilb.kernel import abi
 from loxilb.kernel.abi import Reason
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings
-from loxilb.kernel.bpf.maps import ArrayView
+from loxilb.kernel.bpf.maps import ArrayView, index_key, lookup
 from loxilb.kernel.bpf.run import RunResult, run
 from loxilb.model import Counter, Endpoint, Flow, IPAddress, L4Protocol, Mode, Selection, Service, ServiceKey
 from loxilb.model.image import EndpointId, RuleId
@@ -177,6 +178,27 @@ class Driver:
         """Return the flows of a service, those from the clients first."""
         rule = self._ledger.services[service.key].rule
         return sorted((flow for flow in self.data_plane.flows() if flow.rule == rule), key=lambda flow: flow.reply)
+
+    def flows_of(self, path: Path) -> list[Flow]:
+        """Return the directions of one flow, whatever became of its service."""
+        client = (path.client, path.client_port)
+        ends = ((flow, (flow.source, flow.source_port)) for flow in self.data_plane.flows() if not flow.reply)
+        back = (
+            (flow, (flow.new_destination, flow.new_destination_port)) for flow in self.data_plane.flows() if flow.reply
+        )
+        return [flow for flow, end in (*ends, *back) if end == client]
+
+    def live_flows(self, endpoint: EndpointId) -> int:
+        """Return the live flows in an endpoint's slot, by the programs' own count."""
+        raw = lookup(self.data_plane.descriptors["endpoint_states"], index_key(endpoint), 8) or b""
+        count: int = struct.unpack("=iI", raw)[0]
+        return count
+
+    def ended_traffic(self, endpoint: EndpointId) -> Counter:
+        """Return the traffic of the ended flows in an endpoint's slot."""
+        raw = lookup(self.data_plane.descriptors["traffic"], index_key(endpoint), 16) or b""
+        packets, size = struct.unpack("=QQ", raw)
+        return Counter(packets=packets, bytes=size)
 
     def used_slots(self) -> int:
         """Return how many slots of the four tables hold anything, be it a dead flow."""

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from loxilb.kernel.abi import Reason
-from loxilb.model import FlowState, L4Protocol
-from tests.packet.driver import SMALL, Driver, Path
-from tests.support.bpf import Hook
+from loxilb.kernel.abi import ONE_WAY_PACKETS, Reason
+from loxilb.model import Endpoint, FlowState, L4Protocol, Mode, Selection
+from tests.packet.driver import PORT, SMALL, Driver, Path
+from tests.support.bpf import SERVERS, Hook
 from tests.support.lab import wait_for
 from tests.support.packets import ACK, FIN, RST, SYN, Packet
 
@@ -90,3 +90,24 @@ def test_a_rule_says_how_long_its_flows_may_be_idle(module_driver: Driver, versi
     assert len(module_driver.flows(long)) == 2
     module_driver.put(replace(long, inactive_timeout=1))
     wait_for(lambda: not module_driver.flows(long), what="the end of the other flow")
+
+
+def test_who_is_not_answered_here_has_the_time_of_the_rule(module_driver: Driver, hook: Hook, version: int) -> None:
+    """With direct server return from the first packet on; else after so many that it counts as established."""
+    direct = [Endpoint(address=SERVERS[0].gateway(version), port=PORT)]
+    services = (
+        module_driver.service(
+            version, L4Protocol.UDP, mode=Mode.DSR, selection=Selection.HASH, endpoints=direct, inactive_timeout=2
+        ),
+        module_driver.service(version, L4Protocol.UDP, inactive_timeout=2),
+        module_driver.service(version, L4Protocol.UDP, inactive_timeout=2),
+    )
+    first, established, brief = (module_driver.path(service).request() for service in services)
+    module_driver.send(hook, first, *[established] * (ONE_WAY_PACKETS + 1), brief)
+    began = time.monotonic()
+
+    wait_for(lambda: not module_driver.flows(services[2]), what="the end of the flow")
+    assert time.monotonic() - began < 1.5
+    assert [len(module_driver.flows(service)) for service in services[:2]] == [2, 2]
+    wait_for(lambda: not any(map(module_driver.flows, services)), what="the end of the other flows")
+    assert time.monotonic() - began > 1.9

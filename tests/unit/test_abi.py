@@ -49,6 +49,7 @@ LAYOUTS: dict[type[ctypes.Structure], str] = {
     abi.Config: "lox_config",
     abi.Runtime: "lox_runtime",
     abi.Event: "lox_event",
+    abi.Abort: "lox_abort",
 }
 CONSTANTS = (
     "ABI_VERSION",
@@ -64,7 +65,7 @@ CONSTANTS = (
     "SERVED_BITS",
     "SERVED_FACTOR",
 )
-GROUPS = ("SLOT_", "FLOW_", "HOST_")
+GROUPS = ("SLOT_", "FLOW_", "HOST_", "TELL_")
 
 
 def enumerators(enum: str) -> list[str]:

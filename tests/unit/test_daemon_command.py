@@ -10,6 +10,7 @@ import pytest
 from loxilb import __main__ as cli
 from loxilb.kernel.bpf import DataPlaneSettings, XdpPolicy
 from loxilb.logs import LogFormat
+from loxilb.model import FlowState
 from loxilb.settings import Settings
 
 ORIGINAL = re.findall(
@@ -123,6 +124,36 @@ def test_every_flag_reaches_its_setting(started):
     assert (settings.host, settings.port, settings.api, settings.follow_network) == ("::", 0, False, False)
     assert (settings.log_level, settings.log_format) == ("info", LogFormat.JSON)
     assert settings.interfaces.whitelist == re.compile("^eth")
+
+
+def test_timeouts_of_states_are_set_one_by_one(started):
+    """The others keep their defaults; the last of two for one state counts."""
+    assert call("--timeout", "closing=90", "--timeout=established=7440", "--timeout", "closing=91") == 0
+
+    (settings,) = started
+    defaults = DataPlaneSettings().timeouts
+    assert settings.data_plane.timeouts == {**defaults, FlowState.CLOSING: 91, FlowState.ESTABLISHED: 7440}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("est=5", "'est' is no state of a flow; states are syn-sent, syn-received, established, closing, time-wait"),
+        ("none=5", "'none' is no state"),
+        ("closing", "'' for closing is not a number of seconds from 1 to 86400"),
+        ("closing=0", "'0' for closing"),
+        ("closing=1.5", "'1.5' for closing"),
+        ("closing=-1", "'-1' for closing"),
+        ("closing=86401", "'86401' for closing"),
+    ],
+)
+def test_a_wrong_timeout_is_refused(wrong, told, started, capsys):
+    assert call("--timeout", wrong) == 1
+
+    said = capsys.readouterr().err
+    assert "--timeout" in said
+    assert told in said
+    assert started == []
 
 
 def test_environment_variables_stand_in_for_flags(started, monkeypatch):

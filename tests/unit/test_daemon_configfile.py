@@ -9,6 +9,7 @@ import pytest
 from loxilb import __main__ as cli
 from loxilb.kernel.bpf import XdpPolicy
 from loxilb.logs import LogFormat
+from loxilb.model import FlowState
 from loxilb.settings import Settings
 
 VALUES = {
@@ -33,6 +34,7 @@ VALUES = {
     "log-format": "json",
     "localsockpolicy": "true",
     "prometheus": "true",
+    "timeout": "closing=90",
 }
 _FLAGS = {"no-api": "--api", "nonlp": "--nonlp", "localsockpolicy": "--localsockpolicy", "prometheus": "-p"}
 
@@ -79,6 +81,20 @@ def test_file_environment_and_flags_set_the_same_things(file, started, monkeypat
         if name != "log_level_asked":
             assert getattr(by_flag, name) == getattr(by_file, name)
             assert getattr(by_file, name) != getattr(Settings(), name) or name == "certificates"
+
+
+def test_what_may_be_repeated_is_several_words_elsewhere(file, started, monkeypatch):
+    """In the file and in the environment, where there is one value for a name."""
+    assert call("--timeout=closing=90", "--timeout=established=7440") == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("LOXILB_TIMEOUT", "closing=90 established=7440")
+        assert call() == 0
+    file.write_text("timeout: closing=90 established=7440\n")
+    assert call() == 0
+
+    timeouts = [one.data_plane.timeouts for one in started]
+    assert timeouts[0] == timeouts[1] == timeouts[2]
+    assert (timeouts[0][FlowState.CLOSING], timeouts[0][FlowState.ESTABLISHED]) == (90, 7440)
 
 
 def test_the_list_above_is_whole():

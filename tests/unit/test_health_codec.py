@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loxilb.proto.probe.echo import checksum, echo_reply, echo_request
+from loxilb.proto.checksum import checksum
+from loxilb.proto.probe.echo import echo_reply, echo_request
 from loxilb.proto.probe.http import MAX_BODY, Response, get_request
 
 V4, V6 = ip_address("10.0.0.1"), ip_address("4ffe::1")

@@ -30,6 +30,11 @@ FLOW_FIN = 4
 FLOW_EXTENDED = 8
 FLOW_DIRECT = 16
 FLOW_CLOSED = 32
+FLOW_ENDED = 64
+
+TELL_CLIENT = 1
+TELL_ENDPOINT = 2
+TELL_ACTIVE = 4
 
 HOST_KNOWN = 1
 HOST_LOCAL = 2
@@ -415,7 +420,7 @@ class Runtime(ctypes.Structure):
 
     _fields_ = (
         ("generation", ctypes.c_uint32),
-        ("purge_until", ctypes.c_uint32),
+        ("purge", ctypes.c_uint32),
         ("overflow4", ctypes.c_uint32),
         ("overflow6", ctypes.c_uint32),
         ("timeout", ctypes.c_uint32 * STATES),
@@ -427,6 +432,7 @@ class Runtime(ctypes.Structure):
         ("half6", ctypes.c_uint32),
         ("icmp_interval", ctypes.c_uint32),
         ("events_lost", ctypes.c_uint32),
+        ("aborts_lost", ctypes.c_uint32),
     )
 
 
@@ -446,4 +452,27 @@ class Event(ctypes.Structure):
         ("endpoint", ctypes.c_uint32),
         ("packets", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
+    )
+
+
+class Abort(ctypes.Structure):
+    """``struct lox_abort``."""
+
+    _fields_ = (
+        ("client", _Address),
+        ("vip", _Address),
+        ("source", _Address),
+        ("endpoint", _Address),
+        ("client_port", _Port),
+        ("vip_port", _Port),
+        ("source_port", _Port),
+        ("endpoint_port", _Port),
+        ("client_expects", ctypes.c_uint32),
+        ("endpoint_expects", ctypes.c_uint32),
+        ("at", ctypes.c_uint64),
+        ("rule", ctypes.c_uint32),
+        ("family", ctypes.c_uint8),
+        ("state", ctypes.c_uint8),
+        ("tell", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
     )

@@ -5,7 +5,7 @@ Belongs here: what an operator configures and what the data plane reports, as im
 I/O, clocks, wire formats, anything that changes. Nobody can build an invalid value, whatever door it came through.
 """
 
-from loxilb.model.flow import Counter, Flow, FlowEvent, FlowEventKind, FlowState
+from loxilb.model.flow import AbortedConnection, Counter, Flow, FlowEvent, FlowEventKind, FlowState, Peer
 from loxilb.model.port import LinkKind, Port
 from loxilb.model.service import (
     Endpoint,
@@ -21,6 +21,7 @@ from loxilb.model.service import (
 )
 
 __all__ = [
+    "AbortedConnection",
     "Counter",
     "Endpoint",
     "Flow",
@@ -33,6 +34,7 @@ __all__ = [
     "LinkKind",
     "LossPolicy",
     "Mode",
+    "Peer",
     "Port",
     "Probe",
     "Selection",

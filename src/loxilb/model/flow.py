@@ -86,3 +86,34 @@ class FlowEvent:
     rule: int
     endpoint: int
     counter: Counter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One end of an aborted connection, and who it believes to talk to.
+
+    ``expects`` is the sequence number it expects next (RFC 9293 section 3.10.7.1), ``sent`` that up to which the other
+    end has acknowledged what it sent, 0 if that is not known. Ports are host order.
+    """
+
+    address: IPAddress
+    port: int
+    other: IPAddress
+    other_port: int
+    expects: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortedConnection:
+    """A TCP connection that the data plane gave up while its ends believed in it; ``ends`` are those to be told.
+
+    ``active``: it was in use just now, so the ends may expect more than was seen of them. ``at`` is the time of
+    CLOCK_MONOTONIC in seconds.
+    """
+
+    ends: tuple[Peer, ...]
+    active: bool
+    rule: int
+    state: FlowState
+    at: float

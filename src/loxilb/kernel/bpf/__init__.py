@@ -6,6 +6,6 @@ Belongs here: every use of bpf(2). Stands on libbpf through ctypes; the programs
 
 from loxilb.kernel.bpf.dataplane import BpfDataPlane
 from loxilb.kernel.bpf.removal import Removed, remove_data_plane
-from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
+from loxilb.kernel.bpf.settings import DEFAULT_TIMEOUTS, DataPlaneSettings, XdpPolicy
 
-__all__ = ["BpfDataPlane", "DataPlaneSettings", "Removed", "XdpPolicy", "remove_data_plane"]
+__all__ = ["DEFAULT_TIMEOUTS", "BpfDataPlane", "DataPlaneSettings", "Removed", "XdpPolicy", "remove_data_plane"]

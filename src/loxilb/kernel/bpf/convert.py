@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.model import (
+    AbortedConnection,
     Counter,
     Flow,
     FlowEvent,
@@ -15,6 +16,7 @@ from loxilb.model import (
     IPAddress,
     IPNetwork,
     Mode,
+    Peer,
     Port,
     Selection,
 )
@@ -197,4 +199,33 @@ def flow_event_from_record(record: bytes) -> FlowEvent:
         rule=raw.rule,
         endpoint=raw.endpoint,
         counter=Counter(packets=raw.packets, bytes=raw.bytes),
+    )
+
+
+def abort_from_record(record: bytes) -> AbortedConnection:
+    """Return what a record of the ring buffer of aborts (``struct lox_abort``) says."""
+    raw = abi.Abort.from_buffer_copy(record)
+    client = Peer(
+        address=_address(raw.client, raw.family),
+        port=_port(raw.client_port),
+        other=_address(raw.vip, raw.family),
+        other_port=_port(raw.vip_port),
+        expects=raw.client_expects,
+        sent=raw.endpoint_expects,
+    )
+    endpoint = Peer(
+        address=_address(raw.endpoint, raw.family),
+        port=_port(raw.endpoint_port),
+        other=_address(raw.source, raw.family),
+        other_port=_port(raw.source_port),
+        expects=raw.endpoint_expects,
+        sent=raw.client_expects,
+    )
+    told = ((abi.TELL_CLIENT, client), (abi.TELL_ENDPOINT, endpoint))
+    return AbortedConnection(
+        ends=tuple(end for bit, end in told if raw.tell & bit),
+        active=bool(raw.tell & abi.TELL_ACTIVE),
+        rule=raw.rule,
+        state=FlowState(raw.state),
+        at=raw.at / 1e9,
     )

@@ -17,14 +17,14 @@ from loxilb.kernel import abi
 from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sockets
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.egress import EgressHooks
-from loxilb.kernel.bpf.events import FlowEvents
+from loxilb.kernel.bpf.events import RingReader
 from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.listeners import ListenerMaps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 from loxilb.kernel.bpf.tables import FlowTables
-from loxilb.model import Counter, Flow, FlowEvent, IPAddress, IPNetwork, LinkKind, Mode, Port
+from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, LinkKind, Mode, Port
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
@@ -48,9 +48,6 @@ from loxilb.ports import Fill, FlowCount
 _log = structlog.get_logger(__name__)
 
 _Undo = Callable[[], None]
-_PURGE_SECONDS = 3.0
-# The ager visits at most LOX_STRIPE slots of a table in a tick of 4 ms (bpf/ager.h).
-_SLOTS_A_SECOND = 16_384 * 250
 _XDP_BY_DEFAULT = (LinkKind.PHYSICAL, LinkKind.BOND)
 
 
@@ -93,7 +90,6 @@ class BpfDataPlane:
         self._index_hosts()
         self._egress = EgressHooks(directory, lambda: self._program("egress"))
         self._write_timeouts()
-        self._dropped = False
         self._serve_sockets()
         run_once(loaded.object("gc").programs["lox_age_start"])
 
@@ -253,19 +249,17 @@ class BpfDataPlane:
                         step()
                 self._index_hosts()
                 raise
-            self._end_sockets()
+            if any(map(_ends_flows, ops)):
+                self._purge()
 
     def _execute(self, op: Op, undo: list[_Undo]) -> None:
         match op:
             case PutEndpoint():
-                if EndpointFlags.LIVE not in op.entry.flags:
-                    self._purge()
                 if op.fresh:
                     self._put("traffic", op.endpoint, bytes(ctypes.sizeof(abi.Traffic)), undo)
                     self._put("endpoint_states", op.endpoint, self._next_state(op.endpoint), undo)
                 self._put_endpoint(op.endpoint, convert.endpoint_to_value(op.entry), undo)
             case DropEndpoint():
-                self._purge()
                 self._put_endpoint(op.endpoint, bytes(ctypes.sizeof(abi.Endpoint)), undo)
             case PutRing():
                 # No rule points here yet, so there is nothing to swap at once or to take back.
@@ -300,8 +294,6 @@ class BpfDataPlane:
     def _put_rule(self, op: PutRule, undo: list[_Undo]) -> None:
         if op.fresh:
             self._restart_position(op.rule, undo)
-        if op.entry.restricted:
-            self._purge()
         self._put("rules", op.rule, convert.rule_to_value(op.entry, self._clock), undo)
 
     def _restart_position(self, rule: RuleId, undo: list[_Undo]) -> None:
@@ -344,20 +336,17 @@ class BpfDataPlane:
             value = struct.pack("=I", network.version)
             maps.update(self._maps["sources"], key, value, f"allow {network}")
         else:
-            self._purge()
             maps.delete(self._maps["sources"], key, f"stop allowing {network}")
 
     def _purge(self) -> None:
-        """Let the ager end, within its next passes, the flows of dropped endpoints and barred clients."""
-        self._dropped = True
-        seconds = _PURGE_SECONDS + 2 * self._loaded.sizes["flow4"] / _SLOTS_A_SECOND
-        until = (self._clock.now() + self._clock.ticks(seconds)) & 0xFFFFFFFF
-        self._runtime.write(abi.Runtime.purge_until.offset, struct.pack("=I", until))
+        """End flows and sockets that have no endpoint or no right any more: the ager looks at every flow."""
+        offset = abi.Runtime.purge.offset
+        self._runtime.write(offset, struct.pack("=I", (self._word(offset) + 1) & 0xFFFFFFFF))
+        self._end_sockets()
 
     def _end_sockets(self) -> None:
         """End what this host's processes have with endpoints that are dropped or down."""
-        dropped, self._dropped = self._dropped, False
-        if not dropped or not self._settings.local_sockets:
+        if not self._settings.local_sockets:
             return
         try:
             sockets.end(self._maps["connected"], self._is_gone)
@@ -428,12 +417,26 @@ class BpfDataPlane:
 
     async def flow_events(self) -> AsyncIterator[FlowEvent]:
         """Report flows as they open and end, without end; one consumer at a time; raises KernelError."""
-        events = FlowEvents(self._maps["events"])
+        reader = RingReader(self._maps["events"], convert.flow_event_from_record)
         try:
-            async for event in events.follow():
-                yield event
+            async for events in reader.follow():
+                for event in events:
+                    yield event
         finally:
-            events.close()
+            reader.close()
+
+    async def aborted_connections(self) -> AsyncIterator[Sequence[AbortedConnection]]:
+        """Report connections that were given up, some at once, without end; one consumer; raises KernelError."""
+        reader = RingReader(self._maps["aborts"], convert.abort_from_record)
+        try:
+            async for aborted in reader.follow():
+                yield aborted
+        finally:
+            reader.close()
+
+    def aborts_lost(self) -> int:
+        """Return how many connections were given up without a report, since there was no room for it."""
+        return self._word(abi.Runtime.aborts_lost.offset)
 
     # The end.
 
@@ -470,6 +473,17 @@ _COUNTED = {
     "affinities": ctypes.sizeof(abi.Client),
 }
 """Hash tables whose elements are counted, with the size of their keys."""
+
+
+def _ends_flows(op: Op) -> bool:
+    match op:
+        case DropEndpoint() | DropSource():
+            return True
+        case PutRule(entry=entry):
+            return entry.restricted
+        case PutEndpoint(entry=entry):
+            return EndpointFlags.LIVE not in entry.flags
+    return False
 
 
 def _counter(ended: tuple[int, ...], live: tuple[int, ...]) -> Counter:

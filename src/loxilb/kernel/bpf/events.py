@@ -1,36 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ring buffer through which the programs report flows (Documentation/bpf/ringbuf.rst).
+"""The ring buffers through which the programs report flows (Documentation/bpf/ringbuf.rst).
 
-The programs report only while ``lox_runtime.events`` is 1, and drop what finds the buffer full: a packet never waits
-for a reader.
+The programs drop what finds a buffer full: a packet never waits for a reader.
 """
 
 import asyncio
 import ctypes
 import errno
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Generic, TypeVar
 
 from loxilb.kernel.bpf import libbpf
-from loxilb.kernel.bpf.convert import flow_event_from_record
 from loxilb.kernel.bpf.libbpf import check, check_pointer
-from loxilb.model import FlowEvent
 
 BATCH = 256
 """Records taken at once; the event loop does other work in between."""
 
+_Record = TypeVar("_Record")
 _Callback: Any = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
-class FlowEvents:
-    """Reads the ring buffer. One reader at a time: what one has read, another does not see."""
+class RingReader(Generic[_Record]):
+    """Reads a ring buffer. One reader at a time: what one has read, another does not see."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, decode: Callable[[bytes], _Record]) -> None:
         """Map the ring buffer with this descriptor; raises KernelError."""
+        self._decode = decode
         self._records: list[bytes] = []
         self._callback = _Callback(self._keep)  # libbpf holds no reference of its own
         ring = libbpf.ring_buffer_new(descriptor, ctypes.cast(self._callback, ctypes.c_void_p), None, None)
-        self._ring = check_pointer(ring, "open the ring buffer of flow events")
+        self._ring = check_pointer(ring, "open a ring buffer")
 
     def _keep(self, _context: int | None, data: int, size: int) -> int:
         """Copy a record; a negative result ends this round of ``ring_buffer__consume`` after it.
@@ -44,20 +43,20 @@ class FlowEvents:
         """Return a descriptor that is readable while there are records."""
         return int(libbpf.ring_buffer_epoll_fd(self._ring))
 
-    def read(self) -> list[FlowEvent]:
+    def read(self) -> list[_Record]:
         """Take the oldest records, at most :data:`BATCH`, without waiting; raises KernelError."""
         result = libbpf.ring_buffer_consume(self._ring)
         records, self._records = self._records, []
         if result != -errno.ECANCELED:
-            check(result, "read flow events")
-        return [flow_event_from_record(record) for record in records]
+            check(result, "read a ring buffer")
+        return [self._decode(record) for record in records]
 
-    async def follow(self) -> AsyncIterator[FlowEvent]:
-        """Report flows as they open and end, without end; raises KernelError."""
+    async def follow(self) -> AsyncIterator[list[_Record]]:
+        """Report records as they come, some at once, without end; raises KernelError."""
         while True:
             await self._readable()
-            for event in self.read():
-                yield event
+            if records := self.read():
+                yield records
 
     async def _readable(self) -> None:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 """Bringing maps and programs into the kernel, adopting what is pinned already."""
 
 import ctypes
+import mmap
 import os
 import secrets
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ _LOAD = 2  # slots per direction: half of a table stays free, so windows rarely 
 _DIRECTIONS = 2
 _OVERFLOW = 128  # slots for one element of the overflow map, which takes memory only for what is in it
 _LEAST_OVERFLOW = 4096
+_RECORD_HEADER = 8  # of each record of a ring buffer (Documentation/bpf/ringbuf.rst)
 # Maps that hold a program's own state: never shared, never pinned.
 _PRIVATE = (".rodata", ".bss", ".data")
 
@@ -27,6 +29,11 @@ _PRIVATE = (".rodata", ".bss", ".data")
 def _slots(flows: int, load: int) -> int:
     """Slots for so many flows, a power of two."""
     return 1 << max(6, (flows * _DIRECTIONS * load - 1).bit_length())
+
+
+def _ring_bytes(wanted: int) -> int:
+    """Size of a ring buffer: a power of two, and whole pages."""
+    return max(mmap.PAGESIZE, 1 << (wanted - 1).bit_length())
 
 
 def make_config(settings: DataPlaneSettings) -> abi.Config:
@@ -89,6 +96,7 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
         "errands": 2 * settings.errands,
         "sources": settings.sources,
         "icmp_peers": settings.icmp_peers,
+        "aborts": _ring_bytes(settings.aborts * (ctypes.sizeof(abi.Abort) + _RECORD_HEADER)),
         "fragments": settings.fragments,
         "hosts": config.endpoints,
         "ring": config.ring // abi.RING_LINE,

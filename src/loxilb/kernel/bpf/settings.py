@@ -39,7 +39,8 @@ class DataPlaneSettings:
     the rule's timeout. An address gets one ICMP error per ``icmp_interval`` seconds and six at once (0: no limit),
     like the kernel's icmp_ratelimit. ``local_sockets`` has the sockets of this host's processes served: ``sockets`` are
     those that are connected at a time, ``errands`` the services that datagram sockets send to without connecting.
-    ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
+    So many ``aborts`` of connections may wait for the daemon. ``bpffs`` is the directory of a BPF file system; None
+    finds or mounts one.
     """
 
     bpffs: Path | None = None
@@ -58,6 +59,7 @@ class DataPlaneSettings:
     icmp_peers: int = 1_024
     fragments: int = 3_072
     icmp_interval: float = 1.0
+    aborts: int = 512
     links: int = 1_024
     redirect_peer: bool = True
     local_sockets: bool = False

@@ -17,7 +17,18 @@ from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import TypeVar
 
 from loxilb.errors import KernelError
-from loxilb.model import Counter, Flow, FlowEvent, FlowState, IPAddress, IPNetwork, Mode, Port, Selection
+from loxilb.model import (
+    AbortedConnection,
+    Counter,
+    Flow,
+    FlowEvent,
+    FlowState,
+    IPAddress,
+    IPNetwork,
+    Mode,
+    Port,
+    Selection,
+)
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
@@ -59,7 +70,7 @@ _Value = TypeVar("_Value")
 class FakeDataPlane:
     """``loxilb.ports.DataPlane`` in memory; ``applied`` and ``attached`` show what was done.
 
-    ``happenings`` takes the flow events that it is to report.
+    ``happenings`` takes the flow events that it is to report, ``aborted`` the connections given up.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -72,6 +83,8 @@ class FakeDataPlane:
         self.resolved = 0
         self.reporting = False
         self.happenings: asyncio.Queue[FlowEvent] = asyncio.Queue()
+        self.aborted: asyncio.Queue[Sequence[AbortedConnection]] = asyncio.Queue()
+        self.lost_aborts = 0
         self._listeners: dict[Listener, RuleId] = {}
         self._rules: dict[RuleId, RuleEntry] = {}
         self._endpoints: dict[EndpointId, EndpointEntry] = {}
@@ -177,6 +190,16 @@ class FakeDataPlane:
         """Report what is put into ``happenings``, without end."""
         while True:
             yield await self.happenings.get()
+
+    async def aborted_connections(self) -> AsyncIterator[Sequence[AbortedConnection]]:
+        """Report what is put into ``aborted``, without end; it is done with when the next is asked for."""
+        while True:
+            yield await self.aborted.get()
+            self.aborted.task_done()
+
+    def aborts_lost(self) -> int:
+        """Return ``lost_aborts``."""
+        return self.lost_aborts
 
     # What a test asks
 

@@ -3,6 +3,8 @@
 
 import struct
 
+from loxilb.proto.checksum import checksum
+
 _HEADER = struct.Struct("!BBHHH")
 _REQUEST = {4: 8, 6: 128}
 _REPLY = {4: 0, 6: 129}
@@ -28,10 +30,3 @@ def echo_reply(version: int, packet: bytes) -> tuple[int, int] | None:
         return None
     kind, code, _, identifier, sequence = _HEADER.unpack_from(packet, start)
     return (identifier, sequence) if (kind, code) == (_REPLY[version], 0) else None
-
-
-def checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071) of an even number of bytes."""
-    total = sum(int.from_bytes(data[at : at + 2]) for at in range(0, len(data), 2))
-    total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
