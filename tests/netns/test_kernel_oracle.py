@@ -29,8 +29,7 @@ from pathlib import Path
 import pytest
 
 from loxilb.kernel.bpf.settings import XdpPolicy
-from loxilb.model import Endpoint, IPAddress, L4Protocol, LinkKind, Mode, Service
-from loxilb.model.port import IfIndex, Port
+from loxilb.model import Endpoint, IPAddress, L4Protocol, Mode, Service
 from tests.model.sequences import Conversation, Move, described
 from tests.model.tcp import Connection, Exchange
 from tests.model.tracker import Direction, Flow, Key
@@ -134,17 +133,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Drive
             driver = Driver(world, replace(SMALL, xdp=XdpPolicy.OFF, icmp_interval=0.0))
             stack.callback(driver.close)
             for device in DEVICES:
-                driver.data_plane.attach(
-                    Port(
-                        index=IfIndex(world.indexes[device]),
-                        name=device.name,
-                        kind=LinkKind.VETH,
-                        mac=device.mac,
-                        mtu=1500,
-                        up=True,
-                        carrier=True,
-                    )
-                )
+                driver.data_plane.attach(world.port(device))
             side = Side(world)
             stack.callback(side.close)
             yield side, driver

@@ -12,8 +12,7 @@ import pytest
 from loxilb.kernel.abi import Reason
 from loxilb.kernel.bpf import convert
 from loxilb.kernel.bpf.maps import index_key, update
-from loxilb.model import Endpoint, L4Protocol, LinkKind, Mode, Selection
-from loxilb.model.port import IfIndex, Port
+from loxilb.model import Endpoint, L4Protocol, Mode, Selection
 from tests.packet.answers import DONT_FRAGMENT, back, expired, too_big, unreachable
 from tests.packet.driver import PORT, SMALL, TARGET, Driver, without_endpoints
 from tests.packet.test_fragments import expect as expect_fragment
@@ -29,18 +28,8 @@ BURST, MTU = 6, 1300
 def describe(driver: Driver, *, addressed: bool) -> None:
     """Tell the programs of the client's device, the way the daemon does, with its addresses or without."""
     own = [ip_interface(f"{CLIENT.address(version)}/{24 if version == 4 else 64}") for version in (4, 6)]
-    index = driver.world.indexes[CLIENT]
-    port = Port(
-        index=IfIndex(index),
-        name=CLIENT.name,
-        kind=LinkKind.VETH,
-        mac=CLIENT.mac,
-        mtu=1500,
-        up=True,
-        carrier=True,
-        addresses=tuple(own) if addressed else (),
-    )
-    at = index & (driver.data_plane.sizes["links"] - 1)
+    port = driver.world.port(CLIENT, *(own if addressed else ()))
+    at = port.index & (driver.data_plane.sizes["links"] - 1)
     update(driver.data_plane.descriptors["links"], index_key(at), convert.link_to_value(port), "describe a device")
 
 

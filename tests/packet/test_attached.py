@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from loxilb.kernel.bpf import loading
-from loxilb.model import L4Protocol, LinkKind
-from loxilb.model.port import IfIndex, Port
+from loxilb.model import L4Protocol
+from loxilb.model.port import Port
 from tests.packet.conftest import loaded
 from tests.packet.driver import SMALL, Driver
 from tests.packet.test_partial import partial
@@ -28,15 +28,7 @@ FIELD = {L4Protocol.TCP: 16, L4Protocol.UDP: 6}
 @pytest.fixture
 def near(world: World) -> Port:
     """Return the client's device, as the network shows it."""
-    return Port(
-        index=IfIndex(world.indexes[CLIENT]),
-        name=CLIENT.name,
-        kind=LinkKind.VETH,
-        mac=CLIENT.mac,
-        mtu=1500,
-        up=True,
-        carrier=True,
-    )
+    return world.port(CLIENT)
 
 
 @pytest.fixture

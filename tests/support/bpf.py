@@ -24,7 +24,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
 from pathlib import Path
 
 from loxilb.kernel import netns
@@ -32,7 +40,8 @@ from loxilb.kernel.bpf import libbpf
 from loxilb.kernel.bpf.libbpf import check
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.pins import find_bpffs
-from loxilb.model import IPAddress
+from loxilb.model import IPAddress, LinkKind
+from loxilb.model.port import IfIndex, Port
 from tests.support.lab import PREFIX, ROOT, Lab, Namespace
 
 OBJECTS = ROOT / "src" / "loxilb" / "kernel" / "bpf" / "objects"
@@ -177,6 +186,19 @@ class World:
     def pins(self) -> Path:
         """Return a directory of a BPF file system for the pins of one data plane."""
         return self._pins / secrets.token_hex(4)
+
+    def port(self, device: Device, *addresses: IPv4Interface | IPv6Interface) -> Port:
+        """Return a device as the network shows it to the daemon."""
+        return Port(
+            index=IfIndex(self.indexes[device]),
+            name=device.name,
+            kind=LinkKind.VETH,
+            mac=device.mac,
+            mtu=1500,
+            up=True,
+            carrier=True,
+            addresses=addresses,
+        )
 
     def context(self, hook: Hook, device: Device, length: int, mark: int = 0) -> bytes:
         """Return the context of a packet of ``length`` bytes that arrives at ``device``; XDP has no ``mark``."""

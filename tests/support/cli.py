@@ -7,6 +7,7 @@ import pytest
 
 from loxicmd.grammar import run
 from loxicmd.root import root
+from loxilb import __main__ as daemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +21,11 @@ class Cli:
         code = run(root, args)
         captured = self.capsys.readouterr()
         return code, captured.out, captured.err
+
+
+def call_daemon(*arguments: str) -> int:
+    """Run the command ``loxilb`` and return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        daemon.main(list(arguments))
+    assert isinstance(caught.value.code, int)
+    return caught.value.code

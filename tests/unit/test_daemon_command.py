@@ -12,6 +12,7 @@ from loxilb.kernel.bpf import DataPlaneSettings, XdpPolicy
 from loxilb.logs import LogFormat
 from loxilb.model import FlowState
 from loxilb.settings import Settings
+from tests.support.cli import call_daemon as call
 
 ORIGINAL = re.findall(
     r"\S+",
@@ -47,14 +48,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     monkeypatch.setattr(cli, "_FILE", Path("/nonexistent"))
     monkeypatch.setattr(cli, "run", lambda one, _ready: settings.append(one))
     return settings
-
-
-def call(*arguments: str) -> int:
-    """Run the command and return its exit code."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main(list(arguments))
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 def test_help_names_every_flag_of_the_original(capsys):

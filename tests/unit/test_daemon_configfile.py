@@ -11,6 +11,7 @@ from loxilb.kernel.bpf import XdpPolicy
 from loxilb.logs import LogFormat
 from loxilb.model import FlowState
 from loxilb.settings import Settings
+from tests.support.cli import call_daemon as call
 
 VALUES = {
     "netns": "blue",
@@ -54,14 +55,6 @@ def started(file: Path, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     settings: list[Settings] = []
     monkeypatch.setattr(cli, "run", lambda one, _ready: settings.append(one))
     return settings
-
-
-def call(*arguments: str) -> int:
-    """Run the command and return its exit code."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main(list(arguments))
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 def test_file_environment_and_flags_set_the_same_things(file, started, monkeypatch):
