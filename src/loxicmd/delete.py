@@ -8,7 +8,7 @@ import click
 
 from loxiapi.client import segments
 from loxicmd.create import go_map
-from loxicmd.grammar import CommandError, command, reject_surplus, server_of
+from loxicmd.grammar import CommandError, command, reject_surplus, server_of, suggesting
 from loxicmd.output import call, show_result, structured
 
 _PATH = "/config/loadbalancer"
@@ -17,14 +17,14 @@ _ICMP_PORT = "0"
 
 
 @command("lb", "Delete the load balancer rules of IP, or those with a name.")
-@click.argument("words", nargs=-1, metavar="[IP]")
+@click.argument("words", nargs=-1, metavar="[IP]", shell_complete=suggesting("service_addresses"))
 @click.option("--tcp", default="", help="<port>[-<max>]")
 @click.option("--udp", default="", help="<port>[-<max>]")
 @click.option("--sctp", default="", help="<port>[-<max>]")
 @click.option("--icmp", is_flag=True, help="The rule for ICMP echo")
 @click.option("--bgp", is_flag=True, help="The rule is announced over BGP")
 @click.option("--mark", type=click.IntRange(0, 2**32 - 1), default=0, help="Mark of the rule")
-@click.option("--name", default="", help="Name of the rules")
+@click.option("--name", default="", help="Name of the rules", shell_complete=suggesting("service_names"))
 @click.option("--host", default="", help="Host of the rule")
 @click.pass_context
 def delete_rule(ctx: click.Context, /, words: tuple[str, ...], **flags: object) -> None:

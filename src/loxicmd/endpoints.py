@@ -9,8 +9,9 @@ from msgspec.json import encode
 
 from loxiapi.client import segments
 from loxiapi.wire import PROBE_TYPES, MonitoredEndpoint, MonitoredEndpointEntry, MonitoredEndpointList
-from loxicmd.grammar import CommandError, command, reject_surplus, server_of
+from loxicmd.grammar import CommandError, command, reject_surplus, server_of, suggesting
 from loxicmd.output import call, fetch, plain, show_result, show_structure, show_table, structured
+from loxicmd.watching import Watchable
 
 _PATH = "/config/endpoint"
 _WITHOUT_PORT = ("ping", "none")
@@ -57,7 +58,7 @@ def create(ctx: click.Context, /, words: tuple[str, ...], name: str, desc: str, 
 
 
 @command("endpoint", "Stop to check the endpoint IP.")
-@click.argument("words", nargs=-1, metavar="IP")
+@click.argument("words", nargs=-1, metavar="IP", shell_complete=suggesting("endpoint_addresses"))
 @_name
 @click.option("--probetype", default="", help="Which of several: its probe type")
 @click.option("--probeport", type=_port, default=None, help="Which of several: its port")
@@ -72,7 +73,7 @@ def delete(ctx: click.Context, words: tuple[str, ...], name: str, probetype: str
     show_result(ctx, call(server_of(ctx), "DELETE", path, query=query))
 
 
-@command("endpoint", "Show endpoints and their health.")
+@command("endpoint", "Show endpoints and their health.", Watchable)
 @click.argument("words", nargs=-1)
 @click.pass_context
 def show(ctx: click.Context, words: tuple[str, ...]) -> None:

@@ -15,8 +15,9 @@ from loxiapi.wire import (
     Version,
 )
 from loxicmd import rules as rule_form
-from loxicmd.grammar import command, reject_surplus
+from loxicmd.grammar import command, reject_surplus, suggesting
 from loxicmd.output import fetch, plain, show_structure, show_table, structured, wide
+from loxicmd.watching import Watchable
 
 _FLOW_HEADER = (
     *("Service Name", "destIP", "srcIP", "dport", "sport", "proto", "ident"),
@@ -33,10 +34,12 @@ _PORT_TYPES = (
 )
 
 _words = click.argument("words", nargs=-1)
-_service_name = click.option("--servName", "service_name", default="", help="Only this service")
+_service_name = click.option(
+    "--servName", "service_name", default="", help="Only this service", shell_complete=suggesting("service_names")
+)
 
 
-@command("loadbalancer", "Show load balancer rules.")
+@command("loadbalancer", "Show load balancer rules.", Watchable)
 @_words
 @_service_name
 @click.pass_context
@@ -58,7 +61,7 @@ def rules(ctx: click.Context, words: tuple[str, ...], service_name: str) -> None
         show_table(rule_form.HEADER, [rule_form.cells(entry) for entry in shown])
 
 
-@command("conntrack", "Show connections.")
+@command("conntrack", "Show connections.", Watchable)
 @_words
 @_service_name
 @click.pass_context
@@ -96,7 +99,7 @@ def _flow_cells(entry: ConntrackEntry) -> list[str]:
     ]
 
 
-@command("port", "Show network interfaces.")
+@command("port", "Show network interfaces.", Watchable)
 @_words
 @click.pass_context
 def ports(ctx: click.Context, words: tuple[str, ...]) -> None:
@@ -149,7 +152,7 @@ def _array(texts: list[str]) -> str:
     return f"[{' '.join(texts)}]"
 
 
-@command("lbversion", "Show the version of the load balancer.")
+@command("lbversion", "Show the version of the load balancer.", Watchable)
 @_words
 @click.pass_context
 def server_version(ctx: click.Context, words: tuple[str, ...]) -> None:
@@ -162,7 +165,7 @@ def server_version(ctx: click.Context, words: tuple[str, ...]) -> None:
     show_table(("LoxiLB Version", "LoxiLB Build Info"), [[found.version, found.build_info]])
 
 
-@command("log-level", "Show the log level of the load balancer.")
+@command("log-level", "Show the log level of the load balancer.", Watchable)
 @_words
 @click.pass_context
 def log_level(ctx: click.Context, words: tuple[str, ...]) -> None:

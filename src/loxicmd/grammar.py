@@ -156,9 +156,19 @@ class Group(click.Group):
             raise UnknownCommandError(self._rejection([]), ctx=ctx)
 
 
-def command(name: str, help_text: str) -> Callable[[Callable[..., Any]], Command]:
+def command(name: str, help_text: str, kind: type[Command] = Command) -> Callable[[Callable[..., Any]], Command]:
     """Declare a command."""
-    return click.command(name, cls=Command, help=help_text, context_settings=_CONTEXT)
+    return click.command(name, cls=kind, help=help_text, context_settings=_CONTEXT)
+
+
+def suggesting(name: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """Return the function of :mod:`loxicmd.suggestions` with this name, imported when the shell asks."""
+
+    def suggest(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+        found: list[Any] = getattr(import_module("loxicmd.suggestions"), name)(ctx, parameter, incomplete)
+        return found
+
+    return suggest
 
 
 def _respell(args: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:

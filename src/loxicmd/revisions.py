@@ -7,11 +7,12 @@ from msgspec.json import encode
 from loxiapi.wire import RevisionEntry, RevisionList, Rollback
 from loxicmd.grammar import command, reject_surplus, server_of
 from loxicmd.output import call, fetch, plain, show_result, show_structure, show_table, structured
+from loxicmd.watching import Watchable
 
 _HEADER = ("Revision", "Time", "Client", "Agent", "Changes", "Summary")
 
 
-@command("revisions", "Show the newest writes of the configuration.")
+@command("revisions", "Show the newest writes of the configuration.", Watchable)
 @click.argument("words", nargs=-1)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, help="How many at most [100]")
 @click.pass_context

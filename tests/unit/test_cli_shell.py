@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes the shell pleasant: watching, explaining, completing."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from click.shell_completion import ShellComplete
+
+from loxicmd.root import root
+from tests.support import shown
+from tests.support.api import LiveApi, ShownConfiguration, live_api
+from tests.support.cli import Cli
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line in this process."""
+    return Cli(capsys)
+
+
+@pytest.fixture
+def api() -> Iterator[LiveApi]:
+    """A live server with the recorded rules."""
+    configuration = ShownConfiguration(services=shown.RULES)
+    with live_api(configuration) as live:
+        yield live
+    configuration.close()
+
+
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
+    """Have the sleeps noted, and the last of them interrupted."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == times:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    return slept
+
+
+@pytest.mark.parametrize(("flags", "seconds"), [(["--watch"], 2), (["-w", "5"], 5), (["--watch=7"], 7)])
+def test_watch_shows_again(
+    cli: Cli, api: LiveApi, monkeypatch: pytest.MonkeyPatch, flags: list[str], seconds: int
+) -> None:
+    """The same table, no control characters where there is no terminal; an interrupt is the way to end it."""
+    port = f"--port={api.address[1]}"
+    once = cli("get", "lb", port)
+    slept = interrupted_after(monkeypatch, 3)
+
+    assert cli("get", "lb", port, *flags) == (0, once[1] * 3, "")
+    assert slept == [seconds] * 3
+
+
+def test_watch_outlives_the_server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come back."""
+    interrupted_after(monkeypatch, 2)
+
+    code, out, err = cli("get", "lb", "--port=1", "--watch")
+
+    assert (code, out) == (0, "")
+    assert err.count("Error: GET http://127.0.0.1:1") == 2
+
+
+def test_explain_names_members_types_and_meanings(cli: Cli) -> None:
+    """Those of members too, a list marked as such; every wire name is there."""
+    code, out, _ = cli("explain", "lb")
+    rows = {row[1].strip(): [cell.strip() for cell in row[2:5]] for row in (one.split("|") for one in out.splitlines())}
+
+    assert code == 0
+    assert rows["serviceArguments.externalIP"][:2] == ["text", "yes"]
+    assert rows["serviceArguments.bgp"] == ["boolean", "", ""]
+    assert rows["serviceArguments.protocol"][2] == "tcp, udp, sctp, icmp"
+    assert rows["endpoints[].weight"][:2] == ["number", "yes"]
+
+
+@pytest.mark.parametrize("kind", ["endpoint", "ep", "ct", "port", "params", "revisions"])
+def test_every_kind_is_explained(cli: Cli, kind: str) -> None:
+    """Also by its short name."""
+    assert cli("explain", kind)[0] == 0
+
+
+def test_an_unknown_kind_is_an_error_that_names_the_known(cli: Cli) -> None:
+    """Also none at all."""
+    for words in (["nosuch"], []):
+        code, _, err = cli("explain", *words)
+        assert code == 1
+        assert "loadbalancer, endpoint" in err
+
+
+def offered(*words: str, incomplete: str = "") -> list[str]:
+    """Return what the shell offers behind ``words``."""
+    completion = ShellComplete(root, {}, "loxicmd", "_LOXICMD_COMPLETE")
+    return [item.value for item in completion.get_completions(list(words), incomplete)]
+
+
+def test_completion_asks_the_server(api: LiveApi) -> None:
+    """For what begins like that, each once; at the server that the line names."""
+    port = f"--port={api.address[1]}"
+
+    addresses = offered("delete", "lb", port, incomplete="20.")
+
+    assert addresses
+    assert len(addresses) == len(set(addresses))
+    assert all(one.startswith("20.") for one in addresses)
+    assert offered("get", "lb", port, "--servName") == ["ranged"]
+
+
+def test_completion_without_a_server_offers_nothing() -> None:
+    """And says nothing, which would spoil the line."""
+    assert offered("delete", "lb", "--port=1") == []
