@@ -15,7 +15,7 @@ _NEEDED = {
     "perfmon": "let programs compare pointers and read clocks",
 }
 _WANTED = {
-    "net_raw": "announce addresses and probe by ping",
+    "net_raw": "announce addresses, probe by ping, reset connections that end",
     "sys_admin": "mount a BPF file system, enter a network namespace",
 }
 _ESSENTIAL = ("programs",)
