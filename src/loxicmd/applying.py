@@ -2,6 +2,7 @@
 """``loxicmd apply``: saved files and documents back into the load balancer."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ class _Kind(NamedTuple):
     decode: Callable[[object], Wire]
 
 
+_LONG_WORK = 100  # requests; fewer are done before a bar could be read
 _RULES = _Kind("/config/loadbalancer", RULES_MEMBER, rule_of)
 _ENDPOINTS = _Kind("/config/endpoint", ENDPOINTS_MEMBER, endpoint_of)
 _BY_NAME: Mapping[str, _Kind] = dict.fromkeys(_RULE_KINDS, _RULES) | dict.fromkeys(_ENDPOINT_KINDS, _ENDPOINTS)
@@ -156,11 +158,13 @@ def _read(path: Path) -> bytes:
 def _send(ctx: click.Context, path: Path, requests: Sequence[_Request]) -> bool:
     """Send all, also after one that is refused; tells whether none was."""
     applied = True
-    for request in requests:
-        answer = call(server_of(ctx), "POST", request.path, body=request.body)
-        if answer.status != _OK and not _is_there(answer):
-            click.echo(f"Error: {request.place}: {reason_of(answer)}", err=True)
-            applied = False
+    quiet = not sys.stderr.isatty() or len(requests) < _LONG_WORK
+    with click.progressbar(requests, label=str(path), file=sys.stderr, hidden=quiet) as shown:
+        for request in shown:
+            answer = call(server_of(ctx), "POST", request.path, body=request.body)
+            if answer.status != _OK and not _is_there(answer):
+                click.echo(f"Error: {request.place}: {reason_of(answer)}", err=True)
+                applied = False
     print(f"Configuration {'applied' if applied else 'failed'} - {path}")
     return applied
 

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes the shell pleasant: watching, explaining, completing."""
 
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
 
+from loxicmd.grammar import run
 from loxicmd.root import root
 from tests.support import shown
-from tests.support.api import LiveApi, ShownConfiguration, live_api
+from tests.support.api import LiveApi, ShownConfiguration, fake_kernel_api, live_api
 from tests.support.cli import Cli
 
 
@@ -111,3 +114,29 @@ def test_completion_asks_the_server(api: LiveApi) -> None:
 def test_completion_without_a_server_offers_nothing() -> None:
     """And says nothing, which would spoil the line."""
     assert offered("delete", "lb", "--port=1") == []
+
+
+@pytest.mark.parametrize(("terminal", "rules", "bar"), [(True, 150, True), (False, 150, False), (True, 5, False)])
+def test_long_work_shows_how_far_it_is(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    terminal: bool,
+    rules: int,
+    bar: bool,
+) -> None:
+    """On a terminal, and only there; it is on standard error, so that the output stays as it is."""
+    one = '{"serviceArguments":{"externalIP":"20.20.20.1","port":%d,"protocol":"tcp"},"endpoints":[%s]}'
+    end = '{"endpointIP":"31.31.31.1","targetPort":80,"weight":1}'
+    saved = tmp_path / "lbconfig.txt"
+    saved.write_text('{"lbAttr":[' + ",".join(one % (port, end) for port in range(1, rules + 1)) + "]}")
+
+    with fake_kernel_api() as api:
+        monkeypatch.setattr(type(sys.stderr), "isatty", lambda _stream: terminal)
+        code = run(root, ["apply", "--lb", str(saved), f"--port={api.address[1]}"])
+
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (0, f"Configuration applied - {saved}\n")
+    assert ("100%" in captured.err) == bar
+    assert bar or captured.err == ""
