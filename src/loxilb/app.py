@@ -81,6 +81,7 @@ class Daemon:
         self._raw_sockets = RawSockets()
         self._resets = Resets(packet_path, self._raw_sockets)
         self._routes_changed = asyncio.Event()
+        self._links_changed = False
         latencies = Latencies()
         self.configuration = ConfigurationService(
             data_plane=MeasuredDataPlane(packet_path, latencies),
@@ -190,24 +191,28 @@ class Daemon:
         """React to what came together: hundreds of new interfaces are listed once, not once for each."""
         changed = [event.index for event in events if isinstance(event, LinkChanged)]
         removed = [event.index for event in events if isinstance(event, LinkRemoved)]
+        self._links_changed |= bool(changed or removed)
         try:
             if changed or removed:
                 await asyncio.to_thread(self._interfaces.follow, changed, removed)
             # A link that changed takes its routes and neighbours along.
             await asyncio.to_thread(self._packet_path.resolve_again)
-            self._routes_changed.set()
         except KernelError as error:
             _log.error("changes not followed", changes=len(events), cause=error.cause, remedy=error.remedy)
+        finally:
+            self._routes_changed.set()
 
     async def _refresh(self) -> None:
         """Follow routes with what is derived from them; many changes at once are one."""
         while True:
             await self._routes_changed.wait()
             self._routes_changed.clear()
+            links, self._links_changed = self._links_changed, False
             try:
-                await self.configuration.on_network_change()
+                await self.configuration.on_network_change(links=links)
             except LoxilbError as error:
-                _log.error("sources not refreshed", cause=error.cause, remedy=error.remedy)
+                self._links_changed |= links  # the next change is another chance
+                _log.error("addresses and sources not refreshed", cause=error.cause, remedy=error.remedy)
 
 
 def run(settings: Settings, ready: Callable[[str], None]) -> None:

@@ -114,6 +114,9 @@ class VipHost(Protocol):
     def release(self, address: IPAddress) -> None:
         """Give ``address`` up if ``hold`` added it; idempotent; raises KernelError."""
 
+    def refresh(self) -> None:
+        """Own and announce every held address where its subnet is connected now, if that is new; raises KernelError."""
+
 
 class Links(Protocol):
     """Interfaces and routes of the daemon's network namespace."""

@@ -5,11 +5,13 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable, Coroutine
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from loxilb.app import Daemon, limits_of
 from loxilb.errors import KernelError
@@ -21,7 +23,7 @@ from loxilb.model.port import IfIndex
 from loxilb.plan import Limits
 from loxilb.services.store import SqliteStore
 from loxilb.settings import Settings
-from tests.support.services import service
+from tests.support.services import key, service
 
 DEADLINE = 5.0
 
@@ -188,6 +190,38 @@ def test_an_event_that_fails_is_not_the_last(monkeypatch):
         stage.network.news.put_nowait(RoutesChanged())
         stage.network.news.put_nowait(RoutesChanged())
         await stage.until(lambda: stage.fake.resolved == 1)
+
+    play(scene)
+
+
+def test_addresses_follow_links_and_a_failure_is_made_up_for():
+    async def scene(stage: Stage) -> None:
+        host = stage.network
+        await stage.daemon.configuration.put(service(("4ffe::1,80",), of=key("2001::1")))
+        host.interfaces = [replace(port(2, "eth0"), addresses=(ip_interface("2001::9/64"),))]
+        host.refused = {ip_address("2001::1")}
+        with capture_logs() as events:
+            host.news.put_nowait(LinkChanged(IfIndex(2)))
+            await stage.until(lambda: "addresses and sources not refreshed" in [one["event"] for one in events])
+        assert host.announced == []
+
+        host.refused = set()
+        host.news.put_nowait(RoutesChanged())
+        await stage.until(lambda: host.announced == [(ip_address("2001::1"), "eth0")])
+
+    play(scene)
+
+
+def test_addresses_follow_a_link_that_cannot_be_attached(monkeypatch):
+    def refuse(*_arguments: object) -> None:
+        raise KernelError("attach", 5)
+
+    async def scene(stage: Stage) -> None:
+        await stage.daemon.configuration.put(service())
+        stage.network.interfaces = [replace(port(2, "eth0"), addresses=(ip_interface("20.20.20.9/24"),))]
+        monkeypatch.setattr(stage.daemon._interfaces, "follow", refuse)
+        stage.network.news.put_nowait(LinkChanged(IfIndex(2)))
+        await stage.until(lambda: stage.network.announced)
 
     play(scene)
 

@@ -13,12 +13,12 @@ from loxilb.kernel.netlink.events import Tracker
 from loxilb.model.port import IfIndex
 
 
-def link(index: int, *, family: int = socket.AF_UNSPEC, mtu: int = 1500) -> bytes:
+def link(index: int, *, family: int = socket.AF_UNSPEC, mtu: int = 1500, changes: int = 0) -> bytes:
     """Build an RTM_NEWLINK message."""
     message = ifinfmsg()
     message["header"]["type"] = rtnl.RTM_NEWLINK
     message["family"], message["index"], message["ifi_type"], message["flags"] = family, index, 1, 0x1
-    message["attrs"] = [("IFLA_IFNAME", f"eth{index}"), ("IFLA_MTU", mtu)]
+    message["attrs"] = [("IFLA_IFNAME", f"eth{index}"), ("IFLA_MTU", mtu), ("IFLA_CARRIER_CHANGES", changes)]
     message.encode()
     return bytes(message.data)
 
@@ -55,3 +55,21 @@ def test_a_bridge_speaking_of_its_port_is_not_a_link() -> None:
 def test_a_message_that_is_cut_short_ends_the_buffer(rubbish: bytes) -> None:
     """What came before it counts, and reading ends."""
     assert Tracker().digest([route() + rubbish]) == [RoutesChanged()]
+
+
+def test_a_carrier_that_only_changed_for_a_moment_is_told() -> None:
+    """The state is the same as before, the number of changes is not."""
+    tracker = Tracker()
+    tracker.digest([link(7, changes=2)])
+
+    assert tracker.digest([link(7, changes=4)]) == [LinkChanged(IfIndex(7))]
+
+
+def test_after_lost_messages_every_link_may_have_other_addresses() -> None:
+    """Addresses are not tracked: what was lost may have been one."""
+    tracker = Tracker()
+    tracker.digest([link(7)])
+    message = ifinfmsg(link(7))
+    message.decode()
+
+    assert tracker.reset([message], []) == [LinkChanged(IfIndex(7)), RoutesChanged()]

@@ -30,7 +30,8 @@ class LinkKind(Enum):
 class Port:
     """One interface of the daemon's network namespace.
 
-    ``mac`` is six bytes (empty for devices without one). ``up`` is the administrative state, ``carrier`` the link.
+    ``mac`` is six bytes (empty for devices without one). ``up`` is the administrative state, ``carrier`` the link,
+    ``carrier_changes`` how often that came or went.
     ``peer_elsewhere`` is true for a veth whose other end is in another network namespace.
     """
 
@@ -41,6 +42,7 @@ class Port:
     mtu: int
     up: bool
     carrier: bool
+    carrier_changes: int = 0
     master: IfIndex | None = None
     peer_elsewhere: bool = False
     addresses: tuple[IPInterface, ...] = ()

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from loxilb.errors import KernelError
 from loxilb.kernel.netlink import NetworkEvent
+from loxilb.kernel.netlink.holdings import LOOPBACK
+from loxilb.kernel.netlink.subnets import Connection, connected, has
 from loxilb.model import IPAddress, Port
 
 
@@ -14,28 +16,63 @@ class FakeVipHost:
     """``loxilb.ports.VipHost`` in memory.
 
     ``addresses`` is what the host has, those it was given at first included; an address in ``refused`` can
-    neither be added nor removed.
+    neither be added, moved nor removed. ``places`` says on which of the ``interfaces`` each held address is,
+    ``announced`` where each was announced, in order. An interface that is down has lost the IPv6 addresses it held.
     """
 
     def __init__(self, present: Sequence[IPAddress] = ()) -> None:
         """Start with the addresses ``present``, which are never removed."""
         self.addresses: set[IPAddress] = set(present)
         self.refused: set[IPAddress] = set()
-        self._held: set[IPAddress] = set()
+        self.interfaces: list[Port] = []
+        self.places: dict[IPAddress, int] = {}
+        self.announced: list[tuple[IPAddress, str]] = []
+        self._told: dict[IPAddress, Connection] = {}
 
     def hold(self, address: IPAddress) -> None:
         """Own ``address``; raises KernelError."""
-        if address not in self.addresses:
+        if address not in self.addresses and not has(self.interfaces, address):
             self._check(address, "add address")
             self.addresses.add(address)
-            self._held.add(address)
+            self.places[address] = LOOPBACK
+            self._settle(address)
 
     def release(self, address: IPAddress) -> None:
         """Give ``address`` up if ``hold`` added it; raises KernelError."""
-        if address in self._held:
+        if address in self.places:
             self._check(address, "delete address")
-            self._held.remove(address)
+            self._told.pop(address, None)
+            del self.places[address]
             self.addresses.remove(address)
+
+    def refresh(self) -> None:
+        """Follow the interfaces; raises KernelError for the first address that is refused, after all others."""
+        failure = None
+        for address in self.places:
+            try:
+                self._settle(address)
+            except KernelError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _settle(self, address: IPAddress) -> None:
+        told, place = self._told.get(address), self.places[address]
+        link = None
+        if not has(self.interfaces, address):
+            link = connected(address, self.interfaces, preferred=told.index if told else place)
+        lost = place not in (LOOPBACK, *(port.index for port in self.interfaces if port.up))
+        wanted = LOOPBACK if lost else place
+        if link is not None:
+            wanted = link.index if address.version == 6 else LOOPBACK
+        if wanted != place:
+            self._check(address, "move address")
+            self.places[address] = wanted
+        if link is None:
+            self._told.pop(address, None)
+        elif link != told:
+            self._told[address] = link
+            self.announced.append((address, link.name))
 
     def _check(self, address: IPAddress, operation: str) -> None:
         if address in self.refused:

@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
@@ -112,10 +112,10 @@ class Announcer:
                 self._thread.start()
             self._changed.notify()
 
-    def withdraw(self, address: IPAddress) -> None:
-        """Forget the repetitions still due for ``address``: it is no longer ours."""
+    def withdraw(self, addresses: Container[IPAddress]) -> None:
+        """Forget the repetitions still due for ``addresses``: they are no longer ours, or no longer there."""
         with self._changed:
-            self._due = [due for due in self._due if due.address != address]
+            self._due = [due for due in self._due if due.address not in addresses]
             heapq.heapify(self._due)
 
     def close(self) -> None:

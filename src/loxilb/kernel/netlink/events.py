@@ -29,8 +29,7 @@ _GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 32)
 _RTM_NEXTHOP = (104, 105)  # RTM_NEWNEXTHOP, RTM_DELNEXTHOP
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _ADDRESSES = (rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR)
-_LOOPBACK = 1
-# Attribute IFA_RT_PRIORITY (9) of the addresses we hold: they come and go on the loopback, in great numbers.
+# Attribute IFA_RT_PRIORITY (9) of the addresses we hold: they come and go in great numbers.
 _HELD = struct.pack("=HHI", 8, 9, ADDRESS_METRIC)
 _WAYS = {
     *(rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR, rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE),
@@ -103,15 +102,14 @@ class Tracker:
         self._neighbours: dict[tuple[int, str], str] = {}
 
     def reset(self, links: Iterable[Message], neighbours: Iterable[Message]) -> list[NetworkEvent]:
-        """Take full dumps as the truth; returns what differs, and always RoutesChanged."""
+        """Take full dumps as the truth: every link may have other addresses now, and routes may have changed."""
         known = self._links
         self._links = {link["index"]: _signature(link) for link in links}
         self._neighbours = {}
         for message in neighbours:
             self._neighbour(message)
         gone: list[NetworkEvent] = [LinkRemoved(IfIndex(i)) for i in sorted(known.keys() - self._links.keys())]
-        new = [i for i, state in sorted(self._links.items()) if known.get(i) != state]
-        return [*gone, *(LinkChanged(IfIndex(i)) for i in new), RoutesChanged()]
+        return [*gone, *(LinkChanged(IfIndex(i)) for i in sorted(self._links)), RoutesChanged()]
 
     def digest(self, chunks: Iterable[bytes]) -> list[NetworkEvent]:
         """Return the events in raw messages, each once: links in order of arrival, then RoutesChanged."""
@@ -138,7 +136,7 @@ class Tracker:
         if kind in _ADDRESSES and len(data) >= offset + _HEADER.size + _ADDRESS.size:
             index = IfIndex(_ADDRESS.unpack_from(data, offset + _HEADER.size)[-1])
             (length,) = struct.unpack_from("=I", data, offset)
-            held = index == _LOOPBACK and _HELD in data[offset : offset + length]
+            held = _HELD in data[offset : offset + length]
             return RoutesChanged() if held else LinkChanged(index)
         if kind in _WAYS:
             return RoutesChanged()
@@ -182,5 +180,5 @@ def _decode(form: type[Message], data: bytes, offset: int) -> Message:
 
 
 def _signature(link: Message) -> tuple[object, ...]:
-    fields = ("ifname", "mtu", "address", "master", "carrier")
+    fields = ("ifname", "mtu", "address", "master", "carrier", "carrier_changes")
     return (*map(link.get, fields), link["flags"] & _LINK_STATE, kind_of(link))

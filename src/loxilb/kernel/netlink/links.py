@@ -61,6 +61,7 @@ def port_of(link: Message, addresses: tuple[IPInterface, ...]) -> Port:
         mtu=link.get("mtu"),
         up=bool(link["flags"] & IFF_UP),
         carrier=bool(link.get("carrier")),
+        carrier_changes=link.get("carrier_changes") or 0,
         master=IfIndex(master) if master else None,
         peer_elsewhere=kind is LinkKind.VETH and link.get("link_netnsid") is not None,
         addresses=addresses,

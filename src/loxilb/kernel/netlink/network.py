@@ -7,8 +7,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from ipaddress import ip_address
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
@@ -16,40 +14,24 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from loxilb.errors import KernelError
-from loxilb.kernel.netlink.announce import Announcer, Station
+from loxilb.kernel.netlink.announce import Announcer
 from loxilb.kernel.netlink.events import NetworkEvent, Tracker, drain, subscribe
+from loxilb.kernel.netlink.holdings import LOOPBACK, Holdings
 from loxilb.kernel.netlink.host import HostSwitches
-from loxilb.kernel.netlink.links import ADDRESS_METRIC, IFF_UP, mac_of, ports_of
+from loxilb.kernel.netlink.links import IFF_UP, ports_of
+from loxilb.kernel.netlink.routes import route_to
 from loxilb.model import IPAddress, Port
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_LOOPBACK = 1  # LOOPBACK_IFINDEX, the same in every namespace
-_RTN_UNICAST, _RTN_LOCAL = 1, 2
-_IFA_F_NODAD = 0x02
-_IFA_F_NOPREFIXROUTE = 0x200
-_NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 _GATHER_S = 0.01  # bursts of messages become one event
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Route:
-    """What the kernel would do with a packet: ``on_link`` is the interface when there is no gateway."""
-
-    local: bool = False
-    on_link: int | None = None
-    source: IPAddress | None = None
 
 
 class Network:
     """Interfaces, routes and service addresses of one network namespace (``ports.Links``, ``ports.VipHost``).
 
     It works in the namespace of the thread that creates it. All netlink requests run on one worker
-    thread, one after the other, so any method may be called from any thread. A service address is held as /32
-    or /128 on the loopback; an IPv6 address inside a connected subnet is held on that interface, since the
-    kernel answers neighbour solicitations only for addresses of the interface they come in on (it answers ARP
-    for any address it has). IPv6 addresses are added as deprecated (RFC 4862 §5.5.4), so that the host does
-    not choose them as a source.
+    thread, one after the other, so any method may be called from any thread.
     """
 
     def __init__(self) -> None:
@@ -57,7 +39,7 @@ class Network:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._announcer = Announcer()
         self._tracker = Tracker()
-        self._held: dict[IPAddress, int] = {}
+        self._holdings: Holdings
         self._netlink: IPRoute
         self._channel: socket.socket
         self._switches: HostSwitches
@@ -94,7 +76,7 @@ class Network:
 
     def source_for(self, destination: IPAddress) -> IPAddress | None:
         """Return the source the kernel prefers towards ``destination``; None without a route."""
-        return self._call(f"route to {destination}", self._route, destination).source
+        return self._call(f"route to {destination}", self._source_for, destination)
 
     def hold(self, address: IPAddress) -> None:
         """Own ``address`` and announce it where it is on link; one the host already has is left alone."""
@@ -103,6 +85,10 @@ class Network:
     def release(self, address: IPAddress) -> None:
         """Give up ``address`` if it is marked as ours, by this process or an earlier one."""
         self._call(f"release {address}", self._release, address)
+
+    def refresh(self) -> None:
+        """Follow the subnets of the held addresses: move and announce what is new there. Raises KernelError."""
+        self._call("refresh service addresses", self._refresh)
 
     def enable_forwarding(self) -> None:
         """Switch on forwarding and bring the loopback up; ``remove_all`` undoes it. Raises KernelError."""
@@ -139,7 +125,7 @@ class Network:
         self._netlink = IPRoute()
         self._channel = subscribe()
         self._dump_tracked()
-        self._held = dict(self._ours())
+        self._holdings = Holdings(self._netlink, self._announcer)
 
     def _close(self) -> None:
         self._netlink.close()
@@ -151,90 +137,34 @@ class Network:
     def _ports(self) -> tuple[Port, ...]:
         return ports_of(self._netlink.get_links(), self._netlink.get_addr())
 
-    def _ours(self) -> Iterator[tuple[IPAddress, int]]:
-        for message in self._netlink.get_addr():
-            address = ip_address(message.get("local") or message.get("address"))
-            if message.get("rt_priority") == ADDRESS_METRIC and message["prefixlen"] == address.max_prefixlen:
-                yield address, message["index"]
-
-    def _route(self, destination: IPAddress) -> _Route:
-        try:
-            (message,) = self._netlink.route("get", dst=str(destination))
-        except NetlinkError as error:
-            if error.code in _NO_ROUTE:  # unreachable, prohibit and blackhole answer by an error
-                return _Route()
-            raise
-        kind, source = message["type"], message.get("prefsrc")
-        gateway = message.get("gateway") or message.get("via") or message.get("multipath")
-        return _Route(
-            local=kind == _RTN_LOCAL,
-            on_link=message.get("oif") if kind == _RTN_UNICAST and not gateway else None,
-            source=ip_address(source) if source and kind in (_RTN_UNICAST, _RTN_LOCAL) else None,
-        )
+    def _source_for(self, destination: IPAddress) -> IPAddress | None:
+        return route_to(self._netlink, destination).source
 
     def _hold(self, address: IPAddress) -> None:
-        if address in self._held:
-            return
-        self._raise_loopback()
-        route = self._route(address)
-        if route.local:
-            return
-        on_interface = address.version == 6 and route.on_link is not None
-        index = route.on_link if on_interface and route.on_link is not None else _LOOPBACK
-        self._add(address, index)
-        self._held[address] = index
-        if route.on_link is not None:
-            self._announce(address, route.on_link)
-
-    def _add(self, address: IPAddress, index: int) -> None:
-        flags = {"flags": _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE, "preferred": 0} if address.version == 6 else {}
-        self._netlink.addr(
-            "add",
-            index=index,
-            address=str(address),
-            prefixlen=address.max_prefixlen,
-            rt_priority=ADDRESS_METRIC,
-            **flags,
-        )
-
-    def _announce(self, address: IPAddress, index: int) -> None:
-        (link,) = self._netlink.get_links(index)
-        mac = mac_of(link)
-        if len(mac) == 6:
-            self._announcer.announce(address, Station(name=link.get("ifname"), mac=mac))
+        if address not in self._holdings:
+            self._raise_loopback()
+            self._holdings.hold(address)
 
     def _release(self, address: IPAddress) -> None:
-        index = self._held.get(address)
-        if index is None:
-            return
-        self._announcer.withdraw(address)
-        try:
-            self._netlink.addr("del", index=index, address=str(address), prefixlen=address.max_prefixlen)
-        except NetlinkError as error:
-            if error.code not in (
-                errno.EADDRNOTAVAIL,
-                errno.ENODEV,
-            ):  # gone already, alone or with its interface
-                raise
-        del self._held[address]
+        self._holdings.release(address)
+
+    def _refresh(self) -> None:
+        self._holdings.refresh()
 
     def _raise_loopback(self) -> None:
-        (loopback,) = self._netlink.get_links(_LOOPBACK)
+        (loopback,) = self._netlink.get_links(LOOPBACK)
         if not loopback["flags"] & IFF_UP:  # as in a new namespace; nothing on it is reachable then
             self._switches.remember_loopback_down()
-            self._netlink.link("set", index=_LOOPBACK, state="up")
+            self._netlink.link("set", index=LOOPBACK, state="up")
 
     def _enable_forwarding(self) -> None:
         self._raise_loopback()
         self._switches.enable_forwarding()
 
     def _remove_all(self) -> int:
-        self._held = dict(self._ours())
-        removed = len(self._held) + self._switches.remembered
-        for address in list(self._held):
-            self._release(address)
+        removed = self._holdings.release_all() + self._switches.remembered
         if self._switches.restore():
-            self._netlink.link("set", index=_LOOPBACK, state="down")
+            self._netlink.link("set", index=LOOPBACK, state="down")
         return removed
 
 

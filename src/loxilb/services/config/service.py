@@ -174,9 +174,16 @@ class ConfigurationService:
         """Make the configuration what it was after a revision, as a new one; NotFound where it is not kept."""
         await self._run(self._rollback, number, author)
 
-    async def on_network_change(self) -> None:
-        """Bring the sources of onearm services in line with the routes of now; raises KernelError."""
-        await self._run(self._refresh_sources)
+    async def on_network_change(self, *, links: bool = True) -> None:
+        """Bring the sources of onearm services in line with the routes of now; raises KernelError.
+
+        With ``links`` also the addresses of services with the interfaces of now.
+        """
+        try:
+            if links:
+                await self._run(self._vips.refresh)
+        finally:
+            await self._run(self._refresh_sources)
 
     async def set_availability(self, changes: Mapping[EndpointKey, Availability]) -> None:
         """Bring every service that uses these endpoints in line; raises KernelError."""
@@ -234,6 +241,7 @@ class ConfigurationService:
             _log.warning("dropped what belonged to no service", operations=len(strays))
         self._ledger = ledger
         self._vips.follow(self._desired.values(), services)
+        self._vips.refresh()
         self._desired = {service.key: service for service in services}
         self._health.put(_said(stored.states))
         planned = self._plan(self._desired)

@@ -53,6 +53,10 @@ class VipBook:
         )
         self._services = needed
 
+    def refresh(self) -> None:
+        """Follow the subnets of what is held; raises KernelError."""
+        self._host.refresh()
+
     def _carry_out(self, steps: "list[tuple[_Step, _Step, IPAddress]]") -> None:
         done: list[tuple[_Step, IPAddress]] = []
         try:
