@@ -129,8 +129,8 @@ def test_nothing_new_is_nothing_to_tell(pair: Pair, ears: socket.socket, address
     assert pair.addresses() == before
 
 
-def test_addresses_of_others_are_never_touched(pair: Pair) -> None:
-    """What the host had, and what it was given while we held the same."""
+def test_addresses_of_others_are_never_touched(pair: Pair, ears: socket.socket) -> None:
+    """What the host had, and what it was given while we held the same; nor are those announced."""
     pair.here.ip("addr add 3ffe::9/128 dev lo", "addr add 10.10.10.9/32 dev lo")
     disconnect(pair.here)
     for address in (V4, V6, ip_address("3ffe::9"), ip_address("10.10.10.9")):
@@ -140,6 +140,8 @@ def test_addresses_of_others_are_never_touched(pair: Pair) -> None:
 
     pair.network.refresh()
     assert pair.addresses() == before
+    pair.network.hold(LAST4)
+    assert hear_next(ears) == LAST4.packed
     pair.network.release(V4)
     pair.network.release(V6)
 
