@@ -12,7 +12,6 @@ All but the load balancer have it as their default gateway.
 
 import http.client
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,12 +63,6 @@ class LoadBalancer:
             self._daemon.stop()
         if self._touched:
             self.namespace.run(BIN / "loxilb", "down", "--store", self.store, "--purge")
-
-    def work(self) -> float:
-        """Return the processor time in seconds that the daemon has taken."""
-        assert self._daemon is not None
-        fields = Path(f"/proc/{self._daemon.popen.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def log(self) -> str:
         """Return what the daemon logged."""
