@@ -69,10 +69,23 @@ LOX_INLINE __u64 lox_said(__u32 expects, __u32 room)
 	return (__u64)room << 32 | expects;
 }
 
+/*
+ * Nobody acknowledges more than it has left room for, give or take a probe of a closed window. What does was made up, so that
+ * a reset that fits it is believed; or it is older than what was said since.
+ */
+LOX_INLINE void lox_note(struct lox_flow *f, __u32 expects, __u32 room)
+{
+	__u64 said = READ_ONCE(f->sequence);
+	__u32 ahead = expects - (__u32)said;
+
+	if (!said || ahead <= (said >> 32) + LOX_WINDOW_UNSCALED)
+		WRITE_ONCE(f->sequence, lox_said(expects, room));
+}
+
 LOX_INLINE void lox_note_window(const struct lox_packet *p, struct lox_flow *f)
 {
 	if (p->tcp_flags & LOX_TCP_ACK) /* else it says nothing, or is no segment */
-		WRITE_ONCE(f->sequence, lox_said(bpf_ntohl(p->ack), bpf_ntohs(p->window) << (f->window_scale & 15)));
+		lox_note(f, bpf_ntohl(p->ack), bpf_ntohs(p->window) << (f->window_scale & 15));
 }
 
 /* Where a sequence number lies in the window of the direction it goes to. */
@@ -193,7 +206,7 @@ LOX_INLINE void lox_note_segment(const struct lox_work *w, struct lox_flow *own,
 	if (own->state == LOX_STATE_SYN_SENT && p->tcp_flags & LOX_TCP_SYN)
 		lox_note_syn(w, own, peer, state);
 	if (believed && p->tcp_flags & LOX_TCP_ACK && p->tcp_flags & LOX_TCP_SYN)
-		WRITE_ONCE(own->sequence, lox_said(bpf_ntohl(p->ack), bpf_ntohs(p->window)));
+		lox_note(own, bpf_ntohl(p->ack), bpf_ntohs(p->window));
 	else if (believed)
 		lox_note_window(p, own);
 }

@@ -144,7 +144,9 @@ class Connection:
             self.state = (FlowState.ESTABLISHED, FlowState.CLOSING, FlowState.TIME_WAIT)[finished]
 
     def _note(self, tcp: Tcp, own: End) -> None:
-        """The window of a SYN is never scaled (RFC 7323 section 2.2)."""
+        """Nobody acknowledges more than it has left room for; the window of a SYN is never scaled (RFC 7323 2.2)."""
+        if own.expects is not None and (tcp.acknowledgement - own.expects) % _NUMBERS > own.room + _UNSCALED:
+            return
         own.says(tcp.acknowledgement, tcp.window << (0 if tcp.flags & SYN else own.scale or 0))
 
 

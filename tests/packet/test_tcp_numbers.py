@@ -153,6 +153,22 @@ def test_a_segment_without_an_acknowledgement_says_nothing(driver: Driver, hook:
     assert state(driver, service) is FlowState.RESET
 
 
+@pytest.mark.parametrize("flags", [ACK, SYN | ACK], ids=["ack", "syn,ack"])
+def test_an_acknowledgement_of_what_was_never_sent_says_nothing(
+    driver: Driver, hook: Hook, version: int, flags: int
+) -> None:
+    """A reset that fits an acknowledgement made up before is as blind as one alone (RFC 9293 section 3.10.7.4)."""
+    service = driver.service(version)
+    path = driver.open(hook, driver.path(service))
+    driver.use(hook, path)
+
+    driver.send(hook, path.request(flags=flags, acknowledgement=FAR))
+    driver.expect(hook, path.reply(flags=RST, sequence=FAR), Reason.DROP_RST)
+    driver.send(hook, path.request(acknowledgement=SERVER_ISN + WINDOW))
+    driver.send(hook, path.reply(flags=RST, sequence=SERVER_ISN + WINDOW))
+    assert state(driver, service) is FlowState.RESET
+
+
 def test_a_reset_that_is_not_the_next_segment_says_nothing(driver: Driver, hook: Hook, version: int) -> None:
     """The receiver does not look at what it acknowledges (RFC 9293 section 3.10.7.4)."""
     service = driver.service(version)
