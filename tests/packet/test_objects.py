@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,17 @@ def test_all_maps_of_default_size_fit_into_their_budget(world: World) -> None:
 
     assert sizes["flow4"] >= 64 * DataPlaneSettings().flows4
     assert sum(sizes.values()) <= MEMORY, sizes
+
+
+def test_adopted_maps_keep_their_size(world: World) -> None:
+    """What is asked for later cannot change them, and is not taken for what they hold."""
+    settings = DataPlaneSettings(bpffs=world.pins(), flows4=1024, flows6=1024, listeners=2048, sources=1024)
+    BpfDataPlane.open(settings).close()
+    adopted = BpfDataPlane.open(replace(settings, flows4=4096, listeners=4096, sources=4096))
+    try:
+        assert [adopted.sizes[name] for name in ("flow4", "listeners4", "sources")] == [4096, 2048, 1024]
+    finally:
+        adopted.destroy()
 
 
 def record() -> None:

@@ -97,6 +97,18 @@ class TcOptions(ctypes.Structure):
     )
 
 
+class MapInfo(ctypes.Structure):
+    """Start of ``struct bpf_map_info`` (linux/bpf.h)."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+    )
+
+
 class ProgramInfo(ctypes.Structure):
     """Start of ``struct bpf_prog_info`` (linux/bpf.h), up to the name."""
 

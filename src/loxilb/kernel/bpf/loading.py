@@ -196,7 +196,8 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
         directory.remove()
         directory.create()
         found, config = {}, make_config(settings)
-    sizes = sizes_of(config, settings)
+    # Adopted maps keep their size, whatever is asked for now.
+    sizes = sizes_of(config, settings) | {name: maps.max_entries(one) for name, one in found.items()}
     loaded = Loaded(directory=directory, config=config, sizes=sizes, maps=found, adopted=adopted)
     try:
         loaded.object("base")

@@ -33,6 +33,13 @@ def delete(descriptor: int, key: bytes, operation: str) -> None:
         check(result, operation)
 
 
+def max_entries(descriptor: int) -> int:
+    """Return how many entries a map was made for; raises KernelError."""
+    info, size = libbpf.MapInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.MapInfo))
+    check(libbpf.object_info(descriptor, ctypes.byref(info), ctypes.byref(size)), "ask for the size of a map")
+    return int(info.max_entries)
+
+
 def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
     """Read one element of ``size`` bytes; None when it is missing; raises KernelError."""
     value = ctypes.create_string_buffer(size)
