@@ -47,7 +47,9 @@ class Frame:
         ports = struct.pack("!HH", self.source_port, self.destination_port)
         if self.udp:
             return ports + struct.pack("!HH", 8 + 18, 0) + bytes(18)
-        return ports + struct.pack("!IIBBHHH", 1, 1, 0x50, self.flags, 8192, 0, 0)
+        # Each end starts at 1, and has had nothing but the other's SYN.
+        sequence, acknowledgement = 1 if self.flags & SYN else 2, 2 if self.flags & ACK else 0
+        return ports + struct.pack("!IIBBHHH", sequence, acknowledgement, 0x50, self.flags, 8192, 0, 0)
 
     def __bytes__(self) -> bytes:
         """Return the frame. A datagram has no checksum over IPv4, and 18 bytes of payload."""
