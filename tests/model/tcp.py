@@ -122,7 +122,7 @@ class Connection:
                 self.state = FlowState.SYN_RECEIVED
                 other.says(tcp.sequence + 1, _UNSCALED)
                 self._agree_on_scales(tcp)
-            elif not reply and tcp.flags & (SYN | ACK) == SYN:
+            elif not reply and tcp.flags & (SYN | ACK | FIN) == SYN:
                 self._asked(tcp)
             elif self.direct and not reply and tcp.flags & (SYN | ACK) == ACK:
                 self.state = FlowState.ESTABLISHED

@@ -168,6 +168,7 @@ def test_packets_under_way_are_answered_by_a_reset(module_driver: Driver, hook: 
             module_driver.expect(Hook.XDP, rst, Reason.PASS_TO_TC)
         module_driver.expect(Hook.TC, rst, Reason.DROP_NOT_SYN)
         if delete:
+            given_up(module_driver, stays)
             module_driver.expect_answer(hook, stays.request(), Reason.ANSWER_RESET, reset(stays.request()))
         else:
             module_driver.use(hook, stays)
