@@ -15,7 +15,7 @@ import click
 from loxicmd.root import root as loxicmd
 from loxilb.__main__ import command as loxilb
 
-_NOT_BUILT = "Not built yet."
+_NOT_BUILT = "Not built yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ def main(directory: Path) -> None:
     """Write all pages into a directory."""
     directory.mkdir(parents=True, exist_ok=True)
     for page in PAGES:
-        (directory / page.file).write_text(text_of(page))
+        (directory / page.file).write_text(text_of(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def _documents(path: Path) -> list[_Request]:
 
     try:
         documents = list(yaml.safe_load_all(_read(path)))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter for a date that there is not
         raise CommandError(f"{path}: {' '.join(str(error).split())}") from error
     numbered = [(number, one) for number, one in enumerate(documents, 1) if one is not None]
     return list(_described(path, numbered))
@@ -144,7 +144,7 @@ def _request(place: str, kind: _Kind, entry: object) -> _Request:
         return _Request(place, kind.path, encode(kind.decode(entry)))
     except RefusedError as refused:
         raise CommandError(f"{place}: {refused}") from refused
-    except TypeError as error:  # YAML knows dates and the like, which no member is
+    except (TypeError, ValueError) as error:  # YAML knows dates and circles, which no member is
         raise CommandError(f"{place}: {error}") from error
 
 

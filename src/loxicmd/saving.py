@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from loxiapi.saved import ENDPOINTS_FILE, ENDPOINTS_MEMBER, RULES_FILE, RULES_MEMBER
-from loxiapi.wire import LoadBalancerEntry, LoadBalancerList, MonitoredEndpointEntry, MonitoredEndpointList
+from loxiapi.wire import (
+    EndpointEntry,
+    LoadBalancerEntry,
+    LoadBalancerList,
+    MonitoredEndpointEntry,
+    MonitoredEndpointList,
+)
 from loxicmd.grammar import CommandError, command, reject_surplus
 from loxicmd.output import fetch, plain
 from loxicmd.rules import original_form
@@ -66,8 +73,11 @@ def _is_own(entry: LoadBalancerEntry) -> bool:
 
 def _rule(entry: LoadBalancerEntry) -> dict[str, Any]:
     """Return a rule without what only the moment decides."""
-    form = original_form(entry)
-    return form | {"endpoints": [one | {"state": "", "counter": ""} for one in form["endpoints"]]}
+    configured = [
+        EndpointEntry(endpoint_ip=one.endpoint_ip, target_port=one.target_port, weight=one.weight)
+        for one in entry.endpoints
+    ]
+    return original_form(msgspec.structs.replace(entry, endpoints=configured, removed_endpoints=[]))
 
 
 def _endpoints(ctx: click.Context) -> list[dict[str, Any]]:
@@ -97,7 +107,7 @@ def _write(path: Path, document: object, what: str) -> None:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from loxilb.errors import KernelError
 from loxilb.kernel import netns
 from loxilb.kernel.survey import gather
@@ -22,6 +24,8 @@ def examine(namespace: str | None, bpffs: Path | None, xdp: str) -> list[Finding
         return judge(gather(bpffs, xdp))
     except OSError as error:
         raise KernelError("look at the host", error.errno or 0, detail=str(error)) from error
+    except NetlinkError as error:
+        raise KernelError("look at the host", error.code, detail=str(error)) from error
 
 
 def report(findings: Sequence[Finding], form: str) -> str:

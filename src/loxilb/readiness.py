@@ -17,7 +17,8 @@ class Manager:
 
     def __init__(self, environment: Mapping[str, str] = os.environ, process: int | None = None) -> None:
         """Read where to send to, and how often it wants a life sign (sd_watchdog_enabled(3))."""
-        self._address = environment.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
+        path = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path.startswith("@") else path
         watched = environment.get("WATCHDOG_PID", "") in ("", str(process or os.getpid()))
         interval = environment.get("WATCHDOG_USEC", "")
         self._interval = int(interval) / 1e6 / _PARTS if watched and interval.isdecimal() and self._address else 0.0

@@ -83,10 +83,10 @@ def packet_socket(device: Device) -> socket.socket:
 @pytest.fixture(scope="module", params=["seen", "unseen"])
 def either_driver(world: World, request: pytest.FixtureRequest) -> Iterator[Driver]:
     """Return a data plane that can see the kernel's record of a packet, or, as on older kernels, cannot."""
-    known = loading._knows
+    known = loading._known_to_kernel
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "unseen":
-            patch.setattr(loading, "_knows", lambda name: name != b"bpf_cast_to_kern_ctx" and known(name))
+            patch.setattr(loading, "_known_to_kernel", lambda *names: known(*names) - {loading._KERNEL_CTX})
         with loaded(world, SMALL) as made:
             yield made
 

@@ -16,7 +16,7 @@ from loxilb.model.port import IfIndex
 from loxilb.model.survey import Chain, Device, Finding, Level, Survey, Trial
 from loxilb.plan.diagnosis import healthy, judge
 
-TRIALS = tuple(Trial(name=name) for name in ("programs base", "programs tc", "tcx", "clsact", "xdp"))
+TRIALS = tuple(Trial(name=name) for name in ("programs base", "programs tc", "programs sock", "tcx", "clsact", "xdp"))
 
 
 def device(name: str = "eth0", kind: LinkKind = LinkKind.PHYSICAL, index: int = 2, **more: Any) -> Device:
@@ -77,6 +77,7 @@ BRIDGE = (
 )
 TRAPS: dict[str, tuple[Survey, Level, str, str]] = {
     "verifier": (survey(trials=failing("programs tc")), Level.PROBLEM, "programs tc", "report"),
+    "no hooks": (survey(trials=failing("programs sock")), Level.WARNING, "programs sock", "Linux 5.8"),
     "no tcx": (survey(trials=failing("tcx")), Level.WARNING, "tcx", "Linux 6.6"),
     "no hook": (survey(trials=failing("tcx", "clsact")), Level.PROBLEM, "tcx", "Linux 6.6"),
     "no xdp": (survey(trials=failing("xdp")), Level.WARNING, "xdp", "Linux 5.9"),

@@ -277,6 +277,17 @@ def test_the_old_slice_is_not_taken_before_the_plan_is_done():
     assert board.ledger.free[2] == 3
 
 
+def test_a_listener_with_a_mark_takes_two_places():
+    """It needs the one without a mark, too, which tells the data plane to look for marks."""
+    board = Board(Limits(listeners=3))
+    board.done(board.plan(service(of=key(port=101, block=7))))
+
+    with pytest.raises(InvalidRequest, match="listeners"):
+        board.plan(service(of=key(port=102, block=7)))
+    board.done(board.plan(service(of=key(port=102))))
+    assert board.ledger.places == 3
+
+
 def test_listeners_that_go_make_room():
     board = Board(Limits(listeners=2))
     board.done(board.plan(service(of=key(port=100, port_max=101))))

@@ -26,6 +26,10 @@ class LinkKind(Enum):
     OTHER = "other"
 
 
+XDP_BY_DEFAULT = (LinkKind.PHYSICAL, LinkKind.BOND)
+"""Kinds of devices that take an XDP program where nobody says otherwise; the others are served at TC alone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     """One interface of the daemon's network namespace.

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from loxilb.model import LinkKind
+from loxilb.model.port import XDP_BY_DEFAULT
 from loxilb.model.survey import Chain, Device, Finding, Level, Survey
 
 MAX_XDP_MTU = 3506
@@ -18,14 +19,13 @@ _WANTED = {
     "net_raw": "announce addresses, probe by ping, reset connections that end",
     "sys_admin": "mount a BPF file system, enter a network namespace",
 }
-_ESSENTIAL = ("programs",)
-_TRIALS = {
+_WITHOUT = {
+    "programs sock": ("--localsockpolicy will not work", "Linux 5.8 or newer has these hooks"),
     "tcx": ("TC programs are attached by clsact instead of TCX", "Linux 6.6 or newer has TCX"),
     "xdp": ("frames are handled by TC alone", "Linux 5.9 or newer attaches XDP by links"),
     "clsact": ("only TCX is left to attach to", "enable CONFIG_NET_CLS_ACT and CONFIG_NET_SCH_INGRESS"),
     "namespace": ("attaching could not be tried without touching this host", "run it as root"),
 }
-_NOT_IN_FRONT = (LinkKind.VETH, LinkKind.BRIDGE, LinkKind.TUN, LinkKind.LOOPBACK, LinkKind.VXLAN, LinkKind.OTHER)
 
 
 def judge(survey: Survey) -> list[Finding]:
@@ -51,15 +51,14 @@ def _trials(survey: Survey) -> Iterator[Finding]:
     """What was tried; with TCX or clsact alone packets are taken, without both they are not."""
     failed = {trial.name: trial.error for trial in survey.trials if trial.error}
     for trial in survey.trials:
-        kind = trial.name.partition(" ")[0]
         if not trial.error:
             yield Finding(check=trial.name, level=Level.OK, found="works")
-        elif kind in _ESSENTIAL:
+        elif trial.name not in _WITHOUT:
             remedy = "run as root; if it is root, report the last lines with the kernel's version"
             yield Finding(check=trial.name, level=Level.PROBLEM, found=trial.error, remedy=remedy)
         else:
-            lost, remedy = _TRIALS[kind]
-            hopeless = kind in ("tcx", "clsact") and {"tcx", "clsact"} <= failed.keys()
+            lost, remedy = _WITHOUT[trial.name]
+            hopeless = trial.name in ("tcx", "clsact") and {"tcx", "clsact"} <= failed.keys()
             level = Level.PROBLEM if hopeless else Level.WARNING
             yield Finding(check=trial.name, level=level, found=f"{trial.error}: {lost}", remedy=remedy)
 
@@ -133,7 +132,7 @@ def _devices(survey: Survey) -> Iterator[Finding]:
 
 def _xdp(device: Device, policy: str) -> Iterator[Finding]:
     port, check = device.port, f"XDP on {device.port.name}"
-    in_front = policy == "on" or (policy == "auto" and port.kind not in _NOT_IN_FRONT)
+    in_front = policy == "on" or (policy == "auto" and port.kind in XDP_BY_DEFAULT)
     if policy == "off" or not in_front or port.kind is LinkKind.LOOPBACK:
         return
     if device.foreign_xdp:

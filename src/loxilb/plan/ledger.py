@@ -64,6 +64,11 @@ class Holdings:
     slices: list[Slice] = field(default_factory=list)
 
 
+def places(listener: Listener) -> int:
+    """Return how many elements of its map a listener may take: one with a mark needs the one without, too."""
+    return 2 if listener.mark else 1
+
+
 class Ledger:
     """Every programmed service, the owner of every listener, and the free ids and slots.
 
@@ -76,6 +81,7 @@ class Ledger:
         self.services: dict[ServiceKey, Programmed] = dict(programmed or {})
         present = self.services.values()
         self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
+        self.places = sum(map(places, self.owners))
         self.sources = sum(len(one.sources) for one in present)
         self.restless = {key for key, one in self.services.items() if one.restless}
         self._rules = IdPool("rules", limits.rules, {one.rule for one in present})
@@ -115,11 +121,12 @@ class Ledger:
             before = self.services.pop(key, None)
             self.restless.discard(key)
             for listener in before.listeners if before else ():
-                self.owners.pop(listener, None)
+                self.places -= places(listener) if self.owners.pop(listener, None) else 0
             self.sources -= len(before.sources) if before else 0
         for key, one in changes:
             if one is not None:
                 self.services[key] = one
+                self.places += sum(places(listener) for listener in one.listeners if listener not in self.owners)
                 self.owners.update((listener, key) for listener in one.listeners)
                 self.sources += len(one.sources)
                 if one.restless:

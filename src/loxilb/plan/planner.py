@@ -35,7 +35,7 @@ from loxilb.model.image import (
 )
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import stay as stays_of
-from loxilb.plan.ledger import Holdings, Ledger, Programmed
+from loxilb.plan.ledger import Holdings, Ledger, Programmed, places
 from loxilb.plan.pools import Slice, exhausted
 from loxilb.plan.selection import in_address_order, in_rule_order, ring_of
 from loxilb.plan.stay import FLAGS, Phase, Policy, Stay
@@ -351,10 +351,11 @@ def _check_listeners(draft: _Draft) -> None:
                 owner = key if owner in draft.after else owner
             if owner != key:
                 raise _taken(listener, owner)
-    ledger, gone = draft.ledger, sum(listener not in draft.listeners for listener in draft.gone)
-    added = sum(listener not in ledger.owners for listener in draft.listeners)
-    if len(ledger.owners) + added - gone > ledger.limits.listeners:
-        raise exhausted("listeners (one a port)", ledger.limits.listeners)
+    ledger = draft.ledger
+    gone = sum(places(listener) for listener in draft.gone if listener not in draft.listeners)
+    added = sum(places(listener) for listener in draft.listeners if listener not in ledger.owners)
+    if ledger.places + added - gone > ledger.limits.listeners:
+        raise exhausted("listeners (one a port, two with a mark)", ledger.limits.listeners)
 
 
 def _check_sources(draft: _Draft) -> None:

@@ -24,7 +24,7 @@ from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 from loxilb.kernel.bpf.tables import FlowTables
-from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, LinkKind, Mode, Port
+from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
@@ -42,13 +42,12 @@ from loxilb.model.image import (
     PutSource,
     RuleId,
 )
-from loxilb.model.port import IfIndex
+from loxilb.model.port import XDP_BY_DEFAULT, IfIndex
 from loxilb.ports import Fill, FlowCount
 
 _log = structlog.get_logger(__name__)
 
 _Undo = Callable[[], None]
-_XDP_BY_DEFAULT = (LinkKind.PHYSICAL, LinkKind.BOND)
 
 
 class BpfDataPlane:
@@ -153,7 +152,7 @@ class BpfDataPlane:
 
     def _attach_xdp(self, port: Port) -> bool:
         policy = self._settings.xdp
-        if policy is XdpPolicy.OFF or (policy is XdpPolicy.AUTO and port.kind not in _XDP_BY_DEFAULT):
+        if policy is XdpPolicy.OFF or (policy is XdpPolicy.AUTO and port.kind not in XDP_BY_DEFAULT):
             pins.remove(self._directory.link_path("xdp", port.index))
             return False
         try:
@@ -316,9 +315,7 @@ class BpfDataPlane:
         address = convert.listener_address(listener)
         if rule is not None:
             self._hosts.add_service(address)
-        present, step = self._listeners.put(listener, rule)
-        undo.append(step)
-        if present:
+        if self._listeners.put(listener, rule, undo):
             self._hosts.drop_service(address)
 
     def _index_hosts(self) -> None:
@@ -369,8 +366,9 @@ class BpfDataPlane:
 
     def flow_counts(self) -> Mapping[EndpointId, FlowCount]:
         """Return the flows of every endpoint."""
-        states = self._views["endpoint_states"].rows("=IIII")
-        return {EndpointId(at): FlowCount(states[at][0], states[at][2]) for at in self._endpoints_used()}
+        states = self._views["endpoint_states"].rows("=iIII")
+        # Flows of the endpoint that had a slot before may still end, below zero.
+        return {EndpointId(at): FlowCount(max(0, states[at][0]), states[at][2]) for at in self._endpoints_used()}
 
     def fills(self) -> Mapping[str, Fill]:
         """Return how full each table is; those of flows as the ager last counted them."""
@@ -449,10 +447,8 @@ class BpfDataPlane:
 
     def destroy(self) -> None:
         """Remove programs, links and maps from the kernel."""
-        for _, index, path in tuple(self._directory.links()):
-            pins.remove(path)
-            if index:
-                attach.detach_clsact(index)
+        for index in {index for _, index, _ in self._directory.links() if index}:
+            attach.detach_clsact(index)
         self.close()
         self._directory.remove()
 

@@ -42,28 +42,27 @@ class ListenerMaps:
         """Count anew the listeners with a mark; raises KernelError."""
         self._marked = Counter(replace(listener, mark=0) for listener, _ in self.read() if listener.mark)
 
-    def put(self, listener: Listener, rule: RuleId | None) -> tuple[bool, _Undo]:
-        """Lead a listener to a rule (None: to none); returns whether it was there, and what undoes it.
+    def put(self, listener: Listener, rule: RuleId | None, undo: list[_Undo]) -> bool:
+        """Lead a listener to a rule (None: to none); tells whether it was there, and adds what undoes it.
 
         Raises KernelError.
         """
         before = self._word(listener)
         word = (rule or 0) | (abi.LISTENER_SECONDARY if rule and listener.secondary else 0)
         if not listener.mark:
-            self._set(listener, word | (before & abi.LISTENER_MARKED))
-            return bool(before & abi.LISTENER_RULE), lambda: self._set(listener, before)
+            self._change(listener, before, word | (before & abi.LISTENER_MARKED), undo)
+            return bool(before & abi.LISTENER_RULE)
+        self._change(listener, before, word, undo)
         base = replace(listener, mark=0)
-        base_before = self._word(base)
-        self._set(listener, word)
         self._marked[base] += bool(rule) - bool(before)
         marked = abi.LISTENER_MARKED if self._marked[base] else 0
-        self._set(base, (base_before & ~abi.LISTENER_MARKED) | marked)
+        found = self._word(base)
+        self._change(base, found, (found & ~abi.LISTENER_MARKED) | marked, undo)
+        return bool(before)
 
-        def undo() -> None:
-            self._set(listener, before)
-            self._set(base, base_before)
-
-        return bool(before), undo
+    def _change(self, listener: Listener, before: int, word: int, undo: list[_Undo]) -> None:
+        self._set(listener, word)
+        undo.append(lambda: self._set(listener, before))
 
     def _word(self, listener: Listener) -> int:
         found = maps.lookup(self._maps[listener.version], convert.listener_to_key(listener), 4)

@@ -22,6 +22,8 @@ _DIRECTIONS = 2
 _OVERFLOW = 128  # slots for one element of the overflow map, which takes memory only for what is in it
 _LEAST_OVERFLOW = 4096
 _RECORD_HEADER = 8  # of each record of a ring buffer (Documentation/bpf/ringbuf.rst)
+# What only some kernels have: a flag of bpf_l4_csum_replace (6.16), and functions (6.2, 5.18).
+_CSUM_IPV6, _KERNEL_CTX, _SET_RETVAL = b"BPF_F_IPV6", b"bpf_cast_to_kern_ctx", b"bpf_set_retval"
 # Maps that hold a program's own state: never shared, never pinned.
 _PRIVATE = (".rodata", ".bss", ".data")
 
@@ -38,6 +40,7 @@ def _ring_bytes(wanted: int) -> int:
 
 def make_config(settings: DataPlaneSettings) -> abi.Config:
     """Return the load-time configuration of a new data plane, with a secret of its own."""
+    known = _known_to_kernel(_CSUM_IPV6, _KERNEL_CTX, _SET_RETVAL)
     config = abi.Config(
         flow4_mask=_slots(settings.flows4, _LOAD) - 1,
         flow6_mask=_slots(settings.flows6, _LOAD) - 1,
@@ -50,24 +53,22 @@ def make_config(settings: DataPlaneSettings) -> abi.Config:
         ring=-(-settings.ring // abi.RING_LINE) * abi.RING_LINE,
         redirect_peer=int(settings.redirect_peer),
         complete_checksum=int(settings.xdp is XdpPolicy.ON),
-        ipv6_csum_flag=int(_knows(b"BPF_F_IPV6")),
-        kernel_ctx=int(_knows(b"bpf_cast_to_kern_ctx")),
-        set_retval=int(_knows(b"bpf_set_retval")),
+        ipv6_csum_flag=int(_CSUM_IPV6 in known),
+        kernel_ctx=int(_KERNEL_CTX in known),
+        set_retval=int(_SET_RETVAL in known),
         netns=netns.cookie() or 0,
     )
     config.secret[:] = (secrets.randbits(64), secrets.randbits(64))
     return config
 
 
-def _knows(name: bytes) -> bool:
-    """Tell whether the kernel has this function or constant, which is then in its type information.
-
-    BPF_F_IPV6 of bpf_l4_csum_replace came with 6.16, bpf_set_retval with 5.18, bpf_cast_to_kern_ctx with 6.2.
-    """
+def _known_to_kernel(*names: bytes) -> frozenset[bytes]:
+    """Return those of the functions and constants that the kernel has, which are then in its type information."""
     try:
-        return b"\0" + name + b"\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
+        types = Path("/sys/kernel/btf/vmlinux").read_bytes()
     except OSError:
-        return False
+        return frozenset()
+    return frozenset(name for name in names if b"\0" + name + b"\0" in types)
 
 
 def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+from loxilb.errors import KernelError
 from loxilb.kernel.bpf import attach
 from loxilb.kernel.netlink.links import Message, ports_of
 from loxilb.model.survey import Device
@@ -42,7 +43,10 @@ def _foreign_xdp(link: Message) -> str:
     identity = link.get(("xdp", "prog_id"))
     if not identity:
         return ""
-    name = attach.program_name(identity)
+    try:
+        name = attach.program_name(identity)
+    except KernelError:  # its name is not for everybody: whose it is cannot be told
+        return ""
     return "" if name.startswith(_OURS) else name.decode(errors="replace") or f"number {identity}"
 
 

@@ -6,13 +6,13 @@ nothing stays and nobody else's packets meet them.
 """
 
 import ctypes
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from loxilb.errors import KernelError
 from loxilb.kernel.bpf import attach, loading
@@ -21,7 +21,7 @@ from loxilb.kernel.bpf.settings import DataPlaneSettings
 from loxilb.model.survey import Trial
 
 _CLONE_NEWNET = 0x4000_0000
-_OBJECTS = ("base", "gc", "tc", "xdp")
+_OBJECTS = ("base", "gc", "tc", "xdp", "egress", "sock")
 _SMALL = DataPlaneSettings(
     flows4=1024, flows6=1024, half_open4=64, half_open6=64, rules=16, endpoints=16, ring=64, listeners=16, sources=16
 )
@@ -30,7 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def try_all() -> list[Trial]:
-    """Load every program, and attach those that could be loaded at each kind of hook."""
+    """Load every program, and attach those for TC and XDP that could be loaded at each kind of hook."""
     with ExitStack() as stack:
         programs: dict[str, int] = {}
         found = list(_load(stack, programs))
@@ -58,11 +58,13 @@ def _in_own_namespace(work: Callable[[], list[Trial]]) -> list[Trial]:
     outcome: list[Trial] = []
 
     def body() -> None:
-        if _libc.unshare(_CLONE_NEWNET) != 0:
-            number = ctypes.get_errno()
-            outcome.append(Trial(name="namespace", error=errno.errorcode.get(number, str(number))))
-        else:
+        try:
+            if _libc.unshare(_CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "unshare")
             outcome.extend(work())
+        except (OSError, NetlinkError) as error:
+            number = (error.errno or 0) if isinstance(error, OSError) else error.code
+            outcome.append(Trial(name="namespace", error=os.strerror(number)))
 
     thread = threading.Thread(target=body, name="survey")
     thread.start()
