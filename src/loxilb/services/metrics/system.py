@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from loxilb.proto.metrics import Family, Kind
@@ -17,9 +17,10 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(slots=True)
 class System:
-    """What is read of the host; processor use is that since the last time, absent the first time."""
+    """What is read of the host; processor use is that since the last time, and at first since the host started."""
 
-    _last: tuple[int, int] | None = field(default=None)
+    _last: tuple[int, int] = (0, 0)
+    _busy: float = 0.0
 
     def families(self) -> Iterator[Family]:
         """Return the families of host and process."""
@@ -34,14 +35,14 @@ class System:
             yield Family(name=full, kind=Kind.GAUGE, about=about, samples=samples)
         yield from _process()
 
-    def _cpu(self) -> float | None:
+    def _cpu(self) -> float:
         line = (_PROC / "stat").read_text().split("\n", 1)[0]
         ticks = [int(text) for text in line.split()[1:9]]
-        now = sum(ticks), sum(ticks[at] for at in _IDLE)
-        before, self._last = self._last, now
-        if before is None or now[0] <= before[0]:
-            return None
-        return 100 * (1 - (now[1] - before[1]) / (now[0] - before[0]))
+        now, before = (sum(ticks), sum(ticks[at] for at in _IDLE)), self._last
+        if now[0] > before[0]:  # else no tick has passed
+            self._busy = 100 * (1 - (now[1] - before[1]) / (now[0] - before[0]))
+            self._last = now
+        return self._busy
 
 
 def _memory() -> float | None:
