@@ -267,6 +267,13 @@ class Journal(Protocol):
         """Make ``changes`` durable and carry them out as one write; on an error nothing has changed."""
 
 
+class CheckedJournal(Journal, Protocol):
+    """A journal that can be asked first."""
+
+    async def check(self, changes: Changes) -> None:
+        """Refuse what ``keep`` would refuse, with the same error; nothing is carried out."""
+
+
 class EndpointHealth(Protocol):
     """What becomes of a verdict on endpoints."""
 

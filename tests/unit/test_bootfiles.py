@@ -46,11 +46,14 @@ class Journal:
         self.refused: set[int] = set()
         self.full = False
 
+    async def check(self, changes: Changes) -> None:
+        if any(key.port in self.refused for key in changes.services):
+            raise InvalidRequest("rule-hwm error", cause="no rule is left")
+
     async def keep(self, changes: Changes, *, author: Author) -> None:
         if self.full:
             raise StoreError("disk full")
-        if any(key.port in self.refused for key in changes.services):
-            raise InvalidRequest("rule-hwm error", cause="no rule is left")
+        await self.check(changes)
         self.kept.append(changes)
         self.authors.add(author)
 
@@ -145,15 +148,18 @@ def test_an_entry_that_breaks_the_schema_is_named_and_left_out(tmp_path: Path, j
     ]
 
 
-def test_what_clashes_is_found_out_one_by_one(tmp_path: Path, journal: Journal) -> None:
-    """Together they are refused; each alone shows which."""
-    write(tmp_path, [rule(80), rule(81), rule(82)])
-    journal.refused = {81}
+@pytest.mark.parametrize("refused", [{80}, {83}, {81, 82}, {80, 82, 83}, {80, 81, 82, 83}])
+def test_what_clashes_is_left_out_of_the_one_write(tmp_path: Path, journal: Journal, refused: set[int]) -> None:
+    """Together they are refused; the first that is refused with those before it is named."""
+    ports = [80, 81, 82, 83]
+    write(tmp_path, [rule(port) for port in ports])
+    journal.refused = refused
 
-    count, refused = run(tmp_path, journal)
+    count, said = run(tmp_path, journal)
 
-    assert (count, journal.ports) == (2, [80, 82])
-    assert refused == [f"{tmp_path}/lbconfig.txt lbAttr 2: no rule is left"]
+    assert (count, journal.ports) == (4 - len(refused), [port for port in ports if port not in refused])
+    assert len(journal.kept) == 1
+    assert said == [f"{tmp_path}/lbconfig.txt lbAttr {port - 79}: no rule is left" for port in sorted(refused)]
 
 
 def test_a_store_that_cannot_keep_them_is_an_error(tmp_path: Path, journal: Journal) -> None:

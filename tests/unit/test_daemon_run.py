@@ -259,7 +259,7 @@ def test_a_second_daemon_serves_what_the_first_one_left():
     asyncio.run(again.run(second))
 
 
-RULE = {
+RULE: dict[str, Any] = {
     "serviceArguments": {"externalIP": "20.20.20.7", "port": 80, "protocol": "tcp", "name": "saved"},
     "endpoints": [{"endpointIP": "31.31.31.1", "targetPort": 8080, "weight": 1}],
 }
@@ -282,6 +282,21 @@ def test_boot_files_are_imported_once(tmp_path: Path) -> None:
     again = Stage(boot_files=tmp_path)
     again.fake, again.network, again.store = left.fake, left.network, left.store
     asyncio.run(again.run(second))
+
+
+def test_boot_files_with_a_clash_are_one_revision(tmp_path: Path) -> None:
+    """The rule that wants a port of one before it is left out, and not tried by a write of its own."""
+    arguments = RULE["serviceArguments"] | {"port": 79, "portMax": 81, "name": "clash"}
+    third = RULE["serviceArguments"] | {"port": 82, "name": "third"}
+    rules = [RULE, RULE | {"serviceArguments": arguments}, RULE | {"serviceArguments": third}]
+    (tmp_path / "lbconfig.txt").write_text(json.dumps({"lbAttr": rules}))
+
+    async def scene(stage: Stage) -> None:
+        shown = [one.service.name for one in await stage.daemon.configuration.services()]
+        assert shown == ["saved", "third"]
+        assert [one.number for one in await stage.daemon.configuration.revisions(9)] == [1]
+
+    play(scene, boot_files=tmp_path)
 
 
 def test_what_forwards_already_is_not_mixed_with_boot_files(tmp_path: Path) -> None:

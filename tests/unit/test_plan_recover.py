@@ -20,6 +20,7 @@ from loxilb.model.image import (
     RuleEntry,
     RuleId,
 )
+from loxilb.model.service import MAX_WEIGHT
 from loxilb.plan import Ledger, Limits, adopt, listeners_of, plan, recover
 from tests.support.services import key, service
 
@@ -77,6 +78,25 @@ def test_a_ledger_read_back_has_nothing_left_to_plan():
 
     assert strays == []
     assert plan({one.key: one for one in services}, ledger, {}).ops == ()
+
+
+def test_weights_read_during_slow_starts_are_weights():
+    """Places in a short slice, divided by unlike shares, have a large denominator: the weights stay in bounds."""
+    wanted = service(
+        ("31.31.31.1,8080,997", "32.32.32.1,8080,991", "33.33.33.1,8080,983", "34.34.34.1,8080,1"),
+        selection=Selection.PRIORITY,
+        inactive_timeout=240,
+    )
+    image = programmed(wanted).observe()
+    shares = dict(zip(image.endpoints, (7, 9, 8, 10), strict=True))
+    slow = {slot: replace(entry, share=shares[slot]) for slot, entry in image.endpoints.items()}
+
+    (found,) = recover(replace(image, endpoints=slow))
+
+    weights = [one.weight for one in found.endpoints]
+    assert max(weights) == MAX_WEIGHT
+    assert weights[3] > 0
+    assert weights[0] / weights[1] == pytest.approx(997 / 7 / (991 / 9), rel=0.001)
 
 
 def test_what_belongs_to_no_service_is_dropped():

@@ -29,7 +29,7 @@ from loxilb.model.image import (
     Op,
     RuleId,
 )
-from loxilb.model.service import DEFAULT_PERSISTENCE_S
+from loxilb.model.service import DEFAULT_PERSISTENCE_S, MAX_WEIGHT
 from loxilb.plan.ledger import Ledger, Programmed
 from loxilb.plan.planner import listeners_of
 from loxilb.plan.pools import Limits
@@ -134,7 +134,9 @@ def _weights(image: Image, rule: RuleId, present: Mapping[EndpointId, EndpointEn
     deserved = {slot: Fraction(places[slot], one.share) for slot, one in present.items() if one.takes_flows}
     scale = lcm(*(one.denominator for one in deserved.values()))
     whole = {slot: int(one * scale) for slot, one in deserved.items()}
-    return {slot: one // (gcd(*whole.values()) or 1) for slot, one in whole.items()}
+    common = gcd(*whole.values()) or 1
+    excess = max(1.0, max(whole.values(), default=0) / common / MAX_WEIGHT)
+    return {slot: one and max(1, round(one / common / excess)) for slot, one in whole.items()}
 
 
 def _kept(slots: Mapping[EndpointId, EndpointEntry]) -> dict[EndpointId, EndpointEntry]:

@@ -88,7 +88,7 @@ def deadline(policy: Policy, stay: Stay) -> float:
 
 
 def share(policy: Policy, stay: Stay, now: float) -> int:
-    """Return the share of new flows: one tenth at first, a tenth more with each tenth of ``slow_start``."""
+    """Return the share of new flows: as much as has gone of ``slow_start``, in whole tenths, and at least one."""
     if stay.phase is not Phase.TAKING or not policy.slow_start:
         return FULL_SHARE
     ramp = (now - stay.since) * FULL_SHARE / policy.slow_start + _ROUNDING

@@ -15,7 +15,7 @@ from loxilb.codec.rules import service_of
 from loxilb.errors import InvalidRequest, LoxilbError
 from loxilb.model.revision import Author, Changes
 from loxilb.plan import check_supported
-from loxilb.ports import Journal
+from loxilb.ports import CheckedJournal
 
 _W = TypeVar("_W", bound=Wire)
 
@@ -29,7 +29,7 @@ class _Entry(NamedTuple):
     changes: Changes
 
 
-async def import_files(directory: Path, journal: Journal) -> int:
+async def import_files(directory: Path, journal: CheckedJournal) -> int:
     """Carry out what the saved files of ``directory`` hold and return how many entries that were.
 
     An entry that is refused is logged and left out. Raises LoxilbError for a file that cannot be read or is no saved
@@ -49,26 +49,44 @@ async def import_files(directory: Path, journal: Journal) -> int:
     return done
 
 
-async def _carry_out(entries: Sequence[_Entry], journal: Journal, author: Author) -> int:
-    """Carry all out in one write; where one is refused, each in a write of its own."""
-    together = Changes(
+async def _carry_out(entries: Sequence[_Entry], journal: CheckedJournal, author: Author) -> int:
+    """Carry out in one write what can be: a start that is interrupted has imported all or nothing."""
+    wanted, sound = list(entries), 0
+    while error := await _refusal(wanted, journal):
+        sound, error = await _first_refused(wanted, sound, error, journal)
+        _refused(wanted.pop(sound).origin, error)
+    await journal.keep(_together(wanted), author=author)
+    return len(wanted)
+
+
+async def _first_refused(
+    entries: Sequence[_Entry], sound: int, error: InvalidRequest, journal: CheckedJournal
+) -> tuple[int, InvalidRequest]:
+    """Return the first entry that is refused with those before it, and why; the first ``sound`` ones are not."""
+    beyond = len(entries)
+    while beyond - sound > 1:
+        middle = (sound + beyond) // 2
+        found = await _refusal(entries[:middle], journal)
+        if found is None:
+            sound = middle
+        else:
+            beyond, error = middle, found
+    return sound, error
+
+
+async def _refusal(entries: Sequence[_Entry], journal: CheckedJournal) -> InvalidRequest | None:
+    try:
+        await journal.check(_together(entries))
+    except InvalidRequest as error:
+        return error
+    return None
+
+
+def _together(entries: Sequence[_Entry]) -> Changes:
+    return Changes(
         services={key: one for entry in entries for key, one in entry.changes.services.items()},
         endpoints={name: one for entry in entries for name, one in entry.changes.endpoints.items()},
     )
-    try:
-        await journal.keep(together, author=author)
-    except InvalidRequest:
-        return sum([await _carry_out_one(entry, journal, author) for entry in entries])
-    return len(entries)
-
-
-async def _carry_out_one(entry: _Entry, journal: Journal, author: Author) -> bool:
-    try:
-        await journal.keep(entry.changes, author=author)
-    except InvalidRequest as error:
-        _refused(entry.origin, error)
-        return False
-    return True
 
 
 def _read(

@@ -165,10 +165,13 @@ class ConfigurationService:
         """Keep a setting that changes at run time, and tell the watchers."""
         await self._run(self._change, Changes(parameters={name: value}), author)
 
+    async def check(self, changes: Changes) -> None:
+        """Refuse what ``keep`` would refuse."""
+        await self._run(self._check, _normal(changes))
+
     async def keep(self, changes: Changes, *, author: Author) -> None:
         """Carry out ``changes`` as one write; on an error nothing has changed."""
-        services = {key: normal(service) if service else None for key, service in changes.services.items()}
-        await self._run(self._change, replace(changes, services=services), author)
+        await self._run(self._change, _normal(changes), author)
 
     async def rollback(self, number: int, *, author: Author = NOBODY) -> None:
         """Make the configuration what it was after a revision, as a new one; NotFound where it is not kept."""
@@ -273,6 +276,9 @@ class ConfigurationService:
 
     def _rollback(self, number: int, author: Author) -> None:
         self._change(self._journal.back_to(number), author, f"roll back to {number}: ")
+
+    def _check(self, changes: Changes) -> None:
+        self._plan(changes.services).abandon(self._ledger)
 
     def _change(self, asked: Changes, author: Author, note: str = "") -> None:
         """Carry out what was asked: plan, store, data plane, addresses; on failure everything is as before."""
@@ -409,6 +415,11 @@ def _said(states: Mapping[str, HostState]) -> dict[EndpointKey, Availability]:
     """Return what follows for services from what an operator says, known before anything is probed."""
     keys = ((EndpointKey.parse(name), state) for name, state in states.items())
     return {key: _SAID[state] for key, state in keys if key is not None}
+
+
+def _normal(changes: Changes) -> Changes:
+    services = {key: normal(service) if service else None for key, service in changes.services.items()}
+    return replace(changes, services=services)
 
 
 def _present(services: _Changes) -> list[Service]:
