@@ -192,15 +192,17 @@ class Daemon:
         changed = [event.index for event in events if isinstance(event, LinkChanged)]
         removed = [event.index for event in events if isinstance(event, LinkRemoved)]
         self._links_changed |= bool(changed or removed)
+        if changed or removed:
+            await self._attempt("interfaces not followed", self._interfaces.follow, changed, removed)
+        # A link that changed takes its routes and neighbours along, whether it could be attached or not.
+        await self._attempt("routes not followed", self._packet_path.resolve_again)
+        self._routes_changed.set()
+
+    async def _attempt(self, failure: str, work: Callable[..., None], *arguments: object) -> None:
         try:
-            if changed or removed:
-                await asyncio.to_thread(self._interfaces.follow, changed, removed)
-            # A link that changed takes its routes and neighbours along.
-            await asyncio.to_thread(self._packet_path.resolve_again)
+            await asyncio.to_thread(work, *arguments)
         except KernelError as error:
-            _log.error("changes not followed", changes=len(events), cause=error.cause, remedy=error.remedy)
-        finally:
-            self._routes_changed.set()
+            _log.error(failure, cause=error.cause, remedy=error.remedy)
 
     async def _refresh(self) -> None:
         """Follow routes with what is derived from them; many changes at once are one."""

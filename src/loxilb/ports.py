@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ports of the core: what it needs from the outside, each a Protocol of two to six methods.
+"""The ports of the core: what it needs from the outside, each a Protocol.
 
-Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``VipHost`` and ``Links``;
-``loxilb.services.store`` for ``Store``; ``loxilb.services.config`` for ``Configuration``, ``EndpointHealth`` and
-``Journal``; ``loxilb.services.health`` for ``Endpoints``, ``ServiceWatcher`` and ``ChangeWatcher``.
-Nothing here does I/O.
+Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``Measures``, ``VipHost`` and ``Links``;
+``loxilb.services.store`` for ``Store``; ``loxilb.services.config`` for ``Configuration``, ``EndpointHealth``,
+``Journal`` and ``Ledgers``; ``loxilb.services.health`` for ``Endpoints``, ``ServiceWatcher`` and ``ChangeWatcher``;
+``loxilb.services.metrics`` for ``MetricsPage``. Nothing here does I/O.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -13,6 +13,7 @@ from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
 from loxilb.model import Probe, Service
 from loxilb.model.probe import HealthCheck, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes
+from loxilb.plan import Limits
 from loxilb.services.config import ConfigurationService
 from loxilb.services.config.edits import normal
 from loxilb.services.store import SqliteStore
@@ -51,11 +52,17 @@ class Stage:
         self.store = Refusing.open(None)
         self.fake, self.host = FakeDataPlane(), FakeVipHost()
         self.changes: list[Changes] = []
+        self.limits = Limits()
         self.service = self._new()
 
     def _new(self) -> ConfigurationService:
         made = ConfigurationService(
-            data_plane=self.fake, vip_host=self.host, links=FakeLinks(), store=self.store, clock=lambda: 1000.0
+            data_plane=self.fake,
+            vip_host=self.host,
+            links=FakeLinks(),
+            store=self.store,
+            limits=self.limits,
+            clock=lambda: 1000.0,
         )
         made.watch_changes(self)
         return made

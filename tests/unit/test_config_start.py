@@ -7,16 +7,16 @@ from ipaddress import ip_address
 import pytest
 from structlog.testing import capture_logs
 
-from loxilb.errors import KernelError
+from loxilb.errors import InvalidRequest, KernelError
 from loxilb.kernel.fake import FakeDataPlane, FakeVipHost
 from loxilb.model import LossPolicy, Selection
 from loxilb.model.image import DropRule, Image, PutListener, RuleId
 from loxilb.model.probe import HostState
 from loxilb.model.revision import DAEMON, LOG_LEVEL, Changes
-from loxilb.plan import Drift, listeners_of
+from loxilb.plan import Drift, Limits, listeners_of
 from loxilb.services.config.edits import normal
 from tests.support.services import key, service
-from tests.support.stored import FIRST, ME, NAMED, TOLD, VIP, Refusing, Stage, play
+from tests.support.stored import FIRST, ME, NAMED, TOLD, VIP, Killed, Refusing, Stage, die, play
 
 
 def test_everything_survives_a_restart():
@@ -94,9 +94,58 @@ def test_a_write_under_way_that_the_data_plane_refuses_is_taken_back_at_the_star
             assert await stage.service.start() == 1
 
         assert await stage.shown() == [normal(service())]
-        assert "last write taken back, it was never acknowledged" in [one["event"] for one in logs]
+        assert "write that was under way refused and taken back" in [one["event"] for one in logs]
         assert set(stage.fake.observe().listeners) == listeners_of(service())
         assert stage.host.addresses == {VIP}
+
+    play(scene)
+
+
+def test_after_a_loss_of_power_an_unconfirmed_write_is_kept():
+    """It may have been acknowledged: the confirmation is not synced."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.service.put(service())
+        await stage.crash(stage.service.put(service(of=key(port=1))), after="kernel")
+        stage.fake, stage.host = FakeDataPlane(), FakeVipHost()
+        stage.fake.fail_in(0)
+        with pytest.raises(KernelError):
+            await stage.restart()
+        assert stage.store.load().pending
+        assert await stage.restart() == 2
+        assert not stage.store.load().pending
+
+    play(scene)
+
+
+def test_what_is_taken_back_leaves_no_state_of_an_endpoint():
+    async def scene(stage: Stage) -> None:
+        await stage.service.put(service())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage.store, "confirm", die)
+            patch.setattr(stage.store, "take_back", die)
+            with pytest.raises(Killed):
+                await stage.service.keep(Changes(states={FIRST: HostState.RED}), author=ME)
+        stage.fake.fail_in(0)
+        await stage.restart()
+        (status,) = await stage.service.services()
+        assert [one.state.value for one in status.endpoints] == ["active"] * 3
+
+    play(scene)
+
+
+def test_a_start_that_cannot_be_planned_touches_nothing():
+    async def scene(stage: Stage) -> None:
+        await stage.service.put(service())
+        entry = next(iter(stage.fake.observe().rules.values()))
+        (listener,) = listeners_of(service())
+        stage.fake._rules[RuleId(77)] = entry
+        stage.fake.apply([PutListener(listener=replace(listener, port=99), rule=RuleId(77))])
+        before = stage.fake.observe()
+        stage.limits = Limits(service_endpoints=1)
+        with pytest.raises(InvalidRequest):
+            await stage.restart()
+        assert (stage.fake.observe(), stage.host.addresses) == (before, {VIP})
 
     play(scene)
 

@@ -170,6 +170,18 @@ def test_what_is_so_already_is_no_revision():
     play(scene)
 
 
+def test_a_parameter_that_is_so_already_comes_into_force_again():
+    """A flag may have overridden it since the start."""
+
+    async def scene(stage: Stage) -> None:
+        for _ in range(2):
+            await stage.service.set_parameter(LOG_LEVEL, "info")
+        assert [one.parameters for one in stage.changes[-2:]] == [{LOG_LEVEL: "info"}] * 2
+        assert stage.store.load().revision == 1
+
+    play(scene)
+
+
 def test_what_was_said_of_an_endpoint_ends_with_its_last_user():
     async def scene(stage: Stage) -> None:
         for port in (1, 2):

@@ -14,7 +14,7 @@ from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
 from loxilb.model import Counter, LossPolicy, Selection
 from loxilb.model.image import DropEndpoint, EndpointId, Image, Op
 from loxilb.model.probe import Availability, EndpointKey
-from loxilb.plan import listeners_of
+from loxilb.plan import Limits, listeners_of
 from loxilb.ports import EndpointState, EndpointView
 from loxilb.services.config import ConfigurationService
 from loxilb.services.store import SqliteStore
@@ -37,6 +37,7 @@ class Stage:
             vip_host=FakeVipHost(),
             links=self.links,
             store=SqliteStore.open(None),
+            limits=self.fake.limits,
             steady=lambda: self.now,
         )
 
@@ -228,6 +229,24 @@ def test_a_refusal_of_the_kernel_is_tried_again():
     play(scene)
 
 
+def test_a_slot_that_is_used_again_starts_anew():
+    """That its last endpoint had no flow for long says nothing of the next one."""
+
+    async def scene(stage: Stage) -> None:
+        await removed_with_a_flow(stage)
+        stage.fake.disconnect(CLIENT, 1)
+        for _ in range(3):
+            await stage.pass_time(1)
+        assert set(stage.fake.observe().endpoints) == {2}
+        await stage.service.attach(service(("33.33.33.1,80",), loss=LossPolicy.DRAIN))
+        await stage.service.detach(service(("33.33.33.1,80",), loss=LossPolicy.DRAIN))
+        assert set(stage.fake.observe().endpoints) == {1, 2}
+        await stage.pass_time(1)
+        assert set(stage.fake.observe().endpoints) == {1, 2}
+
+    play(scene, FakeDataPlane(Limits(endpoints=2)))
+
+
 class WatchedDataPlane(FakeDataPlane):
     """Counts how often it is asked for flows, and tells when an endpoint is dropped."""
 
@@ -265,3 +284,31 @@ def test_the_loop_sleeps_until_something_is_to_come():
     play(scene, fake)
 
     assert set(fake.observe().endpoints) == {2}
+
+
+def test_what_the_loop_does_itself_does_not_wake_it():
+    fake = WatchedDataPlane()
+
+    async def looks(stage: Stage, wanted: int) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while fake.asked < wanted:
+                await stage.views()
+
+    async def scene(stage: Stage) -> None:
+        await stage.service.put(service((ONE,), slow_start=100))
+        task = asyncio.create_task(stage.service.tend())
+        try:
+            await looks(stage, 1)
+            await stage.service.attach(service((TWO,)))
+            await looks(stage, 2)
+            stage.now += 25
+            stage.service._stirred.set()
+            await looks(stage, 3)
+            for _ in range(3):
+                await stage.views()
+        finally:
+            task.cancel()
+
+    play(scene, fake)
+
+    assert (len(fake.applied), fake.asked) == (3, 3)

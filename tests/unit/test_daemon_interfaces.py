@@ -83,6 +83,20 @@ def test_interfaces_come_and_go():
     assert scene.interfaces.hooks.keys() == {3, 4, 5}
 
 
+def test_one_that_cannot_be_left_keeps_no_other_from_its_change():
+    scene = Scene()
+    scene.interfaces.attach_all()
+    scene.fake.held = {IfIndex(2)}
+    scene.links.interfaces.append(port(5, "eth2"))
+    scene.interfaces.follow([IfIndex(5)], [IfIndex(2), IfIndex(3)])
+    assert scene.fake.attached == {2: "eth0", 4: "docker0", 5: "eth2"}
+    assert scene.interfaces.hooks.keys() == {2, 4, 5}
+
+    scene.fake.held = set()
+    scene.interfaces.follow([], [IfIndex(2)])
+    assert scene.interfaces.hooks.keys() == {4, 5}
+
+
 def test_one_that_is_renamed_out_of_the_choice_is_left():
     scene = Scene(blacklist="^off")
     scene.interfaces.attach_all()

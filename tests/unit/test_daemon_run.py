@@ -222,6 +222,7 @@ def test_addresses_follow_a_link_that_cannot_be_attached(monkeypatch):
         monkeypatch.setattr(stage.daemon._interfaces, "follow", refuse)
         stage.network.news.put_nowait(LinkChanged(IfIndex(2)))
         await stage.until(lambda: stage.network.announced)
+        assert stage.fake.resolved == 1
 
     play(scene)
 

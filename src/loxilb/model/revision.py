@@ -45,7 +45,8 @@ class Changes:
 class Configured:
     """The whole configuration; ``revision`` 0 says that none was ever kept.
 
-    ``pending`` says that the newest revision was never acknowledged: the program ended while it was carried out.
+    ``pending`` says that the newest revision is not confirmed: the program ended while it was carried out, or the power
+    went right after it.
     """
 
     services: Mapping[ServiceKey, Service] = field(default_factory=dict)

@@ -80,6 +80,7 @@ class FakeDataPlane:
         self.attached: dict[IfIndex, str] = {}
         self.addresses: frozenset[IPAddress] = frozenset()
         self.refused: set[str] = set()
+        self.held: set[IfIndex] = set()
         self.resolved = 0
         self.reporting = False
         self.happenings: asyncio.Queue[FlowEvent] = asyncio.Queue()
@@ -166,7 +167,9 @@ class FakeDataPlane:
         return ("tcx",)
 
     def detach(self, index: IfIndex) -> None:
-        """Leave an interface."""
+        """Leave an interface; raises KernelError for one in ``held``."""
+        if index in self.held:
+            raise KernelError(f"detach from interface {index}", errno.EBUSY)
         self.attached.pop(index, None)
 
     def know_addresses(self, addresses: frozenset[IPAddress]) -> None:

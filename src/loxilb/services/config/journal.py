@@ -90,6 +90,10 @@ class StoreJournal:
         except BaseException:
             self.take_back(number)
             raise
+        self.confirm(number)
+
+    def confirm(self, number: int) -> None:
+        """Note that the newest revision was carried out."""
         try:
             self._store.confirm(number)
         except StoreError as error:

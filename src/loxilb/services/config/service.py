@@ -223,32 +223,40 @@ class ConfigurationService:
     # In the worker thread from here on
 
     def _adopt(self) -> int:
+        """Bring everything in line with the store, and settle a write that was under way.
+
+        It may be taken back only while the data plane that it was for is there. After a loss of power a revision may be
+        pending that was acknowledged, as its confirmation is not synced; the data plane is empty then.
+        """
         stored = self._journal.load()
-        if stored.pending:
-            try:
-                with self._journal.carrying_out(stored.revision):
-                    return self._align(stored)
-            except LoxilbError as error:
-                _log.warning("last write taken back, it was never acknowledged", cause=error.cause)
-                stored = self._journal.load()
-        return self._align(stored)
+        if not stored.pending or not self._data_plane.observe().rules:
+            count = self._align(stored)
+            if stored.pending:
+                self._journal.confirm(stored.revision)
+            return count
+        try:
+            with self._journal.carrying_out(stored.revision):
+                return self._align(stored)
+        except LoxilbError as error:
+            _log.warning("write that was under way refused and taken back", cause=error.cause)
+            return self._align(self._journal.load())
 
     def _align(self, stored: Configured) -> int:
         """Program what is stored over what the data plane holds; with nothing ever stored, store that."""
         image = self._data_plane.observe()
         found = stored.services.values() if stored.revision else recover(image)
         services = [normal(service) for service in found]
-        ledger, strays = adopt(image, self._limits, services, self._steady())
+        self._ledger, strays = adopt(image, self._limits, services, self._steady())
+        self._health = HealthBook()
+        self._health.put(_said(stored.states))
+        planned = self._plan({service.key: service for service in services})
+        self.drift = drift_of(image, self._ledger, planned.after) if stored.revision else Drift()
         if strays:
             self._data_plane.apply(strays)
             _log.warning("dropped what belonged to no service", operations=len(strays))
-        self._ledger = ledger
         self._vips.follow(self._desired.values(), services)
-        self._vips.refresh()
         self._desired = {service.key: service for service in services}
-        self._health.put(_said(stored.states))
-        planned = self._plan(self._desired)
-        self.drift = drift_of(image, ledger, planned.after) if stored.revision else Drift()
+        self._vips.refresh()
         self._apply(planned)
         if not stored.revision and services:
             self._journal.adopt(Changes(services=self._desired))
@@ -284,6 +292,9 @@ class ConfigurationService:
         """Carry out what was asked: plan, store, data plane, addresses; on failure everything is as before."""
         changes = self._journal.completed(asked, self._health)
         if not changes:
+            # What was asked for may be out of force all the same: a flag counts more than the store at the start.
+            if asked.parameters:
+                self._journal.follow(Changes(parameters=asked.parameters))
             return
         planned = self._plan(changes.services)
         try:
@@ -311,6 +322,7 @@ class ConfigurationService:
                 self._desired.pop(key, None)
             else:
                 self._desired[key] = service
+        self._stir()
 
     def _plan(self, changes: _Changes, without_flows: Collection[EndpointId] = ()) -> Plan:
         sources, health = self._sources(changes), self._health.states
@@ -331,6 +343,9 @@ class ConfigurationService:
                 planned.commit(self._ledger)
             else:
                 planned.abandon(self._ledger)
+
+    def _stir(self) -> None:
+        """Have the tending loop look again: a service has changed."""
         if self._ledger.restless and self._loop is not None:
             self._loop.call_soon_threadsafe(self._stirred.set)
 
@@ -344,6 +359,7 @@ class ConfigurationService:
         try:
             if due:
                 self._apply(self._plan(due, ended))
+                self._quiet.forget(ended)
         except LoxilbError as error:
             _log.error("endpoints not followed, trying again", services=len(due), cause=error.cause)
             return _RETRY_S
@@ -370,6 +386,7 @@ class ConfigurationService:
         except LoxilbError:
             self._health.put(before)
             raise
+        self._stir()
         _log.info("endpoints changed", changed=len(changes), services=len(users))
 
     def _sources(self, changes: _Changes) -> dict[IPAddress, IPAddress]:
@@ -389,6 +406,7 @@ class ConfigurationService:
         }
         if stale:
             self._apply(self._plan(stale))
+            self._stir()
             _log.info("sources changed with the routes", services=len(stale))
 
     def _statuses(self, counters: Mapping[EndpointId, Counter]) -> list[ServiceStatus]:

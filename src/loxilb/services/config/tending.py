@@ -25,6 +25,11 @@ class Quiet:
         self._since = {slot: self._since.get(slot, now) for slot, count in flows.items() if not count}
         return frozenset(slot for slot, since in self._since.items() if now - since >= LINGER_S)
 
+    def forget(self, slots: Collection[EndpointId]) -> None:
+        """Forget slots that were dropped: they may be another endpoint's by the next look."""
+        for slot in slots:
+            self._since.pop(slot, None)
+
 
 def is_due(programmed: Programmed, ended: Collection[EndpointId], now: float) -> bool:
     """Tell whether a plan at ``now`` would change a service, with the slots in ``ended`` having no flow any more."""

@@ -67,9 +67,17 @@ class Interfaces:
                     self._leave(index)
 
     def _leave(self, index: IfIndex) -> None:
-        if self._hooks.pop(index, None) is not None:
+        """Leave an interface that is taken; one that refuses stays as it is, to be left another time."""
+        if index not in self._hooks:
+            return
+        try:
             self._data_plane.detach(index)
-            _log.info("interface left", interface=self._names.pop(index), index=index)
+        except KernelError as error:
+            name = self._names[index]
+            _log.error("interface not left", interface=name, index=index, cause=error.cause, remedy=error.remedy)
+            return
+        del self._hooks[index]
+        _log.info("interface left", interface=self._names.pop(index), index=index)
 
     def _ports(self) -> Sequence[Port]:
         """Return every interface; the data plane learns the addresses, those of interfaces left out too."""

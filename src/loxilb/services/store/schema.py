@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of the store, and what makes a file ours.
 
-One row an object; one row an object and revision with the document before and after. So a write costs what it changes,
+One row an object; one row an object and revision with the document before. So a write costs what it changes,
 however much is configured.
 """
 
@@ -24,7 +24,7 @@ CREATE TABLE revisions (
 );
 CREATE TABLE changes (
     revision INTEGER NOT NULL REFERENCES revisions ON DELETE CASCADE, kind TEXT NOT NULL, name TEXT NOT NULL,
-    before TEXT, after TEXT, PRIMARY KEY (revision, kind, name)
+    before TEXT, PRIMARY KEY (revision, kind, name)
 ) WITHOUT ROWID;
 """
 

@@ -147,8 +147,8 @@ class SqliteStore:
             row = self._connection.execute(select, (name.kind.value, name.text)).fetchone()
             before[name] = row[0] if row else None
         self._connection.executemany(
-            "INSERT INTO changes VALUES (?, ?, ?, ?, ?)",
-            ((number, name.kind.value, name.text, before[name], after) for name, after in documents.items()),
+            "INSERT INTO changes VALUES (?, ?, ?, ?)",
+            ((number, name.kind.value, name.text, text) for name, text in before.items()),
         )
         self._put(documents)
 
