@@ -98,7 +98,7 @@ def _flows(facts: Facts) -> Iterator[Family]:
     closing = max(0, live // 2 - active)
     yield _gauge("inactive_flow_count", "Flows that have closed and are remembered", _one(closing))
     yield from _both(Kind.COUNTER, "total_requests", "loxilb_requests_total", "Flows opened", _one(opened))
-    about = "Packets of flows that could not be opened: no endpoint, source, port, room or route"
+    about = "Packets dropped because their flow could not be opened: no source, port, room or route"
     yield from _both(Kind.COUNTER, "total_errors", "loxilb_errors_total", about, _one(refused))
     about = "Flows opened that have ended"
     yield _counter("loxilb_closed_connections_processed_total", about, _one(max(0, opened - active)))
