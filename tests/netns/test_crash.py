@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from tests.support.traffic import ask
 
 pytestmark = pytest.mark.must_run
 STEADY, CHANGING = "20.20.20.1", "20.20.20.2"
-LONGEST_WRITE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +172,8 @@ class Ordeal:
         self.writer = Writer(seed)
         self.lb.start()
         self.state = State({})
-        write = self.writer.put(self.state, (STEADY, 2020), None)
-        assert self.lb.namespace.call(send, write) == 200
-        self.state = write.after
+        self.took = 0.0  # seconds that the last acknowledged write took: a kill within them cuts the next one
+        self._settle(self.writer.put(self.state, (STEADY, 2020), None))
         self.observer = self.lb.namespace.call(BpfDataPlane.open, DataPlaneSettings())
         lab.undo(self.observer.close)
 
@@ -185,7 +184,7 @@ class Ordeal:
         write = self.writer.write(self.state)
         daemon = self.lb._daemon
         assert daemon is not None
-        delay = self.writer.random.uniform(0, LONGEST_WRITE_S)
+        delay = self.writer.random.uniform(0, self.took)
         killer = threading.Timer(delay, os.kill, (daemon.popen.pid, signal.SIGKILL))
         killer.start()
         cut = True
@@ -199,7 +198,9 @@ class Ordeal:
         return cut
 
     def _settle(self, write: Write) -> None:
+        began = time.monotonic()
         assert self.lb.namespace.call(send, write) == 200
+        self.took = time.monotonic() - began
         self.state = write.after
 
     def _check(self, other: State) -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections that end before their time: both ends are told by a reset, and nothing goes astray."""
 
+import resource
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -46,10 +47,21 @@ class Ends:
             accepted.close()
 
 
+@contextmanager
+def many_descriptors() -> Iterator[None]:
+    """Let this process open as many files as it may: a crowd takes two for each connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.fixture
 def ends(star: Star) -> Iterator[Ends]:
     """Return the servers' listening sockets."""
-    with ExitStack() as stack:
+    with many_descriptors(), ExitStack() as stack:
         made = Ends(star, stack)
         for number in star.servers:
             listener = number.call(
@@ -154,8 +166,8 @@ def test_a_transfer_under_way_is_reset_at_both_ends(
     def work(sock: socket.socket, step: str) -> None:
         sock.settimeout(5)
         try:
-            while step == "recv" or sock.send(bytes(1 << 16)):
-                if step == "recv" and sock.recv(1 << 16):
+            while sock.send(bytes(1 << 16)) if step == "send" else sock.recv(1 << 16):
+                if step == "recv":
                     under_way.set()
         except OSError as error:
             failures.append(error)
@@ -166,7 +178,7 @@ def test_a_transfer_under_way_is_reset_at_both_ends(
     assert under_way.wait(3)
     star.lb.loxicmd(f"delete lb {vip} --tcp 2020")
     for thread in threads:
-        thread.join()
+        thread.join(10)
 
     assert [type(error) for error in failures] == [ConnectionResetError] * 2
 

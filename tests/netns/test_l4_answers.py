@@ -55,9 +55,9 @@ def test_errors_are_limited_for_each_client(star: Star) -> None:
 
     def burst(source: str) -> int:
         told = 0
-        for _ in range(30):
+        for _ in range(12):
             try:
-                ask_for_error(VIP4, 2020, source=source, timeout=0.02)
+                ask_for_error(VIP4, 2020, source=source, timeout=0.2)
                 told += 1
             except AssertionError:
                 pass
@@ -127,8 +127,8 @@ def test_an_idle_connection_ends(star: Star, vip: str, server: str) -> None:
         with connection(vip, 2020) as sock:
             used_until = time.monotonic() + 3
             wait_for(lambda: ask_on(sock) and time.monotonic() > used_until, what="three seconds of use")
-            assert flows() == 2
             idle_since = time.monotonic()
+            assert flows() == 2
             wait_for(lambda: flows() == 0, deadline=10, what="flow gone")
             idle = time.monotonic() - idle_since
             with pytest.raises(ConnectionResetError):

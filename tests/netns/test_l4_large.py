@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, evenly
 from tests.support.traffic import ask_datagram
 
 pytestmark = pytest.mark.must_run
@@ -15,11 +15,6 @@ SIZE, MTU = 32_000, 1300
 by_family = pytest.mark.parametrize(("vip", "servers"), [(VIP4, SERVERS4), (VIP6, SERVERS6)], ids=["ipv4", "ipv6"])
 by_mode = pytest.mark.parametrize("mode", ["default", "onearm", "fullnat"])
 _VIPS = (f"{VIP4}/32", f"{VIP6}/128")
-
-
-def evenly(addresses: tuple[str, ...]) -> list[str]:
-    """Return endpoints of equal weight."""
-    return [f"{address}:1" for address in addresses]
 
 
 def large(star: Star, vip: str, port: int, count: int) -> list[str]:

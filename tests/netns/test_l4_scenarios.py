@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.icmp_errors import ask_for_error
 from tests.support.lab import Namespace
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, evenly
 from tests.support.traffic import ask, ask_datagram, ask_on, connection
 
 pytestmark = pytest.mark.must_run
@@ -21,11 +21,6 @@ FAMILIES = [(VIP4, SERVERS4), (VIP6, SERVERS6)]
 by_family = pytest.mark.parametrize(("vip", "servers"), FAMILIES, ids=["ipv4", "ipv6"])
 _AT_ONCE_S = 0.9
 """Less than what passes until a SYN is sent again: the first one was answered."""
-
-
-def evenly(addresses: tuple[str, ...]) -> list[str]:
-    """Return endpoints of equal weight."""
-    return [f"{address}:1" for address in addresses]
 
 
 def listener(space: Namespace) -> socket.socket:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.support.lab import wait_for
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, evenly
 from tests.support.traffic import ask, ask_datagram, ask_on, connection
 
 pytestmark = pytest.mark.must_run
@@ -16,11 +16,6 @@ VIP4, VIP6 = "20.20.20.1", "2001::1"
 NAMES = ["server1", "server2", "server3"]
 CLIENTS = {VIP4: ("10.10.10.1", "10.10.10.12", "10.10.10.13"), VIP6: ("3ffe::1", "3ffe::12", "3ffe::13")}
 by_family = pytest.mark.parametrize(("vip", "servers"), [(VIP4, SERVERS4), (VIP6, SERVERS6)], ids=["ipv4", "ipv6"])
-
-
-def evenly(addresses: tuple[str, ...]) -> list[str]:
-    """Return endpoints of equal weight."""
-    return [f"{address}:1" for address in addresses]
 
 
 @by_family

@@ -14,7 +14,7 @@ import pytest
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import libbpf, maps, pins
 from tests.support.lab import Lab, wait_for
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, server
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, evenly, server
 from tests.support.traffic import Answer, ask, ask_datagram, ask_on, connection, family_of
 
 pytestmark = pytest.mark.must_run
@@ -51,11 +51,6 @@ def star(running: Star) -> Iterator[Star]:
 def here(star: Star, work: Callable[[], Any]) -> Any:
     """Do something as a process on the load balancer's host."""
     return star.lb.namespace.call(work)
-
-
-def evenly(addresses: tuple[str, ...]) -> list[str]:
-    """Return endpoints of equal weight."""
-    return [f"{address}:1" for address in addresses]
 
 
 def detach(star: Star, vip: str, protocol: str, address: str) -> None:

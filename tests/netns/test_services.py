@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, evenly
 from tests.support.traffic import ask, ask_on, connection, digest_of, download, upload
 
 pytestmark = pytest.mark.must_run
@@ -14,11 +14,6 @@ VIP4, VIP6 = "20.20.20.1", "2001::1"
 BULK = 50 << 20
 NAMES = ["server1", "server2", "server3"]
 FAMILIES = [(VIP4, SERVERS4), (VIP6, SERVERS6)]
-
-
-def evenly(addresses: tuple[str, ...]) -> list[str]:
-    """Return endpoints of equal weight."""
-    return [f"{address}:1" for address in addresses]
 
 
 @pytest.mark.parametrize("vip", [VIP4, "10.10.10.254", "10.10.10.99", "10.10.10.3"])

@@ -189,10 +189,10 @@ class Driver:
         return [flow for flow, end in (*ends, *back) if end == client]
 
     def live_flows(self, endpoint: EndpointId) -> int:
-        """Return the live flows in an endpoint's slot, by the programs' own count."""
-        raw = lookup(self.data_plane.descriptors["endpoint_states"], index_key(endpoint), 8) or b""
-        count: int = struct.unpack("=iI", raw)[0]
-        return count
+        """Return the live flows in an endpoint's slot, by the programs' own count: below zero where that is wrong."""
+        states = self.data_plane.descriptors["endpoint_states"]
+        raw = lookup(states, index_key(endpoint), ctypes.sizeof(abi.EndpointState)) or b""
+        return int(struct.unpack_from("=i", raw, abi.EndpointState.active.offset)[0])
 
     def ended_traffic(self, endpoint: EndpointId) -> Counter:
         """Return the traffic of the ended flows in an endpoint's slot."""

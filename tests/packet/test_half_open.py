@@ -3,13 +3,15 @@
 
 import random
 import struct
+from ctypes import sizeof
 from dataclasses import replace
 
 import pytest
 
-from loxilb.kernel.abi import Reason
+from loxilb.kernel.abi import Reason, RuleState
 from loxilb.kernel.bpf.maps import index_key, lookup
 from loxilb.model import Endpoint, FlowState, L4Protocol, Mode, Selection, Service
+from loxilb.model.image import RuleId
 from tests.packet.driver import SMALL, TARGET, Driver
 from tests.support.bpf import SERVERS, Hook
 from tests.support.lab import wait_for
@@ -23,10 +25,15 @@ CROWDED = replace(SMALL, flows4=65_536, half_open4=1024)
 LIVE, FLOOD = 10_000, 10_000
 
 
+def half_open_of(driver: Driver, rule: RuleId) -> int:
+    """Return the half-open flows of a rule, by the programs' own count."""
+    value = lookup(driver.data_plane.descriptors["rule_states"], index_key(rule), sizeof(RuleState))
+    return int(struct.unpack_from("=i", value or b"", RuleState.half_open.offset)[0])
+
+
 def half_open(driver: Driver, service: Service) -> int:
-    """Return the half-open flows of a service, by the programs' own count."""
-    value = lookup(driver.data_plane.descriptors["rule_states"], index_key(driver.rule_id(service)), 8)
-    return int(struct.unpack("=Ii", value or b"")[1])
+    """Return the half-open flows of a service."""
+    return half_open_of(driver, driver.rule_id(service))
 
 
 def in_table(driver: Driver, service: Service) -> int:
@@ -142,11 +149,7 @@ def test_a_rule_that_takes_over_an_id_starts_right(driver: Driver, hook: Hook) -
     driver.send(hook, *(driver.path(service).request(flags=SYN) for _ in range(LIMIT)))
     driver.drop(service)
 
-    def count() -> int:
-        value = lookup(driver.data_plane.descriptors["rule_states"], index_key(rule), 8)
-        return int(struct.unpack("=Ii", value or b"")[1])
-
-    wait_for(lambda: count() == 0, what="the end of the deleted service's flows")
+    wait_for(lambda: half_open_of(driver, rule) == 0, what="the end of the deleted service's flows")
 
 
 def connect(driver: Driver, hook: Hook, service: Service) -> None:

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Least connections: what an endpoint has is counted exactly, however its flows begin and end."""
 
-import ctypes
 import random
-import struct
 from dataclasses import replace
 
 import pytest
 
-from loxilb.kernel.abi import EndpointState, Reason
-from loxilb.kernel.bpf.maps import index_key, lookup
+from loxilb.kernel.abi import Reason
 from loxilb.model import FlowState, L4Protocol, Selection, Service
 from tests.packet.driver import SMALL, Driver, Path
 from tests.support.bpf import Hook
@@ -23,10 +20,8 @@ CHURNED = 10_000
 
 
 def active(driver: Driver, service: Service) -> list[int]:
-    """Return the live flows of each endpoint, by the programs' own count."""
-    states = driver.data_plane.descriptors["endpoint_states"]
-    found = (lookup(states, index_key(slot), ctypes.sizeof(EndpointState)) for slot in driver.endpoint_ids(service))
-    return [struct.unpack_from("=i", value or b"")[0] for value in found]
+    """Return the live flows of each endpoint."""
+    return [driver.live_flows(slot) for slot in driver.endpoint_ids(service)]
 
 
 def least(driver: Driver, version: int, protocol: L4Protocol = L4Protocol.TCP) -> Service:

@@ -12,7 +12,7 @@ All but the load balancer have it as their default gateway.
 
 import http.client
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,11 @@ _READY_S = 60.0
 _SEEN_AS_CERTIFICATES = """
     mount -t tmpfs none /opt && mkdir -p /opt/loxilb/cert && mount --bind "$0" /opt/loxilb/cert && exec "$@"
 """
+
+
+def evenly(addresses: Iterable[str]) -> list[str]:
+    """Return endpoints of equal weight, for ``LoadBalancer.create``."""
+    return [f"{address}:1" for address in addresses]
 
 
 class LoadBalancer:

@@ -3,11 +3,14 @@
 
 import json
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loxilb.model import L4Protocol
+from loxilb.model.image import Listener
 from tests.support.api import LiveApi, fake_kernel_api
 from tests.support.cli import Cli
 
@@ -130,6 +133,26 @@ def test_files_have_the_form_of_the_original(cli: Cli, api: LiveApi, tmp_path: P
         "counter": "",
     }
     assert json.loads((tmp_path / "EPconfig.txt").read_text()) == {"Attr": [ENDPOINT]}
+
+
+def test_what_the_moment_adds_is_not_saved(cli: Cli, api: LiveApi, tmp_path: Path) -> None:
+    """The share of an endpoint that starts slowly, and endpoints that are gone but for their flows."""
+    arguments = {"externalIP": "20.20.20.9", "port": 80, "protocol": "tcp", "slowStart": 600, "onEndpointLoss": "drain"}
+    for addresses in (["31.31.31.1", "32.32.32.1"], ["32.32.32.1", "33.33.33.1"]):
+        endpoints = [{"endpointIP": one, "targetPort": 80, "weight": 1} for one in addresses]
+        rule = {"serviceArguments": arguments, "endpoints": endpoints}
+        assert api.request("POST", f"{BASE}/loadbalancer", json.dumps(rule)).status == 200
+        api.data_plane.connect(Listener.of(IPv4Address("20.20.20.9"), L4Protocol.TCP, 80), IPv4Address("10.0.0.1"), 99)
+    (now,) = [one for one in shown(api)[0]["lbAttr"] if one["serviceArguments"]["externalIP"] == "20.20.20.9"]
+    assert [one["endpointIP"] for one in now["removedEndpoints"]] == ["31.31.31.1"]
+    assert [one.get("share") for one in now["endpoints"]] == [None, 10]
+
+    cli("save", "--lb", f"--config-path={tmp_path}", port(api))
+
+    saved = json.loads((tmp_path / "lbconfig.txt").read_text())["lbAttr"]
+    (kept,) = [one for one in saved if one["serviceArguments"]["externalIP"] == "20.20.20.9"]
+    assert "removedEndpoints" not in kept
+    assert kept["endpoints"] == [one | {"state": "", "counter": ""} for one in endpoints]
 
 
 def test_what_belongs_to_others_is_not_saved(cli: Cli, api: LiveApi, tmp_path: Path) -> None:
@@ -293,6 +316,7 @@ BAD_DOCUMENTS = {
     "- 1": "document 1: a mapping with apiVersion, kind and spec is needed",
     "kind: ep": "document 1: hostName in body is required",
     "kind: ep\nspec: {hostName: 2026-11-22}": "document 1: Object of type date is not JSON serializable",
+    "kind: ep\nspec: &a {hostName: *a}": "document 1: Circular reference detected",
 }
 
 
@@ -315,3 +339,11 @@ def test_broken_yaml_is_refused_with_its_line(cli: Cli, api: LiveApi, tmp_path: 
     assert code == 1
     assert "line 2, column 12" in err
     assert err.count("\n") == 1
+
+
+def test_a_date_that_there_is_not_is_refused(cli: Cli, api: LiveApi, tmp_path: Path) -> None:
+    """YAML takes it for a date before anything looks at the member."""
+    file = tmp_path / "a.yaml"
+    file.write_text("kind: ep\nspec: {hostName: 2024-13-45}\n")
+
+    assert cli("apply", "-f", str(file), port(api)) == (1, "", f"Error: {file}: month must be in 1..12\n")

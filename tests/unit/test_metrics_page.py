@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from loxilb.errors import KernelError
 from loxilb.kernel.fake import FakeDataPlane
 from loxilb.measured import MeasuredDataPlane, MeasuredProber
 from loxilb.model import L4Protocol
-from loxilb.model.image import Listener
+from loxilb.model.image import DropListener, Listener
 from loxilb.model.probe import HealthCheck, ProbeKind
 from loxilb.services.health import Outcome
 from loxilb.services.metrics import Latencies
@@ -141,13 +142,18 @@ def test_scrapes_at_once_share_one_page(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_changes_are_timed_and_refusals_counted() -> None:
-    """Both kinds take their time."""
+    """A change that the kernel refuses is timed like one that it takes."""
     fake, latencies = FakeDataPlane(), Latencies()
     measured = MeasuredDataPlane(fake, latencies)
+    listener = Listener.of(ip_address("20.20.20.1"), L4Protocol.TCP, 2020)
     measured.apply([])
+    fake.fail_in(0)
 
-    assert dict(latencies.apply.samples())["_count"] == 1
-    assert measured.counters() == {}
+    with pytest.raises(KernelError, match="asked to fail"):
+        measured.apply([DropListener(listener=listener)])
+
+    assert dict(latencies.apply.samples())["_count"] == 2
+    assert latencies.apply_failures == 1
 
 
 def test_probes_are_timed_by_kind() -> None:

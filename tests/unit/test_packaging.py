@@ -44,6 +44,18 @@ def test_ready_and_stopping_are_told(manager: socket.socket) -> None:
     assert manager.recv(100) == b"STOPPING=1"
 
 
+def test_only_the_first_character_makes_a_socket_abstract(tmp_path: Path) -> None:
+    """The home of a user may have an @ in its name."""
+    folder = tmp_path / "a@b"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(folder / "notify"))
+        listening.settimeout(5)
+        Manager(environment(listening)).ready("")
+
+        assert listening.recv(100) == b"READY=1\nSTATUS="
+
+
 def test_an_abstract_socket_is_found() -> None:
     """Its name begins with @ in the environment, with a zero byte in the kernel."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
@@ -60,16 +72,25 @@ def test_without_a_manager_nothing_fails(given: dict[str, str]) -> None:
     Manager(given).ready("")
 
 
-def test_life_signs_come_twice_in_the_time_allowed(manager: socket.socket) -> None:
+def test_life_signs_come_twice_in_the_time_allowed(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the event loop; the manager's interval is in microseconds."""
+    waits: list[float] = []
+    really_sleep = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await really_sleep(0)
 
     async def scene() -> list[bytes]:
         alive = asyncio.create_task(Manager(environment(manager, WATCHDOG_USEC="20000")).stay_alive())
-        signs = [await asyncio.to_thread(manager.recv, 100) for _ in range(3)]
+        while len(waits) < 3:
+            await really_sleep(0)
         alive.cancel()
-        return signs
+        return [manager.recv(100) for _ in range(3)]
 
+    monkeypatch.setattr("loxilb.readiness.asyncio.sleep", sleep)
     assert asyncio.run(scene()) == [b"WATCHDOG=1"] * 3
+    assert set(waits) == {0.01}
 
 
 @pytest.mark.parametrize("given", [{}, {"WATCHDOG_USEC": "20000", "WATCHDOG_PID": "1"}])
@@ -96,6 +117,7 @@ def test_pages_name_every_option_and_command(pages: dict[str, str]) -> None:
     for words in ("create lb", "get conntrack", "delete endpoint", "set log\\-level"):
         assert f"\n.SS\n{words} " in pages["loxicmd.1"], words
     assert "\\-\\-endpoints" in pages["loxicmd.1"]
+    assert [name for name, text in pages.items() if "Not built yet" in text] == []
     assert loxicmd.name == "loxicmd"
 
 
