@@ -134,7 +134,7 @@ LOX_INLINE int lox_next_fragment(lox_ctx *ctx, const bool v6, struct lox_work *w
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	lox_copy(v6, ref->flow, &w->rw);
 	lox_find_way(ctx, v6, w, ref, rt->generation);
-	reason = w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : lox_hop_check(ctx, w);
+	reason = lox_hop_check(ctx, w);
 	if (reason && v6) /* the sender is told of every fragment, of IPv4 only of the first (RFC 1812 section 4.3.2.7) */
 		return lox_refuse(ctx, v6, reason);
 	if (reason)

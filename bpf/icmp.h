@@ -201,7 +201,7 @@ LOX_INLINE int lox_icmp_forward(lox_ctx *ctx, const bool v6, struct lox_work *w,
 	lox_outer(v6, w, &outer);
 	w->p.tuple.proto = v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 	lox_find_way(ctx, v6, w, &ref, rt->generation);
-	if (w->way.route == LOX_ROUTE_NONE)
+	if (lox_no_way(&w->way))
 		return lox_leave(LOX_DROP, LOX_DROP_NO_ROUTE);
 	if (w->way.route == LOX_ROUTE_LOCAL)
 		outer.flags |= LOX_KEEP_TTL;

@@ -23,7 +23,11 @@ enum lox_route {
 	LOX_ROUTE_NEIGHBOUR,
 	LOX_ROUTE_LOCAL,    /* the kernel's affair: for this host, or to be fragmented */
 	LOX_ROUTE_LOOPBACK, /* the same for a packet from an address of ours, which the kernel takes from the loopback alone */
+	/* No way. All but the black hole tell the sender. */
 	LOX_ROUTE_NONE,
+	LOX_ROUTE_UNREACHABLE,
+	LOX_ROUTE_PROHIBITED,
+	LOX_ROUTE_BLACK_HOLE,
 };
 
 LOX_INLINE __u32 lox_peer_of(__u32 ifindex)
@@ -125,13 +129,20 @@ LOX_INLINE enum lox_route lox_route(void *ctx, const bool v6, __u32 ifindex, con
 		fib->ipv4_dst = daddr->v4;
 	}
 	answer = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
-	if (answer == BPF_FIB_LKUP_RET_SUCCESS)
+	switch (answer) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
 		return LOX_ROUTE_READY;
-	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH)
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		return LOX_ROUTE_NEIGHBOUR;
-	if (answer == BPF_FIB_LKUP_RET_NOT_FWDED)
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
 		return LOX_ROUTE_LOCAL;
-	return LOX_ROUTE_NONE;
+	case BPF_FIB_LKUP_RET_UNREACHABLE:
+		return LOX_ROUTE_UNREACHABLE;
+	case BPF_FIB_LKUP_RET_PROHIBIT:
+		return LOX_ROUTE_PROHIBITED;
+	default:
+		return LOX_ROUTE_BLACK_HOLE;
+	}
 }
 
 #endif

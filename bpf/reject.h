@@ -12,10 +12,15 @@
 
 #define LOX_TTL 64
 #define LOX_ICMP_UNREACHABLE 3
+#define LOX_ICMP_NETWORK 0
+#define LOX_ICMP_HOST 1
 #define LOX_ICMP_PORT 3
 #define LOX_ICMP_TOO_BIG 4
+#define LOX_ICMP_PROHIBITED 13
 #define LOX_ICMP_EXPIRED 11
 #define LOX_ICMP6_UNREACHABLE 1
+#define LOX_ICMP6_NO_ROUTE 0
+#define LOX_ICMP6_PROHIBITED 1
 #define LOX_ICMP6_PORT 4
 #define LOX_ICMP6_TOO_BIG 2
 #define LOX_ICMP6_EXPIRED 3
@@ -256,22 +261,39 @@ LOX_INLINE int lox_make_error(lox_ctx *ctx, const bool v6, struct lox_work *w, c
 	return 0;
 }
 
-/* What to say about `reason`; the type is 0 where the answer is a reset, or silence. */
-LOX_INLINE struct lox_complaint lox_complain(const bool v6, __u32 reason, __u32 mtu)
+/* Code for a destination that no way leads to, as the kernel's router says it (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1). */
+LOX_INLINE __u8 lox_no_way_code(const bool v6, __u32 route)
 {
-	struct lox_complaint say = {};
+	if (route == LOX_ROUTE_PROHIBITED)
+		return v6 ? LOX_ICMP6_PROHIBITED : LOX_ICMP_PROHIBITED;
+	if (v6)
+		return LOX_ICMP6_NO_ROUTE;
+	return route == LOX_ROUTE_UNREACHABLE ? LOX_ICMP_HOST : LOX_ICMP_NETWORK;
+}
 
-	if (reason == LOX_DROP_TTL) {
+/* What to say about the packet in hand. */
+LOX_INLINE struct lox_complaint lox_complain(const bool v6, const struct lox_work *w)
+{
+	struct lox_complaint say = { .type = v6 ? LOX_ICMP6_UNREACHABLE : LOX_ICMP_UNREACHABLE };
+
+	if (w->reason == LOX_DROP_TTL) {
 		say.type = v6 ? LOX_ICMP6_EXPIRED : LOX_ICMP_EXPIRED;
-	} else if (reason == LOX_DROP_TOO_BIG) {
+	} else if (w->reason == LOX_DROP_TOO_BIG) {
 		say.type = v6 ? LOX_ICMP6_TOO_BIG : LOX_ICMP_UNREACHABLE;
 		say.code = v6 ? 0 : LOX_ICMP_TOO_BIG;
-		say.info = bpf_htonl(mtu);
+		say.info = bpf_htonl(w->mtu);
+	} else if (w->reason == LOX_DROP_NO_ROUTE) {
+		say.code = lox_no_way_code(v6, w->way.route);
 	} else {
-		say.type = v6 ? LOX_ICMP6_UNREACHABLE : LOX_ICMP_UNREACHABLE;
 		say.code = v6 ? LOX_ICMP6_PORT : LOX_ICMP_PORT;
 	}
 	return say;
+}
+
+/* Does a router refuse the packet, and not the service it is for? */
+LOX_INLINE bool lox_on_the_way(__u32 reason)
+{
+	return reason == LOX_DROP_TTL || reason == LOX_DROP_TOO_BIG || reason == LOX_DROP_NO_ROUTE;
 }
 
 LOX_INLINE int lox_send_back(lox_ctx *ctx, enum lox_reason reason)
@@ -288,14 +310,16 @@ LOX_INLINE int lox_reject(lox_ctx *ctx, const bool v6)
 
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
-	if (w->reason != LOX_DROP_TTL && w->reason != LOX_DROP_TOO_BIG && w->p.tuple.proto == IPPROTO_TCP)
+	if (w->reason == LOX_DROP_NO_ROUTE && w->way.route == LOX_ROUTE_BLACK_HOLE)
+		return lox_leave(LOX_DROP, LOX_DROP_NO_ROUTE);
+	if (!lox_on_the_way(w->reason) && w->p.tuple.proto == IPPROTO_TCP)
 		return lox_make_reset(ctx, v6, &w->p) ? lox_leave(LOX_DROP, w->reason) :
 							lox_send_back(ctx, LOX_ANSWER_RESET);
 	if (!lox_may_send(v6, &w->p.tuple.saddr))
 		return lox_leave(LOX_DROP, LOX_DROP_RATE);
-	say = lox_complain(v6, w->reason, w->mtu);
+	say = lox_complain(v6, w);
 	own = w->p.tuple.daddr;
-	if (w->reason == LOX_DROP_TTL || w->reason == LOX_DROP_TOO_BIG)
+	if (lox_on_the_way(w->reason))
 		lox_own_address(ctx, v6, &w->p, &own);
 	if (lox_make_error(ctx, v6, w, &own, &say))
 		return lox_leave(LOX_DROP, w->reason);

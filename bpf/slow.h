@@ -90,12 +90,19 @@ LOX_INLINE const union lox_addr *lox_target(const struct lox_ref *ref, const str
 	return e ? &e->addr : &rw->daddr;
 }
 
-/* Ask the FIB where a packet of this flow goes, and remember the answer in its slot. */
+/*
+ * Ask the FIB where a packet of this flow goes, and remember the answer in its slot. It says the same of an address of this
+ * host and of one that no route leads to; an endpoint on this host is known.
+ */
 LOX_INLINE void lox_resolve(lox_ctx *ctx, const bool v6, struct lox_work *w, const struct lox_ref *ref,
 			    __u32 generation)
 {
-	w->way.route = lox_route(ctx, v6, lox_ifindex(ctx), &w->rw.saddr, lox_target(ref, &w->rw), w->p.tuple.proto,
-				 &w->fib);
+	const union lox_addr *target = lox_target(ref, &w->rw);
+
+	w->way.route = lox_route(ctx, v6, lox_ifindex(ctx), &w->rw.saddr, target, w->p.tuple.proto, &w->fib);
+	if (w->way.route == LOX_ROUTE_LOCAL && !(ref->flow->flags & LOX_FLOW_REPLY) &&
+	    lox_host(v6, target) != LOX_HOST_LOCAL)
+		w->way.route = LOX_ROUTE_NONE;
 	w->way.ifindex = w->fib.ifindex;
 	w->way.mtu = lox_mtu_of(&w->fib);
 	if (w->way.route != LOX_ROUTE_READY)
@@ -294,6 +301,8 @@ LOX_INLINE int lox_hop_check(lox_ctx *ctx, struct lox_work *w)
 {
 	bool direct = w->rw.flags & LOX_FLOW_DIRECT;
 
+	if (lox_no_way(&w->way))
+		return LOX_DROP_NO_ROUTE;
 	if (w->way.route == LOX_ROUTE_LOCAL)
 		return 0;
 	if (w->p.ttl <= 1 && !direct)
@@ -324,7 +333,7 @@ LOX_INLINE int lox_prepare(lox_ctx *ctx, const bool v6, struct lox_work *w, __u3
 		return reason;
 	lox_copy(v6, ref->flow, &w->rw);
 	lox_find_way(ctx, v6, w, ref, generation);
-	return w->way.route == LOX_ROUTE_NONE ? LOX_DROP_NO_ROUTE : lox_hop_check(ctx, w);
+	return lox_hop_check(ctx, w);
 }
 
 /* Window scale option of a SYN (RFC 7323 section 2.2), with LOX_SCALE_OFFERED; 0 without one. */

@@ -59,7 +59,7 @@ struct {
 LOX_INLINE bool lox_answered(enum lox_reason reason)
 {
 	return reason == LOX_DROP_TTL || reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_NOT_SYN ||
-	       reason == LOX_DROP_TOO_BIG;
+	       reason == LOX_DROP_TOO_BIG || reason == LOX_DROP_NO_ROUTE;
 }
 
 /* Drop the packet in hand (lox_work), and answer it where that is due. */

@@ -34,7 +34,7 @@ struct {
 LOX_INLINE bool lox_hand_on(enum lox_reason reason)
 {
 	return reason == LOX_DROP_TTL || reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_NOT_SYN ||
-	       reason == LOX_DROP_TOO_BIG;
+	       reason == LOX_DROP_TOO_BIG || reason == LOX_DROP_NO_ROUTE;
 }
 
 LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)

@@ -32,6 +32,11 @@ struct lox_way {
 	__u32 route; /* enum lox_route */
 };
 
+LOX_INLINE bool lox_no_way(const struct lox_way *way)
+{
+	return way->route >= LOX_ROUTE_NONE;
+}
+
 struct lox_work {
 	__u32 rule;   /* of the packet's service, if both tables have been searched in vain; else 0 */
 	__u32 reason; /* why the packet is refused */

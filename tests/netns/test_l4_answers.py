@@ -149,3 +149,15 @@ def test_a_new_timeout_holds_for_flows_that_are_there(star: Star) -> None:
             wait_for(lambda: len(star.lb.rows("get ct")) == 1, deadline=10, what="flow gone")
 
     star.client.call(scenario)
+
+
+@by_family
+def test_a_server_that_no_route_leads_to_is_told(star: Star, vip: str, server: str) -> None:
+    """The client's system says so, with the second SYN where it was still busy with the first; it does not time out."""
+    away = "7ffe::77" if ":" in vip else "77.77.77.77"
+    star.lb.create(vip, f"--tcp=2020:{PORT}", [f"{away}:1"])
+
+    with pytest.raises(OSError, match="unreachable"):
+        star.ask(vip, 2020, timeout=30)
+    star.lb.create(vip, f"--tcp=3030:{PORT}", [f"{server}:1"])
+    assert star.ask(vip, 3030).server == "server1"

@@ -47,6 +47,12 @@ def unreachable(packet: Packet) -> Packet:
     return _error(packet, packet.destination, _UNREACHABLE[packet.source.version])
 
 
+def no_way(packet: Packet, source: IPAddress, kind: str) -> Packet:
+    """Return what the kernel's router says where no route leads, or one of a ``kind`` (RFC 1812 section 5.2.7.1)."""
+    codes = {"none": (0, 0), "unreachable": (1, 0), "prohibit": (13, 1)}
+    return _error(packet, source, (3, codes[kind][0]) if source.version == 4 else (1, codes[kind][1]))
+
+
 def expired(packet: Packet, source: IPAddress) -> Packet:
     """Return time exceeded (RFC 792, RFC 4443 section 3.3)."""
     return _error(packet, source, _EXPIRED[source.version])

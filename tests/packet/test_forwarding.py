@@ -3,15 +3,15 @@
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
 from loxilb.kernel.abi import Reason
-from loxilb.model import Counter, Endpoint, L4Protocol
-from tests.packet.answers import expired
+from loxilb.model import Counter, Endpoint, IPAddress, L4Protocol
+from tests.packet.answers import expired, no_way
 from tests.packet.driver import TARGET, Driver
 from tests.support.bpf import SERVERS, Hook
 from tests.support.packets import SYN
@@ -107,26 +107,51 @@ def test_a_neighbour_that_is_not_known_yet(driver: Driver, hook: Hook, version: 
 
 def test_an_endpoint_on_this_host_gets_its_packets_from_the_stack(driver: Driver, hook: Hook, version: int) -> None:
     """TC translates and passes, for the stack to count the hop if it forwards; XDP leaves that to it."""
-    service = driver.service(version, endpoints=[Endpoint(address=SERVERS[0].address(version), port=TARGET)])
-    path = driver.path(service)
+    here = SERVERS[0].address(version)
+    path = driver.path(driver.service(version, endpoints=[Endpoint(address=here, port=TARGET)]))
     packet = path.request(flags=SYN)
     delivered = replace(path.requested(flags=SYN), dmac=packet.dmac, smac=packet.smac, ttl=packet.ttl)
 
-    if hook is Hook.XDP:
-        driver.expect(Hook.XDP, packet, Reason.PASS_TO_TC)
-    driver.expect(Hook.TC, packet, Reason.FORWARD_LOCAL, delivered)
+    driver.data_plane.know_addresses(frozenset({here}))
+    try:
+        if hook is Hook.XDP:
+            driver.expect(Hook.XDP, packet, Reason.PASS_TO_TC)
+        driver.expect(Hook.TC, packet, Reason.FORWARD_LOCAL, delivered)
+    finally:
+        driver.data_plane.know_addresses(frozenset())
 
 
-@pytest.mark.parametrize("kind", ["unreachable", "blackhole", "prohibit"])
-def test_a_route_that_refuses_drops(driver: Driver, hook: Hook, version: int, kind: str) -> None:
-    """The packet is not the flow's either."""
-    address = ip_address("77.77.77.77" if version == 4 else "7ffe::77")
-    service = driver.service(version, endpoints=[Endpoint(address=address, port=TARGET)])
-    family = f"-{version} "
+def away(version: int) -> IPAddress:
+    """Return an address that no route leads to."""
+    return ip_address("77.77.77.77" if version == 4 else "7ffe::77")
 
-    with changed(f"{family}route add {kind} {address}", f"{family}route del {kind} {address}"):
-        driver.expect(hook, driver.path(service).request(flags=SYN), Reason.DROP_NO_ROUTE)
+
+@pytest.mark.parametrize("protocol", [L4Protocol.TCP, L4Protocol.UDP])
+@pytest.mark.parametrize("kind", ["none", "unreachable", "prohibit"])
+def test_who_sends_where_no_route_leads_is_told(
+    driver: Driver, hook: Hook, version: int, kind: str, protocol: L4Protocol
+) -> None:
+    """At once, also a TCP client: it is the way that is missing, not the port. The packet is not the flow's either."""
+    service = driver.service(version, protocol, endpoints=[Endpoint(address=away(version), port=TARGET)])
+    path = driver.path(service)
+    packet = path.request(flags=SYN) if protocol is L4Protocol.TCP else path.request()
+    route = f"{kind} {away(version)}"
+
+    refused = changed(f"-{version} route add {route}", f"-{version} route del {route}")
+    with nullcontext() if kind == "none" else refused:
+        driver.expect_answer(hook, packet, Reason.ANSWER_UNREACHABLE, no_way(packet, path.vip, kind))
     assert sum(flow.counter.packets for flow in driver.flows(service)) == 0
+
+
+def test_a_black_hole_is_silent(driver: Driver, hook: Hook, version: int) -> None:
+    """As it is for the kernel."""
+    service = driver.service(version, endpoints=[Endpoint(address=away(version), port=TARGET)])
+    route = f"blackhole {away(version)}"
+
+    with changed(f"-{version} route add {route}", f"-{version} route del {route}"):
+        if hook is Hook.XDP:
+            driver.expect(Hook.XDP, driver.path(service).request(flags=SYN), Reason.PASS_TO_TC)
+        driver.expect(Hook.TC, driver.path(service).request(flags=SYN), Reason.DROP_NO_ROUTE)
 
 
 def test_a_changed_neighbour_is_found_by_the_next_generation(driver: Driver, hook: Hook, version: int) -> None:
