@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from loxilb.model import Endpoint, L4Protocol, Mode, Selection, Service
+from loxilb.model import Endpoint, FlowState, L4Protocol, Mode, Selection, Service
 from tests.model.plane import Plane, Run, Seen, expected, peek, programs, route
 from tests.model.sequences import CONVERSATIONS, Conversation, Move, Turn, described, sequences
 from tests.model.tracker import Key, Outcome, Tracker
@@ -25,7 +25,15 @@ from tests.support.bpf import SERVERS, Hook, Verdict, World
 from tests.support.packets import difference
 
 pytestmark = pytest.mark.must_run
-SETTINGS = replace(SMALL, flows4=1024, flows6=1024, half_open4=1024, half_open6=1024, icmp_interval=0.0)
+SETTINGS = replace(
+    SMALL,
+    flows4=1024,
+    flows6=1024,
+    half_open4=1024,
+    half_open6=1024,
+    icmp_interval=0.0,
+    timeouts=dict.fromkeys(FlowState, 3600.0),  # a sequence may take long, and the tables are emptied under the ager
+)
 WAYS = ((Hook.XDP, Hook.TC), (Hook.TC,))
 SEQUENCES, NIGHTLY_SEQUENCES = 2_000, 100_000
 PERSIST_S = 100
