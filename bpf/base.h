@@ -36,6 +36,15 @@ struct bpf_map; /* of the kernel, in signatures of callbacks */
 
 const volatile struct lox_config cfg = {};
 
+/*
+ * Is there a flow table for this IP version? A data plane has both. A copy of it that traces a packet has the one it needs,
+ * and the verifier, which knows cfg, does not look at what is behind this question for the other.
+ */
+LOX_INLINE bool lox_serves(const bool v6)
+{
+	return v6 ? cfg.flow6_mask : cfg.flow4_mask;
+}
+
 LOX_ARRAY(runtime, struct lox_runtime, BPF_F_MMAPABLE);
 
 LOX_INLINE struct lox_runtime *lox_runtime(void)

@@ -161,6 +161,8 @@ LOX_INLINE int lox_fragment(lox_ctx *ctx, const bool v6)
 	__u32 least;
 	int reason;
 
+	if (!lox_serves(v6))
+		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	reason = lox_read_piece(ctx, v6, w, &piece);

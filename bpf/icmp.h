@@ -221,6 +221,8 @@ LOX_INLINE int lox_icmp_error(lox_ctx *ctx, const bool v6)
 	struct lox_quote q = {};
 	int reason;
 
+	if (!lox_serves(v6))
+		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	lox_reach(ctx, LOX_QUOTE_REACH);

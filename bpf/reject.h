@@ -308,6 +308,8 @@ LOX_INLINE int lox_reject(lox_ctx *ctx, const bool v6)
 	struct lox_complaint say;
 	union lox_addr own;
 
+	if (!lox_serves(v6))
+		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	if (w->reason == LOX_DROP_NO_ROUTE && w->way.route == LOX_ROUTE_BLACK_HOLE)

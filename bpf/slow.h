@@ -409,6 +409,8 @@ LOX_INLINE int lox_slow_frame(lox_ctx *ctx, const bool v6)
 	void *data = lox_data(ctx), *end = lox_end(ctx);
 	int reason;
 
+	if (!lox_serves(v6))
+		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
 		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
 	reason = v6 ? lox_parse6(data, end, &w->p, w->fragments) : lox_parse4(data, end, &w->p, w->fragments);

@@ -336,6 +336,101 @@ class Rollback(Wire, kw_only=True, frozen=True):
     revision: Annotated[Int64, about("Number of the revision")]
 
 
+class TraceRequest(Wire, kw_only=True, frozen=True):
+    """Asks what would become of a packet."""
+
+    go_name: ClassVar[str] = "TraceRequest"
+
+    protocol: Annotated[str, one_of("tcp", "udp", "icmp")]
+    source_ip: Annotated[str, about("Address it comes from")] = field(name="sourceIP")
+    destination_ip: Annotated[str, about("Address it goes to")] = field(name="destinationIP")
+    source_port: Annotated[Int64, about("icmp: the identifier of an echo request")] = field(
+        name="sourcePort", default=0
+    )
+    destination_port: Annotated[Int64, about("icmp: the identifier of an echo reply")] = field(
+        name="destinationPort", default=0
+    )
+    interface: Annotated[str, about("Where it comes in; without it where its source is routed to")] = ""
+    flags: Annotated[str, about("tcp: letters of S, F, R, P, A, U, E, C; S when not given")] = ""
+
+
+class PacketHeaders(Wire, kw_only=True, frozen=True):
+    """What a packet says of itself."""
+
+    protocol: Annotated[str, about("tcp, udp, icmp, or a number")] = ""
+    source_ip: str = field(name="sourceIP", default="")
+    source_port: Annotated[int, about("icmp: the identifier of an echo request")] = field(name="sourcePort", default=0)
+    destination_ip: str = field(name="destinationIP", default="")
+    destination_port: Annotated[int, about("icmp: the identifier of an echo reply")] = field(
+        name="destinationPort", default=0
+    )
+    flags: Annotated[str, about("tcp: letters of those set")] = ""
+    ttl: int = 0
+    source_mac: str = field(name="sourceMAC", default="")
+    destination_mac: str = field(name="destinationMAC", default="")
+
+
+class TraceHook(Wire, kw_only=True, frozen=True):
+    """One hook that a traced packet comes by."""
+
+    hook: Annotated[str, about("xdp or tc")]
+    verdict: Annotated[str, about("passed, forwarded, answered or dropped")]
+    reason: Annotated[str, about("The name it is counted under")]
+    cause: Annotated[str, about("Of one that is answered: why it is not forwarded")] = ""
+    step: Annotated[str, about("Which step of the data plane decided")] = ""
+
+
+class TraceFlow(Wire, kw_only=True, frozen=True):
+    """The flow that a traced packet belongs to; idle and age are in seconds."""
+
+    table: str
+    state: str
+    reply: Annotated[bool, about("It is the direction from the endpoint")] = False
+    idle: float = 0
+    age: float = 0
+
+
+class TraceService(Wire, kw_only=True, frozen=True):
+    """The rule that a traced packet meets."""
+
+    name: str = ""
+    external_ip: str = field(name="externalIP", default="")
+    port: int = 0
+    port_max: int = field(name="portMax", default=0)
+    protocol: str = ""
+
+
+class TraceEndpoint(Wire, kw_only=True, frozen=True):
+    """The endpoint of a traced packet's flow."""
+
+    endpoint_ip: str = field(name="endpointIP")
+    target_port: int = field(name="targetPort")
+
+
+class NextHop(Wire, kw_only=True, frozen=True):
+    """Where a packet is sent; without a MAC address the kernel resolves the gateway first."""
+
+    interface: str
+    mac: str = ""
+    gateway: Annotated[str, about("The neighbour that is not resolved yet")] = ""
+
+
+class TraceAnswer(Wire, kw_only=True, frozen=True):
+    """What would become of a packet. Verdict and reason are those of the last hook."""
+
+    interface: str
+    verdict: str
+    reason: str
+    hooks: list[TraceHook]
+    packet: Annotated[PacketHeaders, about("As it was made")]
+    flow: TraceFlow | None = None
+    service: TraceService | None = None
+    endpoint: TraceEndpoint | None = None
+    sent: Annotated[PacketHeaders | None, about("The packet that leaves: rewritten, or the answer")] = None
+    next_hop: NextHop | None = field(name="nextHop", default=None)
+    untraced: Annotated[str, about("A hook of the interface that no made packet can be run at")] = ""
+
+
 class MetricsSwitch(Wire, kw_only=True, frozen=True):
     """Whether ``/metrics`` answers."""
 

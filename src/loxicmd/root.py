@@ -91,6 +91,7 @@ root = Group(
         "rollback": "loxicmd.revisions:rollback",
         "save": "loxicmd.saving:save",
         "apply": "loxicmd.applying:apply",
+        "trace": "loxicmd.trace:trace",
         "explain": "loxicmd.explain:explain",
         "version": "loxicmd.settings:version",
         "completion": "loxicmd.settings:completion",

@@ -36,6 +36,7 @@ from loxilb.services.metrics import Latencies, MetricsService
 from loxilb.services.resets import AbortReporter, RawSockets, Resets
 from loxilb.services.store import SqliteStore, place_of
 from loxilb.services.store import remove as remove_store
+from loxilb.services.trace import PacketTracer, TraceService, Ways
 from loxilb.settings import Settings
 
 _API_BASE = "/netlox/v1"
@@ -44,14 +45,14 @@ _RETRY_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class PacketPath(DataPlane, Measures, Attachable, FlowReporter, AbortReporter, Protocol):
+class PacketPath(DataPlane, Measures, Attachable, FlowReporter, AbortReporter, PacketTracer, Protocol):
     """A data plane with everything that the daemon needs of it."""
 
     def resolve_again(self) -> None:
         """Look routes and neighbours up again for the next packet of every flow; raises KernelError."""
 
 
-class Surroundings(Links, VipHost, Protocol):
+class Surroundings(Links, VipHost, Ways, Protocol):
     """The network around the daemon, and what happens in it."""
 
     def events(self) -> AsyncIterator[Sequence[NetworkEvent]]:
@@ -113,6 +114,9 @@ class Daemon:
             endpoints=self.health,
             log_level=level,
             metrics=self.metrics,
+            tracer=TraceService(
+                tracer=packet_path, ways=surroundings, configuration=self.configuration, owners=self.configuration
+            ),
             build=build_info(),
             host=settings.host,
             port=settings.port,

@@ -14,8 +14,10 @@ from typing import NamedTuple, Protocol
 
 from loxilb.model import Counter, Endpoint, Flow, IPAddress, Port, Service, ServiceKey
 from loxilb.model.image import EndpointEntry, EndpointId, Image, Op
+from loxilb.model.packet import MadePacket
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes, Configured, Revision
+from loxilb.model.trace import Traced
 
 NOBODY = Author()
 
@@ -91,6 +93,30 @@ class Ledgers(Protocol):
 
     async def accounts(self) -> Sequence[Account]:
         """Return every service with its slots, in no order."""
+
+
+class Owners(Protocol):
+    """Whose a slot is."""
+
+    async def owner(self, rule: int) -> Service | None:
+        """Return the service whose rule has this slot; None where there is none any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceReport:
+    """A traced packet, and whose slots those are: ``interface`` and ``out`` are names ("" for none)."""
+
+    traced: Traced
+    interface: str
+    service: Service | None = None
+    out: str = ""
+
+
+class Tracer(Protocol):
+    """Says what becomes of a packet."""
+
+    async def trace(self, made: MadePacket, *, interface: str = "") -> TraceReport:
+        """Trace a packet that comes by ``interface``, or ("") from its source; raises InvalidRequest, KernelError."""
 
 
 class MetricsPage(Protocol):

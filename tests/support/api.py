@@ -23,6 +23,7 @@ from loxilb.services.config import ConfigurationService
 from loxilb.services.health import HealthService, Probes
 from loxilb.services.metrics import Latencies, MetricsService
 from loxilb.services.store import SqliteStore
+from loxilb.services.trace import TraceService
 
 _DEADLINE_S = 20
 NO_CERTIFICATES = Path("/nonexistent")
@@ -60,6 +61,18 @@ def metrics_over(
         health=health,
         latencies=Latencies(),
         enabled=False,
+    )
+
+
+def tracer_over(
+    configuration: ConfigurationService, data_plane: FakeDataPlane | None = None, ways: FakeLinks | None = None
+) -> TraceService:
+    """Return what traces packets, over fakes."""
+    return TraceService(
+        tracer=data_plane or FakeDataPlane(),
+        ways=ways or FakeLinks(),
+        configuration=configuration,
+        owners=configuration,
     )
 
 
@@ -169,9 +182,13 @@ def loop_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 
 @contextmanager
 def live_api(
-    configuration: ConfigurationService, *, host: str = "127.0.0.1", data_plane: FakeDataPlane | None = None
+    configuration: ConfigurationService,
+    *,
+    host: str = "127.0.0.1",
+    data_plane: FakeDataPlane | None = None,
+    ways: FakeLinks | None = None,
 ) -> Iterator[LiveApi]:
-    """Serve ``configuration`` on a free port; metrics are those of ``data_plane``, and off."""
+    """Serve ``configuration`` on a free port; metrics (which are off) and packets are those of ``data_plane``."""
     log_level = MemoryLogLevel()
     health = health_over(configuration)
     configuration.watch(health)
@@ -182,6 +199,7 @@ def live_api(
         endpoints=health,
         log_level=log_level,
         metrics=metrics_over(configuration, health, data_plane),
+        tracer=tracer_over(configuration, data_plane, ways),
         build=BUILD,
         host=host,
         port=0,

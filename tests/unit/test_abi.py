@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loxilb.kernel import abi
+from loxilb.kernel.bpf.work import Work
 from loxilb.model import FlowState, Mode, Selection
 from loxilb.model.image import FULL_SHARE, EndpointFlags
 
@@ -117,6 +118,21 @@ def values(prefix: str, members: Iterable[tuple[str, int]]) -> Iterator[str]:
 def test_a_layout_is_that_of_the_header(kind: type[ctypes.Structure], name: str) -> None:
     """Size, offsets, sizes of members."""
     assert not compile_with(*layout(kind, name))
+
+
+def test_the_record_of_the_slow_path_is_read_where_it_is() -> None:
+    """A trace reads some of its members; it is no part of the ABI."""
+    members = {"rule": "rule", "reason": "reason", "rewrite": "rw", "dmac": "way.macs.dmac", "smac": "way.macs.smac"}
+    members |= {"way_ifindex": "way.ifindex", "fib_ifindex": "fib.ifindex", "fib_destination": "fib.ipv6_dst"}
+    places = [
+        same(f"__builtin_offsetof(struct lox_work, {c})", getattr(Work, name).offset) for name, c in members.items()
+    ]
+    size = same("sizeof(struct lox_work)", ctypes.sizeof(Work))
+
+    assert not compile_with('#pragma clang diagnostic ignored "-Wpadded"', '#include "work.h"', size, *places)
+    assert compile_with(
+        '#pragma clang diagnostic ignored "-Wpadded"', '#include "work.h"', same("sizeof(struct lox_work)", 1)
+    )
 
 
 def test_every_layout_is_compared() -> None:

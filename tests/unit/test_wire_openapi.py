@@ -13,6 +13,7 @@ from loxiapi.operations import OPERATIONS, Kind
 from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import Handlers
 from loxilb.services.api.metrics import MetricsHandlers
+from loxilb.services.api.packets import PacketHandlers
 from loxilb.services.health import HealthService, Probes
 from tests.support.api import (
     BUILD,
@@ -22,6 +23,7 @@ from tests.support.api import (
     ShownConfiguration,
     fake_kernel_api,
     metrics_over,
+    tracer_over,
 )
 from tests.support.json_schema import mismatches
 from tests.support.recorded_api import (
@@ -132,7 +134,10 @@ def test_nothing_undocumented_is_served() -> None:
     health = HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES))
     handlers = Handlers(configuration=configuration, endpoints=health, log_level=MemoryLogLevel(), build=BUILD)
     metrics = MetricsHandlers(metrics_over(configuration, health))
-    served = create_application({**handlers.by_operation(), **metrics.by_operation()}).starlette.routes
+    packets = PacketHandlers(tracer_over(configuration))
+    served = create_application(
+        {**handlers.by_operation(), **metrics.by_operation(), **packets.by_operation()}
+    ).starlette.routes
     routes = {route.path for route in served if isinstance(route, Route)}
     count = len(served)
     configuration.close()

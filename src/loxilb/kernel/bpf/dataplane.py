@@ -14,7 +14,7 @@ import structlog
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sockets
+from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sockets, tracing
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.egress import EgressHooks
 from loxilb.kernel.bpf.events import RingReader
@@ -42,7 +42,9 @@ from loxilb.model.image import (
     PutSource,
     RuleId,
 )
+from loxilb.model.packet import MadePacket
 from loxilb.model.port import XDP_BY_DEFAULT, IfIndex
+from loxilb.model.trace import Traced
 from loxilb.ports import Fill, FlowCount
 
 _log = structlog.get_logger(__name__)
@@ -435,6 +437,10 @@ class BpfDataPlane:
     def aborts_lost(self) -> int:
         """Return how many connections were given up without a report, since there was no room for it."""
         return self._word(abi.Runtime.aborts_lost.offset)
+
+    def trace(self, made: MadePacket, port: Port) -> Traced:
+        """Say what becomes of a packet that comes in by ``port``; nothing changes. Raises KernelError."""
+        return tracing.trace(self._loaded, self._clock, made, port)
 
     # The end.
 

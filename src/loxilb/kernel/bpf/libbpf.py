@@ -136,6 +136,7 @@ map_delete = _declare("bpf_map_delete_elem", c_int, c_int, c_void_p)
 map_lookup_batch = _declare(
     "bpf_map_lookup_batch", c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p
 )
+map_update_batch = _declare("bpf_map_update_batch", c_int, c_int, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)
 object_pin = _declare("bpf_obj_pin", c_int, c_int, c_char_p)
 object_get = _declare("bpf_obj_get", c_int, c_char_p)
 object_info = _declare("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32))

@@ -14,6 +14,7 @@ from loxilb.kernel.bpf.libbpf import check
 _ANY = 0
 _BATCH = 4096
 _ARRAY = 2
+_PART = 1 << 20
 
 
 def index_key(index: int) -> bytes:
@@ -63,6 +64,19 @@ def dump(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[byte
 def count(descriptor: int, key_size: int, value_size: int = 8) -> int:
     """Return how many elements a hash map has, read in batches; raises KernelError."""
     return sum(found for found, _, _ in _batches(descriptor, key_size, value_size))
+
+
+def copy(source: int, target: int, key_size: int, value_size: int) -> None:
+    """Write every element of an array or hash map into another one of its kind, in batches; raises KernelError.
+
+    What changes meanwhile may or may not be copied.
+    """
+    options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions))
+    for found, keys, values in _batches(source, key_size, value_size):
+        if found:
+            size = ctypes.c_uint32(found)
+            result = libbpf.map_update_batch(target, keys, values, ctypes.byref(size), ctypes.byref(options))
+            check(result, "copy a map")
 
 
 def _batches(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[int, bytes, bytes]]:
@@ -149,6 +163,16 @@ class ArrayView:
         if offset + len(data) > self.entries * self.stride:
             raise KernelError("write to an array", errno.E2BIG, detail=f"no room at byte {offset}")
         self._memory[offset : offset + len(data)] = data
+
+    def copy_from(self, other: "ArrayView") -> None:
+        """Write all elements of another array of the same layout over those of a writable view.
+
+        Part by part, so that other threads get their turn.
+        """
+        length = min(self.entries * self.stride, other.entries * other.stride)
+        for at in range(0, length, _PART):
+            end = min(at + _PART, length)
+            self._memory[at:end] = other.read(at, end - at)
 
     def close(self) -> None:
         """Unmap."""

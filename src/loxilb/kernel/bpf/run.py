@@ -2,6 +2,7 @@
 """BPF_PROG_TEST_RUN: run a program on a made packet (Documentation/bpf/bpf_prog_run.rst)."""
 
 import ctypes
+import struct
 from dataclasses import dataclass
 
 from loxilb.kernel.bpf import libbpf
@@ -10,6 +11,7 @@ from loxilb.kernel.bpf.libbpf import check
 _OUT_SIZE = 1 << 16
 _LIVE_FRAMES = 2
 _EMPTY_FRAME = 14
+_SKB_IFINDEX = 40  # offset in struct __sk_buff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,13 @@ class RunResult:
     code: int
     packet: bytes
     nanoseconds: int
+
+
+def context_of(hook: str, index: int, length: int) -> bytes:
+    """Return the context of a frame of ``length`` bytes that comes in by interface ``index``, for ``xdp`` or ``tc``."""
+    if hook == "xdp":  # struct xdp_md: data, data_end, data_meta, ingress_ifindex
+        return struct.pack("=4I", 0, length, 0, index)
+    return bytes(_SKB_IFINDEX) + struct.pack("=I", index)
 
 
 def run(program: int, packet: bytes, *, context: bytes = b"", repeat: int = 1, want_packet: bool = True) -> RunResult:

@@ -17,6 +17,7 @@ from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import TypeVar
 
 from loxilb.errors import KernelError
+from loxilb.kernel.fake import tracing
 from loxilb.model import (
     AbortedConnection,
     Counter,
@@ -47,7 +48,9 @@ from loxilb.model.image import (
     RuleEntry,
     RuleId,
 )
+from loxilb.model.packet import MadePacket
 from loxilb.model.port import IfIndex
+from loxilb.model.trace import Traced
 from loxilb.plan import Limits
 from loxilb.ports import Fill, FlowCount
 
@@ -203,6 +206,19 @@ class FakeDataPlane:
     def aborts_lost(self) -> int:
         """Return ``lost_aborts``."""
         return self.lost_aborts
+
+    def trace(self, made: MadePacket, port: Port) -> Traced:
+        """Say what becomes of a packet; nothing changes."""
+
+        def choose(listener: Listener) -> tuple[EndpointId | None, str]:
+            before = dict(self._positions), dict(self._affinities), self._reasons
+            self._reasons = defaultdict(int)
+            slot = self.choose(listener, client=made.source)
+            (reason,) = self._reasons
+            self._positions, self._affinities, self._reasons = before
+            return slot, reason
+
+        return tracing.trace(self.observe(), self._flows, made, port, choose)
 
     # What a test asks
 

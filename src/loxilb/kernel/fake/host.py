@@ -10,6 +10,7 @@ from loxilb.kernel.netlink import NetworkEvent
 from loxilb.kernel.netlink.holdings import LOOPBACK
 from loxilb.kernel.netlink.subnets import Connection, connected, has
 from loxilb.model import IPAddress, Port
+from loxilb.model.port import IfIndex
 
 
 class FakeVipHost:
@@ -80,7 +81,10 @@ class FakeVipHost:
 
 
 class FakeLinks:
-    """``loxilb.ports.Links`` in memory; ``routes`` maps a destination to the address to send from."""
+    """``loxilb.ports.Links`` in memory; ``routes`` maps a destination to the address to send from.
+
+    An address leads to the interface whose subnet it is in.
+    """
 
     def __init__(self) -> None:
         """Start without interfaces and routes."""
@@ -94,6 +98,12 @@ class FakeLinks:
     def source_for(self, destination: IPAddress) -> IPAddress | None:
         """Return the address to send from towards ``destination``; None without a route."""
         return self.routes.get(destination)
+
+    def way_to(self, destination: IPAddress) -> IfIndex | None:
+        """Return the interface towards ``destination``; None without a route, or where it is this host."""
+        own = {one.ip for port in self.interfaces for one in port.addresses}
+        near = (port.index for port in self.interfaces for one in port.addresses if destination in one.network)
+        return None if destination in own else next(near, None)
 
 
 class FakeNetwork(FakeVipHost, FakeLinks):

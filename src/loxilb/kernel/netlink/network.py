@@ -21,6 +21,7 @@ from loxilb.kernel.netlink.host import HostSwitches
 from loxilb.kernel.netlink.links import IFF_UP, ports_of
 from loxilb.kernel.netlink.routes import route_to
 from loxilb.model import IPAddress, Port
+from loxilb.model.port import IfIndex
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -77,6 +78,10 @@ class Network:
     def source_for(self, destination: IPAddress) -> IPAddress | None:
         """Return the source the kernel prefers towards ``destination``; None without a route."""
         return self._call(f"route to {destination}", self._source_for, destination)
+
+    def way_to(self, destination: IPAddress) -> IfIndex | None:
+        """Return the interface towards ``destination``; None without a route, or where it is this host."""
+        return self._call(f"route to {destination}", self._way_to, destination)
 
     def hold(self, address: IPAddress) -> None:
         """Own ``address`` and announce it where it is on link; one the host already has is left alone."""
@@ -139,6 +144,10 @@ class Network:
 
     def _source_for(self, destination: IPAddress) -> IPAddress | None:
         return route_to(self._netlink, destination).source
+
+    def _way_to(self, destination: IPAddress) -> IfIndex | None:
+        found = route_to(self._netlink, destination)
+        return None if found.local or found.interface is None else IfIndex(found.interface)
 
     def _hold(self, address: IPAddress) -> None:
         if address not in self._holdings:

@@ -16,9 +16,10 @@ _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """The kernel's answer: ``on_link`` is the interface when there is no gateway."""
+    """The kernel's answer: ``on_link`` is the interface when there is no gateway, ``interface`` it in any case."""
 
     local: bool = False
+    interface: int | None = None
     on_link: int | None = None
     source: IPAddress | None = None
 
@@ -35,6 +36,7 @@ def route_to(netlink: IPRoute, destination: IPAddress) -> Route:
     gateway = message.get("gateway") or message.get("via") or message.get("multipath")
     return Route(
         local=kind == _RTN_LOCAL,
+        interface=message.get("oif") if kind == _RTN_UNICAST else None,
         on_link=message.get("oif") if kind == _RTN_UNICAST and not gateway else None,
         source=ip_address(source) if source and kind in (_RTN_UNICAST, _RTN_LOCAL) else None,
     )

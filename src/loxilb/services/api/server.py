@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import uvicorn
 
 from loxilb.errors import KernelError
-from loxilb.ports import Configuration, Endpoints, MetricsPage
+from loxilb.ports import Configuration, Endpoints, MetricsPage, Tracer
 from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import BuildInfo, Handlers, LogLevel
 from loxilb.services.api.joining import JoiningProtocol
 from loxilb.services.api.metrics import MetricsHandlers
+from loxilb.services.api.packets import PacketHandlers
 
 _BACKLOG = 1024
 _IDLE_S = 10
@@ -47,13 +48,20 @@ class ApiServer:
         endpoints: Endpoints,
         log_level: LogLevel,
         metrics: MetricsPage,
+        tracer: Tracer,
         build: BuildInfo,
         host: str,
         port: int,
     ) -> None:
         """Keep what to serve and where; ``port`` 0 takes a free one. Nothing listens before ``start``."""
         handlers = Handlers(configuration=configuration, endpoints=endpoints, log_level=log_level, build=build)
-        self._application = create_application({**handlers.by_operation(), **MetricsHandlers(metrics).by_operation()})
+        self._application = create_application(
+            {
+                **handlers.by_operation(),
+                **MetricsHandlers(metrics).by_operation(),
+                **PacketHandlers(tracer).by_operation(),
+            }
+        )
         self._host = host.strip("[]")
         self._port = port
         self._address: tuple[str, int] | None = None

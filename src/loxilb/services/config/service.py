@@ -207,6 +207,10 @@ class ConfigurationService:
         """Return every service with its slots, in no order."""
         return await self._run(self._accounts)
 
+    async def owner(self, rule: int) -> Service | None:
+        """Return the service whose rule has this slot; None where there is none any more."""
+        return await self._run(self._owner, rule)
+
     async def flows(self) -> Sequence[FlowStatus]:
         """Return both directions of every live flow, ordered by destination, source and ports."""
         names = await self._run(self._names)
@@ -418,6 +422,10 @@ class ConfigurationService:
 
     def _accounts(self) -> list[Account]:
         return [Account(service, self._ledger.services[key].endpoints) for key, service in self._desired.items()]
+
+    def _owner(self, rule: int) -> Service | None:
+        found = next((key for key, one in self._ledger.services.items() if one.rule == rule), None)
+        return self._desired.get(found) if found is not None else None
 
     def _names(self) -> dict[int, str]:
         return {one.rule: self._desired[key].name for key, one in self._ledger.services.items()}
