@@ -56,7 +56,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of one path; ``body`` is None where a request body is ignored, ``media`` is the answer's type."""
+    """One method of one path; ``body`` is None where a request body is ignored, ``media`` is the answer's type.
+
+    A ``strict`` one refuses query parameters that it does not have: a filter with a typing error would show everything.
+    """
 
     name: str
     method: str
@@ -66,6 +69,7 @@ class Operation:
     body: type[wire.Wire] | None = None
     answer: type[wire.Wire] | None = wire.Result
     media: str = JSON_TYPE
+    strict: bool = False
 
 
 _ADDRESS = Parameter(name="ip_address", place=Place.PATH, kind=Kind.TEXT, about="Service address")
@@ -83,6 +87,19 @@ _PROBE_PORT = Parameter(name="probe_port", place=Place.QUERY, kind=Kind.NUMBER, 
 _ENDPOINT_ADDRESS = Parameter(name="ip_address", place=Place.PATH, kind=Kind.TEXT, about="Address of the endpoint")
 
 _LIMIT = Parameter(name="limit", place=Place.QUERY, kind=Kind.NUMBER, about="How many at most; 100 when not given")
+
+_FLOW_FILTERS = tuple(
+    Parameter(name=name, place=Place.QUERY, kind=kind, about=about)
+    for name, kind, about in (
+        ("service", Kind.TEXT, "Name of their service, or its address, port and protocol: 20.20.20.1:2020/tcp"),
+        ("client", Kind.TEXT, "Address of their client, or a network it is in: 10.0.0.0/8"),
+        ("endpoint", Kind.TEXT, "Address of their endpoint, also with a port: 31.31.31.1:8080, [2001::1]:8080"),
+        ("state", Kind.TEXT, "Their state, a word of conntrackState"),
+        ("protocol", Kind.TEXT, "tcp, udp, sctp, icmp, icmp6 or a number"),
+        ("limit", Kind.NUMBER, "How many at most; the answer then says where the next ones begin"),
+        ("continue", Kind.TEXT, 'What came behind this place, the member "continue" of an answer'),
+    )
+)
 
 _LB = f"{BASE_PATH}/config/loadbalancer"
 _ENDPOINT = f"{BASE_PATH}/config/endpoint"
@@ -154,7 +171,15 @@ OPERATIONS: tuple[Operation, ...] = (
         about="Take endpoints out of service, or leave them to their probes again",
         body=wire.EndpointHostState,
     ),
-    _get("list_flows", f"{BASE_PATH}/config/conntrack/all", "Both directions of every flow", wire.ConntrackList),
+    Operation(
+        name="list_flows",
+        method="GET",
+        path=f"{BASE_PATH}/config/conntrack/all",
+        about="Both directions of every flow, or of those that everything given holds for",
+        parameters=_FLOW_FILTERS,
+        answer=wire.ConntrackList,
+        strict=True,
+    ),
     _get("list_ports", f"{BASE_PATH}/config/port/all", "Every network interface", wire.PortList),
     _get("get_params", f"{BASE_PATH}/config/params", "Settings that change at run time", wire.Params),
     Operation(

@@ -203,6 +203,14 @@ class EndpointHostState(Wire, kw_only=True, frozen=True):
     state: Annotated[str, about("green: probes decide; yellow: no new flow; red: out of service")] = ""
 
 
+CONNTRACK_STATES = (
+    *("closed", "sync-sent", "sync-ack", "est", "fini", "closed-wait", "h/e"),
+    *("init", "init-ack", "shut", "shut-complete", "abort"),
+    *("udp-uni", "udp-est", "req-sent", "bidir", "unk"),
+)
+"""Words for the state of a flow: of TCP, of SCTP where they differ, of UDP and ICMP, and of what has none."""
+
+
 class ConntrackEntry(Wire, kw_only=True, frozen=True):
     """One direction of one flow."""
 
@@ -220,9 +228,12 @@ class ConntrackEntry(Wire, kw_only=True, frozen=True):
 
 
 class ConntrackList(Wire, kw_only=True, frozen=True):
-    """Answer with every flow."""
+    """Answer with flows; with a limit, and more behind them, ``following`` names the place where the next begin."""
 
     entries: list[ConntrackEntry] = field(name="ctAttr")
+    following: Annotated[str, about("Where there are more: the parameter continue for the next ones")] = field(
+        name="continue", default=""
+    )
 
 
 class PortSoftware(Wire, kw_only=True, frozen=True):

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``loxicmd get``."""
 
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from loxiapi.wire import (
+    CONNTRACK_STATES,
     ConntrackEntry,
     ConntrackList,
     LoadBalancerList,
@@ -32,6 +35,11 @@ _PORT_TYPES = (
     *((1, "phy"), (2, "bond-sif"), (4, "bond"), (8, "vlan-sif"), (16, "vlan")),
     *((32, "vxlan-sif"), (64, "vxlan"), (256, "vti")),
 )
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_PARAMETERS = {"proto": "protocol"}
+"""Parameters of the request that are not named like their flags: --protocol is how to reach the server."""
+_ENDPOINTS = suggesting("endpoint_addresses")
 
 _words = click.argument("words", nargs=-1)
 _service_name = click.option(
@@ -61,22 +69,40 @@ def rules(ctx: click.Context, words: tuple[str, ...], service_name: str) -> None
         show_table(rule_form.HEADER, [rule_form.cells(entry) for entry in shown])
 
 
+def _filter(name: str, about: str, **more: Any) -> Callable[[_Function], _Function]:
+    """Declare a flag that becomes a parameter of the request."""
+    return click.option(f"--{name}", default=None, help=about, **more)
+
+
 @command("conntrack", "Show connections.", Watchable)
 @_words
-@_service_name
+@click.option(
+    "--service",
+    "--servName",
+    default=None,
+    help="Only those of this service: name, or address:port/protocol",
+    shell_complete=suggesting("service_names"),
+)
+@_filter("client", "Only those of this client, or of clients in this network")
+@_filter("endpoint", "Only those of this endpoint: address or address:port", shell_complete=_ENDPOINTS)
+@_filter("state", "Only those in this state", type=click.Choice(CONNTRACK_STATES), metavar="STATE")
+@_filter("proto", "Only those of tcp, udp, sctp, icmp, icmp6 or a number")
+@_filter("limit", "Show so many at most", type=click.IntRange(min=1))
+@_filter("continue", "Show what comes behind the page that named this place", metavar="PLACE")
 @click.pass_context
-def flows(ctx: click.Context, words: tuple[str, ...], service_name: str) -> None:
-    """Show both directions of every flow."""
+def flows(ctx: click.Context, /, words: tuple[str, ...], **asked: Any) -> None:
+    """Show both directions of every flow, or of those asked for; the server looks for them."""
     reject_surplus(words, 0)
-    found = [
-        entry
-        for entry in fetch(ctx, "/config/conntrack/all", ConntrackList).entries
-        if service_name in ("", entry.service_name)
-    ]
+    query = {_PARAMETERS.get(name, name): str(value) for name, value in asked.items() if value is not None}
+    found = fetch(ctx, "/config/conntrack/all", ConntrackList, query)
     if structured(ctx):
-        show_structure(ctx, {"ctAttr": plain(found)})
+        more = {"continue": found.following} if found.following else {}
+        show_structure(ctx, {"ctAttr": plain(found.entries), **more})
         return
-    show_table(_FLOW_HEADER, [_flow_cells(entry) for entry in sorted(found, key=_flow_order)], even_empty=True)
+    rows = [_flow_cells(entry) for entry in sorted(found.entries, key=_flow_order)]
+    show_table(_FLOW_HEADER, rows, even_empty=True)
+    if found.following:
+        print(f"there are more: --continue={found.following}", file=sys.stderr)
 
 
 def _flow_order(entry: ConntrackEntry) -> tuple[str, str, int, int, str]:

@@ -29,9 +29,9 @@ def call(
         raise CommandError(str(error)) from error
 
 
-def fetch(ctx: click.Context, path: str, kind: type[_T]) -> _T:
+def fetch(ctx: click.Context, path: str, kind: type[_T], query: dict[str, str] | None = None) -> _T:
     """Get and decode; raises CommandError."""
-    answer = call(server_of(ctx), "GET", path)
+    answer = call(server_of(ctx), "GET", path, query=query)
     if answer.status != _OK:
         raise CommandError(reason_of(answer))
     try:

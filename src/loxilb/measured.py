@@ -21,7 +21,7 @@ class MeasuredDataPlane:
         self._apply = inner.apply
         self._latencies = latencies
         self.observe, self.counters = inner.observe, inner.counters
-        self.flows, self.active_flows, self.reasons = inner.flows, inner.active_flows, inner.reasons
+        self.flow_page, self.active_flows, self.reasons = inner.flow_page, inner.active_flows, inner.reasons
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""

@@ -7,12 +7,13 @@ Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``Measures
 ``loxilb.services.metrics`` for ``MetricsPage``. Nothing here does I/O.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from loxilb.model import Counter, Endpoint, Flow, IPAddress, Port, Service, ServiceKey
+from loxilb.model import Counter, Endpoint, IPAddress, Port, Service, ServiceKey
+from loxilb.model.flow_list import FlowColumns, FlowKey, FlowQuery
 from loxilb.model.image import EndpointEntry, EndpointId, Image, Op
 from loxilb.model.packet import MadePacket
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
@@ -20,6 +21,18 @@ from loxilb.model.revision import Author, Changes, Configured, Revision
 from loxilb.model.trace import Traced
 
 NOBODY = Author()
+EVERY_FLOW = FlowQuery()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowPage:
+    """Flows in the order of their keys; ``after`` is the last one's where there are more than were asked for.
+
+    ``columns`` copies them as it is read: what ends meanwhile is left out, what opens meanwhile is not there.
+    """
+
+    columns: Iterator[FlowColumns]
+    after: FlowKey | None
 
 
 class DataPlane(Protocol):
@@ -41,8 +54,8 @@ class DataPlane(Protocol):
     def active_flows(self, endpoints: Iterable[EndpointId]) -> Mapping[EndpointId, int]:
         """Return how many flows each of ``endpoints`` has; what has closed and is only remembered does not count."""
 
-    def flows(self) -> Iterable[Flow]:
-        """Return both directions of every live flow."""
+    def flow_page(self, query: FlowQuery) -> FlowPage:
+        """Return both directions of the flows asked for."""
 
     def reasons(self) -> Mapping[str, int]:
         """Return packets by the reason they left the programs with."""
@@ -221,11 +234,11 @@ class ServiceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlowStatus:
-    """A flow with the name of the service it belongs to ("" where the service has none)."""
+class FlowList:
+    """Flows with the names of services, by rule; a rule that is not there has none."""
 
-    flow: Flow
-    service_name: str
+    page: FlowPage
+    names: Mapping[int, str]
 
 
 class Configuration(Protocol):
@@ -265,8 +278,11 @@ class Configuration(Protocol):
     async def rollback(self, number: int, *, author: Author = NOBODY) -> None:
         """Make the configuration what it was after a revision, as a new one; NotFound where it is not kept."""
 
-    async def flows(self) -> Sequence[FlowStatus]:
-        """Return both directions of every live flow, ordered by destination, source and ports."""
+    async def flows(self, query: FlowQuery = EVERY_FLOW, *, service: str | None = None) -> FlowList:
+        """Return both directions of the flows asked for, ordered by destination, source and ports.
+
+        ``service`` is a name, or address, port and protocol (``20.20.20.1:2020/tcp``); None asks for those of all.
+        """
 
     async def ports(self) -> Sequence[Port]:
         """Return every interface, ordered by index."""

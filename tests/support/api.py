@@ -15,9 +15,11 @@ import structlog
 import uvloop
 
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
-from loxilb.model import Port
+from loxilb.kernel.fake.columns import page_of
+from loxilb.model import Flow, Port
+from loxilb.model.flow_list import FlowQuery
 from loxilb.model.revision import LOG_LEVEL, Changes
-from loxilb.ports import FlowStatus, ServiceStatus
+from loxilb.ports import EVERY_FLOW, FlowList, ServiceStatus
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
 from loxilb.services.health import HealthService, Probes
@@ -86,7 +88,7 @@ class ShownConfiguration(ConfigurationService):
         self,
         *,
         services: Sequence[ServiceStatus] = (),
-        flows: Sequence[FlowStatus] = (),
+        flows: Sequence[Flow] = (),
         ports: Sequence[Port] = (),
     ) -> None:
         """Keep what to show."""
@@ -101,9 +103,9 @@ class ShownConfiguration(ConfigurationService):
         """Return the services of the test."""
         return self.shown_services
 
-    async def flows(self) -> Sequence[FlowStatus]:
-        """Return the flows of the test."""
-        return self.shown_flows
+    async def flows(self, query: FlowQuery = EVERY_FLOW, *, service: str | None = None) -> FlowList:
+        """Return the flows of the test, which are of no service."""
+        return FlowList(page=page_of(self.shown_flows if service is None else (), query), names={})
 
     async def ports(self) -> Sequence[Port]:
         """Return the ports of the test."""

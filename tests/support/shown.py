@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from loxilb.model import Counter, Endpoint, Flow, FlowState, L4Protocol, Mode, Selection, Service, ServiceKey
-from loxilb.ports import EndpointView, FlowStatus, ServiceStatus
+from loxilb.ports import EndpointView, ServiceStatus
 
 _THREE = ("31.31.31.1", "32.32.32.1", "33.33.33.1")
 _THREE_V6 = ("4ffe::1", "5ffe::1", "6ffe::1")
@@ -65,31 +65,28 @@ WIDE_RULES = (
 )
 
 
-def flow(arrives: str, leaves: str, seen: str, *, reply: bool = False, **more: Any) -> FlowStatus:
+def flow(arrives: str, leaves: str, seen: str, *, reply: bool = False, **more: Any) -> Flow:
     """Build a flow; a side is ``source,port,destination,port``, ``seen`` is ``packets:bytes``."""
     source, source_port, destination, destination_port = arrives.split(",")
     new_source, new_source_port, new_destination, new_destination_port = leaves.split(",")
     packets, size = map(int, seen.split(":"))
     values: dict[str, Any] = {"protocol": 6, "state": FlowState.ESTABLISHED, "mode": Mode.DEFAULT} | more
-    return FlowStatus(
-        flow=Flow(
-            source=ip_address(source),
-            destination=ip_address(destination),
-            source_port=int(source_port),
-            destination_port=int(destination_port),
-            new_source=ip_address(new_source),
-            new_destination=ip_address(new_destination),
-            new_source_port=int(new_source_port),
-            new_destination_port=int(new_destination_port),
-            reply=reply,
-            rule=1,
-            endpoint=1,
-            idle=0.0,
-            age=0.0,
-            counter=Counter(packets=packets, bytes=size),
-            **values,
-        ),
-        service_name="",
+    return Flow(
+        source=ip_address(source),
+        destination=ip_address(destination),
+        source_port=int(source_port),
+        destination_port=int(destination_port),
+        new_source=ip_address(new_source),
+        new_destination=ip_address(new_destination),
+        new_source_port=int(new_source_port),
+        new_destination_port=int(new_destination_port),
+        reply=reply,
+        rule=1,
+        endpoint=1,
+        idle=0.0,
+        age=0.0,
+        counter=Counter(packets=packets, bytes=size),
+        **values,
     )
 
 

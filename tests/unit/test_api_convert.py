@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loxiapi.decode import decode_body
-from loxiapi.wire import AllowedSource, LoadBalancerEntry, SecondaryAddress, encode
+from loxiapi.wire import AllowedSource, ConntrackEntry, LoadBalancerEntry, SecondaryAddress, encode
+from loxilb.codec.conntrack import ConntrackEncoder
 from loxilb.codec.rules import entry_of, service_of
 from loxilb.errors import Conflict, InvalidRequest, KernelError, LoxilbError, NotBuilt, NotFound
+from loxilb.kernel.fake.columns import columns_of
 from loxilb.model import (
     Counter,
     Endpoint,
+    Flow,
     FlowState,
     IPAddress,
     L4Protocol,
@@ -32,7 +35,7 @@ from loxilb.model import (
 from loxilb.model.port import IfIndex
 from loxilb.ports import EndpointView, ServiceStatus
 from loxilb.services.api.failures import failure_of, status_of
-from loxilb.services.api.observed import conntrack_of, ports_of
+from loxilb.services.api.observed import ports_of
 from tests.support.shown import flow
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -211,6 +214,11 @@ def test_mapped_address_is_the_ipv4_address() -> None:
     assert service_of(_entry(externalIP="::ffff:1.1.1.1")).key == service_of(_entry()).key
 
 
+def shown(one: Flow) -> ConntrackEntry:
+    """Return what an answer says of a flow."""
+    return msgspec.json.decode(ConntrackEncoder({}).entries(columns_of([one], 4))[1:], type=ConntrackEntry)
+
+
 @pytest.mark.parametrize(
     ("protocol", "state", "words"),
     [
@@ -233,7 +241,7 @@ def test_mapped_address_is_the_ipv4_address() -> None:
 )
 def test_states_are_words_of_the_protocol(protocol: int, state: FlowState, words: str) -> None:
     """Each protocol has words of its own."""
-    entry = conntrack_of(flow("1.1.1.1,1,2.2.2.2,2", "1.1.1.1,1,3.3.3.3,3", "0:0", protocol=protocol, state=state))
+    entry = shown(flow("1.1.1.1,1,2.2.2.2,2", "1.1.1.1,1,3.3.3.3,3", "0:0", protocol=protocol, state=state))
 
     assert f"{entry.protocol} {entry.state}" == words
 
@@ -251,7 +259,7 @@ def test_states_are_words_of_the_protocol(protocol: int, state: FlowState, words
 )
 def test_acts_say_what_is_rewritten(mode: Mode, reply: bool, act: str) -> None:
     """The word, the addresses and the port depend on mode and direction."""
-    entry = conntrack_of(flow("1.1.1.1,1,2.2.2.2,2", "7.7.7.7,7,8.8.8.8,8", "0:0", mode=mode, reply=reply))
+    entry = shown(flow("1.1.1.1,1,2.2.2.2,2", "7.7.7.7,7,8.8.8.8,8", "0:0", mode=mode, reply=reply))
 
     assert entry.act == act
 

@@ -9,7 +9,7 @@ import pytest
 from loxilb.model import Counter, L4Protocol, Service, ServiceKey
 from loxilb.model.image import EndpointEntry, EndpointId, RuleId
 from loxilb.ports import Account, FlowCount
-from loxilb.services.metrics.accounts import Accounts, Total, name_of
+from loxilb.services.metrics.accounts import Accounts, Total
 from tests.support.services import key, service
 
 WEB = service(("31.31.31.1,80", "32.32.32.1,80"), name="web")
@@ -149,4 +149,4 @@ def test_above_the_limit_the_rest_shares_a_name() -> None:
 )
 def test_a_service_without_a_name_gets_one(made: ServiceKey, name: str) -> None:
     """Its address, as in a URL."""
-    assert name_of(made) == name
+    assert str(made) == name

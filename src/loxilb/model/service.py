@@ -170,6 +170,13 @@ class ServiceKey:
         if not 0 <= self.block <= 0xFFFFFFFF:
             raise InvalidRequest("rule-mark error", field="block", cause=f"{self.block} is not a 32-bit mark")
 
+    def __str__(self) -> str:
+        """Return a name for a service without one: ``20.20.20.1:2020/tcp``, an IPv6 address in brackets."""
+        address = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        last = f"-{self.port_max}" if self.port_max != self.port else ""
+        mark = f"#{self.block}" if self.block else ""
+        return f"{address}:{self.port}{last}/{self.protocol.value}{mark}{self.host}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:

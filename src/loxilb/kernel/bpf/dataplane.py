@@ -25,6 +25,7 @@ from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 from loxilb.kernel.bpf.tables import FlowTables
 from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
+from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
@@ -45,7 +46,7 @@ from loxilb.model.image import (
 from loxilb.model.packet import MadePacket
 from loxilb.model.port import XDP_BY_DEFAULT, IfIndex
 from loxilb.model.trace import Traced
-from loxilb.ports import Fill, FlowCount
+from loxilb.ports import Fill, FlowCount, FlowPage
 
 _log = structlog.get_logger(__name__)
 
@@ -393,8 +394,12 @@ class BpfDataPlane:
         view, offset = self._views["endpoint_states"], abi.EndpointState.active.offset
         return {at: max(0, struct.unpack_from("=i", view.element(at), offset)[0]) for at in endpoints}
 
+    def flow_page(self, query: FlowQuery) -> FlowPage:
+        """Return both directions of the flows asked for, in the order of their keys."""
+        return self._tables.page(query, self._views["rules"])
+
     def flows(self) -> Iterator[Flow]:
-        """Return both directions of every live flow."""
+        """Return both directions of every live flow as values, in no order: for a few."""
         now = self._clock.now()
         rules = self._views["rules"]
         for hot, cold in self._tables.live():

@@ -130,6 +130,11 @@ class ArrayView:
         except OSError as error:
             raise KernelError("map an array into memory", error.errno or errno.EINVAL) from error
 
+    @property
+    def memory(self) -> mmap.mmap:
+        """The whole array, live; whoever keeps a view of it keeps it mapped."""
+        return self._memory
+
     def element(self, index: int) -> memoryview:
         """Return the element's bytes (live, not a copy)."""
         return memoryview(self._memory)[index * self.stride : (index + 1) * self.stride]

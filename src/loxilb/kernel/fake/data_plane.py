@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import tracing
+from loxilb.kernel.fake.columns import page_of
 from loxilb.model import (
     AbortedConnection,
     Counter,
@@ -30,6 +31,7 @@ from loxilb.model import (
     Port,
     Selection,
 )
+from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
@@ -52,7 +54,7 @@ from loxilb.model.packet import MadePacket
 from loxilb.model.port import IfIndex
 from loxilb.model.trace import Traced
 from loxilb.plan import Limits
-from loxilb.ports import Fill, FlowCount
+from loxilb.ports import Fill, FlowCount, FlowPage
 
 _PROTOCOLS = {
     (4, "tcp"): IPPROTO_TCP,
@@ -138,6 +140,10 @@ class FakeDataPlane:
     def flows(self) -> Iterable[Flow]:
         """Return both directions of every flow that ``connect`` opened."""
         return list(self._flows)
+
+    def flow_page(self, query: FlowQuery) -> FlowPage:
+        """Return those asked for of the flows that ``connect`` opened."""
+        return page_of(self._flows, query)
 
     def reasons(self) -> Mapping[str, int]:
         """Return how often ``choose`` found what."""

@@ -6,14 +6,15 @@ after.
 """
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote
 
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -22,10 +23,10 @@ from loxiapi.decode import decode_body
 from loxiapi.negotiate import check_accept, check_content_type
 from loxiapi.operations import JSON_TYPE, OPERATIONS, Operation, Place
 from loxiapi.refusal import RefusedError, required, too_large, unknown_path, wrong_method
-from loxilb.errors import LoxilbError
+from loxilb.errors import InvalidRequest, LoxilbError
 from loxilb.model.revision import Author
 from loxilb.services.api.failures import explanation_of, failure_of, fault_of
-from loxilb.services.api.handlers import Call, Handler, Text
+from loxilb.services.api.handlers import Call, Handler, Stream, Text
 
 _log = structlog.get_logger(__name__)
 
@@ -80,6 +81,8 @@ class _Path:
             if method is None:
                 raise wrong_method(request.method, sorted(self._methods))
             answer = await method.handler(await _call_of(request, method.operation))
+            if isinstance(answer, Stream):
+                return await _streamed(answer)
         except RefusedError as refused:
             return _refuse(refused, self._methods)
         except LoxilbError as error:
@@ -93,6 +96,22 @@ class _Path:
         if isinstance(answer, Text):
             return Response(answer.content, status_code=answer.status, media_type=answer.media)
         return _json(200, wire.encode(answer) + b"\n")
+
+
+async def _streamed(answer: Stream) -> Response:
+    """Return a response with the length of what comes where that is one part, as others have it; else in chunks."""
+    first, second = await anext(answer.parts, b""), await anext(answer.parts, None)
+    if second is None:
+        return _json(200, first)
+
+    async def parts() -> AsyncIterator[bytes]:
+        async with aclosing(answer.parts):
+            yield first
+            yield second
+            async for part in answer.parts:
+                yield part
+
+    return StreamingResponse(parts(), media_type=JSON_TYPE)
 
 
 class Application:
@@ -162,6 +181,8 @@ async def _body_of(request: Request) -> bytes:
 
 def _parameters_of(request: Request, operation: Operation) -> dict[str, object]:
     query = parse_qs(request.url.query, keep_blank_values=True)
+    if operation.strict:
+        _check_query(query, operation)
     found: dict[str, object] = {}
     for parameter in operation.parameters:
         if parameter.place is Place.PATH:
@@ -172,6 +193,17 @@ def _parameters_of(request: Request, operation: Operation) -> dict[str, object]:
                 continue
         found[parameter.name] = parameter.parse(text)
     return found
+
+
+def _check_query(query: Mapping[str, list[str]], operation: Operation) -> None:
+    """Refuse parameters that ``operation`` does not have, and those without a value or with several."""
+    known = {parameter.name for parameter in operation.parameters if parameter.place is Place.QUERY}
+    for name, values in query.items():
+        if name not in known:
+            remedy = f"there are {', '.join(sorted(known))}"
+            raise InvalidRequest("malformed-args error", field=name, cause="no such parameter", remedy=remedy)
+        if len(values) > 1 or not values[0]:
+            raise InvalidRequest("malformed-args error", field=name, cause="one value is needed")
 
 
 async def _not_found(request: Request, _: Exception) -> Response:

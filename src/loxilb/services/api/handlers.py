@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operations: one method each, from parsed parameters and a decoded body to a wire answer."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -11,12 +11,14 @@ from msgspec import Struct
 from loxiapi import wire
 from loxiapi.openapi import document
 from loxilb.codec.endpoints import choice_of, endpoint_of, host_state_of, status_entry_of
+from loxilb.codec.flows import query_of
 from loxilb.codec.rules import address_of, entry_of, protocol_of, service_of
 from loxilb.errors import InvalidRequest, NotFound
 from loxilb.model import L4Protocol, ServiceKey
 from loxilb.model.revision import LOG_LEVEL, Author, Revision
 from loxilb.ports import NOBODY, Configuration, Endpoints
-from loxilb.services.api.observed import conntrack_of, ports_of
+from loxilb.services.api.conntrack import conntrack
+from loxilb.services.api.observed import ports_of
 
 _ANY_HOST = "any"
 _NO_PROTOCOL = "none"
@@ -57,7 +59,14 @@ class Text:
     status: int = 200
 
 
-Answer = Struct | dict[str, Any] | Text
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A JSON answer in parts, made one after the other while they are sent."""
+
+    parts: AsyncGenerator[bytes, None]
+
+
+Answer = Struct | dict[str, Any] | Text | Stream
 Handler = Callable[[Call], Awaitable[Answer]]
 
 
@@ -148,8 +157,9 @@ class Handlers:
         await self._endpoints.set_host_state(*host_state_of(call.body), author=call.author)
         return wire.SUCCESS
 
-    async def _list_flows(self, _: Call) -> Answer:
-        return wire.ConntrackList(entries=[conntrack_of(status) for status in await self._configuration.flows()])
+    async def _list_flows(self, call: Call) -> Answer:
+        query, service = query_of(call.parameters), call.parameters.get("service")
+        return Stream(parts=conntrack(await self._configuration.flows(query, service=service)))
 
     async def _list_ports(self, _: Call) -> Answer:
         return wire.PortList(entries=ports_of(await self._configuration.ports()))

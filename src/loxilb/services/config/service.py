@@ -12,18 +12,20 @@ from typing import TypeVar
 import structlog
 
 from loxilb.errors import KernelError, LoxilbError, NotFound
-from loxilb.model import Counter, Flow, IPAddress, Mode, Port, Service, ServiceKey
+from loxilb.model import Counter, IPAddress, Mode, Port, Service, ServiceKey
+from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import EndpointId
 from loxilb.model.port import IfIndex
 from loxilb.model.probe import Availability, EndpointKey, HostState
 from loxilb.model.revision import Author, Changes, Configured, Revision
 from loxilb.plan import Drift, Ledger, Limits, Plan, adopt, drift_of, plan, recover, summary
 from loxilb.ports import (
+    EVERY_FLOW,
     NOBODY,
     Account,
     ChangeWatcher,
     DataPlane,
-    FlowStatus,
+    FlowList,
     Links,
     ServiceStatus,
     ServiceWatcher,
@@ -211,10 +213,12 @@ class ConfigurationService:
         """Return the service whose rule has this slot; None where there is none any more."""
         return await self._run(self._owner, rule)
 
-    async def flows(self) -> Sequence[FlowStatus]:
-        """Return both directions of every live flow, ordered by destination, source and ports."""
+    async def flows(self, query: FlowQuery = EVERY_FLOW, *, service: str | None = None) -> FlowList:
+        """Return both directions of the flows asked for, ordered by destination, source and ports."""
         names = await self._run(self._names)
-        return await asyncio.to_thread(self._read_flows, names)
+        if service is not None:
+            query = replace(query, rules=await self._run(self._rules_of, service))
+        return FlowList(page=await asyncio.to_thread(self._data_plane.flow_page, query), names=names)
 
     async def ports(self) -> Sequence[Port]:
         """Return every interface, ordered by index."""
@@ -430,11 +434,10 @@ class ConfigurationService:
     def _names(self) -> dict[int, str]:
         return {one.rule: self._desired[key].name for key, one in self._ledger.services.items()}
 
-    # In a thread of its own
-
-    def _read_flows(self, names: Mapping[int, str]) -> list[FlowStatus]:
-        flows = sorted(self._data_plane.flows(), key=_flow_order)
-        return [FlowStatus(flow=flow, service_name=names.get(flow.rule, "")) for flow in flows]
+    def _rules_of(self, service: str) -> frozenset[int]:
+        """Return the rules of services with this name, or whose key reads so."""
+        ledger = self._ledger.services
+        return frozenset(ledger[key].rule for key, one in self._desired.items() if service in (one.name, str(key)))
 
 
 def _said(states: Mapping[str, HostState]) -> dict[EndpointKey, Availability]:
@@ -458,13 +461,3 @@ def _address_order(address: IPAddress) -> tuple[int, int]:
 
 def _key_order(key: ServiceKey) -> tuple[object, ...]:
     return (*_address_order(key.address), key.protocol.value, key.port, key.port_max, key.block, key.host)
-
-
-def _flow_order(flow: Flow) -> tuple[int, ...]:
-    return (
-        *_address_order(flow.destination),
-        *_address_order(flow.source),
-        flow.destination_port,
-        flow.source_port,
-        flow.protocol,
-    )

@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loxilb.model import Counter, L4Protocol, Service, ServiceKey
+from loxilb.model import Counter, L4Protocol, Service
 from loxilb.model.image import EndpointEntry, EndpointId
 from loxilb.ports import Account, FlowCount
 from loxilb.proto.metrics import labelled
@@ -92,7 +92,7 @@ class Accounts:
 
     def _assigned(self, service: Service, entry: EndpointEntry, last: _Slot | None) -> _Slot:
         """Return whose a slot is now; the same endpoint of the same service goes on from what it showed."""
-        name, address = service.name or name_of(service.key), str(entry.address)
+        name, address = service.name or str(service.key), str(entry.address)
         owner = _admit(self.services, labelled(service=name), labelled(service=OTHER), self.max_services)
         own, other = labelled(service=name, dip=address), labelled(service=OTHER, dip=OTHER)
         labels = _admit(self.places, own, other, self.max_places)
@@ -116,11 +116,3 @@ def _admit(totals: dict[str, Total], own: str, other: str, limit: int) -> str:
     name = own if own in totals or len(totals) < limit else other
     totals.setdefault(name, Total())
     return name
-
-
-def name_of(key: ServiceKey) -> str:
-    """Return a name for a service without one: ``20.20.20.1:2020/tcp``, an IPv6 address in brackets."""
-    address = f"[{key.address}]" if key.address.version == 6 else str(key.address)
-    last = f"-{key.port_max}" if key.port_max != key.port else ""
-    mark = f"#{key.block}" if key.block else ""
-    return f"{address}:{key.port}{last}/{key.protocol.value}{mark}{key.host}"

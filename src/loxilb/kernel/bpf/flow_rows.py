@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listing flows by the million: the tables in memory as columns, searched, ordered and copied out by numpy.
+
+A slot is looked at when it is searched, copied when the order is known, and looked at again right after. Where its word
+differs it has changed hands: the flow has ended, and is left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loxilb.kernel import abi
+from loxilb.kernel.bpf.flow_keys import behind, digits_of, in_order, key_of, keys_of, smallest, wanted
+from loxilb.model.flow_list import FlowColumns, FlowKey, FlowQuery
+
+_SCANNED = 1 << 16
+"""Slots searched together: few enough to stay in the cache."""
+_COPIED = 1 << 13
+"""Flows copied out together."""
+_MAIN = np.uint32(1 << 31)
+"""Set in places in the large table."""
+_HOT = {4: abi.Whole4.cold.offset, 6: abi.Flow6.cold.offset}
+_WORDS = np.empty(0, np.uint32)
+
+
+def _form(version: int) -> np.dtype[Any]:
+    """Return how the hot half of a slot is read: names and their places as in ``bpf/abi.h``."""
+    head, layout = abi.FlowHead, abi.Flow4 if version == 4 else abi.Flow6
+    address = np.dtype((">u2", (2 if version == 4 else 8,)))
+    fields = (
+        ("source_port", ">u2", head.sport),
+        ("destination_port", ">u2", head.dport),
+        ("new_source_port", ">u2", head.new_sport),
+        ("new_destination_port", ">u2", head.new_dport),
+        ("protocol", "u1", head.proto),
+        ("flags", "u1", head.flags),
+        ("state", "u1", head.state),
+        ("packets", "u8", head.packets),
+        ("bytes", "u8", head.bytes),
+        ("source", address, layout.saddr),
+        ("destination", address, layout.daddr),
+        ("new_source", address, layout.new_saddr),
+        ("new_destination", address, layout.new_daddr),
+    )
+    return np.dtype(
+        {
+            "names": [name for name, _, _ in fields],
+            "formats": [form for _, form, _ in fields],
+            "offsets": [place.offset for _, _, place in fields],
+            "itemsize": _HOT[version],
+        }
+    )
+
+
+_FORMS = {version: _form(version) for version in _HOT}
+
+
+def column(memory: Any, form: Any, *, count: int, stride: int, offset: int) -> NDArray[Any]:
+    """Return what is ``offset`` bytes into each of ``count`` elements, as it is in memory at any time."""
+    return np.ndarray((count,), form, memory, offset, (stride,)) if count else np.empty(0, form)
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Slots of a table: their words, their hot halves and their rules."""
+
+    words: NDArray[np.uint32]
+    hot: NDArray[Any]
+    rules: NDArray[np.uint32]
+
+    @classmethod
+    def over(cls, version: int, memory: Any, *, count: int, stride: int, rules: NDArray[Any] | None = None) -> "Slots":
+        """Return those in ``memory``, live; without ``rules`` the cold half of a slot follows its hot one."""
+        size = _HOT[version]
+        if rules is None:
+            rules = column(memory, "u4", count=count, stride=stride, offset=size + abi.Cold.rule.offset)
+        words = column(memory, "u4", count=count, stride=stride, offset=abi.FlowHead.word.offset)
+        return cls(words, column(memory, np.dtype((np.void, size)), count=count, stride=stride, offset=0), rules)
+
+    @classmethod
+    def joined(cls, version: int, some: Sequence["Slots"]) -> "Slots":
+        """Return all of them, one after the other."""
+        hot = np.empty(0, np.dtype((np.void, _HOT[version])))
+        return cls(
+            np.concatenate([_WORDS, *(one.words for one in some)]),
+            np.concatenate([hot, *(one.hot for one in some)]),
+            np.concatenate([_WORDS, *(one.rules for one in some)]),
+        )
+
+    def live(self) -> Iterator[tuple[NDArray[Any], "Slots"]]:
+        """Return places and copies of the live slots, some at once."""
+        for start in range(0, len(self.words), _SCANNED):
+            words = self.words[start : start + _SCANNED].copy()
+            places = np.flatnonzero((words & abi.SLOT_MASK) == abi.SLOT_LIVE)
+            if len(places):
+                same, copies = self.at(places + start, words[places])
+                yield places[same] + start, copies
+
+    def at(self, places: NDArray[Any], words: NDArray[np.uint32]) -> tuple[NDArray[np.bool_], "Slots"]:
+        """Copy the slots at ``places`` that still hold ``words``; also tells which those are."""
+        hot, rules = self.hot[places], self.rules[places]
+        same = self.words[places] == words
+        if same.all():
+            return same, Slots(words, hot, rules)
+        return same, Slots(words[same], hot[same], rules[same])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Flows in order: where they are and what the words of their slots were; ``last`` is the key of the last one.
+
+    There are ``more`` behind them.
+    """
+
+    places: NDArray[np.uint32]
+    words: NDArray[np.uint32]
+    last: FlowKey | None
+    more: bool
+
+
+class Family:
+    """The flows of one IP version."""
+
+    def __init__(self, version: int, *, passing: Sequence[Slots], main: Slots) -> None:
+        """Take the tables.
+
+        Flows move on from those ``passing`` into the ``main`` one: so the former are copied, before the latter is
+        searched. One that moves meanwhile is found twice, and not missed.
+        """
+        self._version = version
+        self._copies = Slots.joined(version, [copies for slots in passing for _, copies in slots.live()])
+        self._main = main
+
+    def find(self, query: FlowQuery, limit: int | None) -> Found:
+        """Return the first ``limit`` flows asked for, in order."""
+        none = np.empty(0, _FORMS[self._version])
+        found = [(_WORDS, _WORDS, keys_of(none)), *self._search(query)]
+        places, words = (np.concatenate([one[part] for one in found]) for part in (0, 1))
+        keys = np.concatenate([one[2] for one in found], axis=1)
+        del found
+        more = limit is not None and limit < len(places)
+        chosen = smallest(keys, limit) if limit is not None and more else np.arange(len(places))
+        chosen = chosen[in_order(keys[:, chosen] if more else keys)]
+        last = key_of(keys[:, chosen[-1]].tolist(), self._version) if len(chosen) else None
+        return Found(places[chosen], words[chosen], last, more)
+
+    def _search(self, query: FlowQuery) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint16]]]:
+        """Return places, words and keys of what is asked for, in no order."""
+        after = digits_of(query.after) if query.after and query.after.version == self._version else None
+        copies = np.uint32(0), np.arange(len(self._copies.words)), self._copies
+        for mark, places, slots in chain([copies], ((_MAIN, *live) for live in self._main.live())):
+            rows = slots.hot.view(_FORMS[self._version])
+            keys, keep = keys_of(rows), wanted(rows, slots.rules, query, self._version)
+            if after:
+                keep &= behind(keys, after)
+            yield places.astype(np.uint32)[keep] | mark, slots.words[keep], keys[:, keep]
+
+    def columns(self, found: Found, modes: NDArray[np.uint8]) -> Iterator[FlowColumns]:
+        """Copy what was found out, some at once; ``modes`` are those of the rules."""
+        for start in range(0, len(found.places), _COPIED):
+            slots = self._copied(found.places[start : start + _COPIED], found.words[start : start + _COPIED])
+            if len(slots.words):
+                yield _columns(self._version, slots.hot.view(_FORMS[self._version]), slots.rules, modes)
+
+    def _copied(self, places: NDArray[np.uint32], words: NDArray[np.uint32]) -> Slots:
+        """Copy slots of both kinds, in the order given."""
+        main = places >= _MAIN
+        if main.all():
+            return self._main.at(places & ~_MAIN, words)[1]
+        at = np.flatnonzero(main)
+        same, slots = self._main.at(places[at] & ~_MAIN, words[at])
+        others = np.flatnonzero(~main)
+        both = Slots.joined(self._version, [slots, self._copies.at(places[others], words[others])[1]])
+        order = np.argsort(np.concatenate([at[same], others]))
+        return Slots(both.words[order], both.hot[order], both.rules[order])
+
+
+def _columns(version: int, rows: NDArray[Any], rules: NDArray[np.uint32], modes: NDArray[np.uint8]) -> FlowColumns:
+    return FlowColumns(
+        version=version,
+        reply=(rows["flags"] & abi.FLOW_REPLY) != 0,
+        mode=modes[rules],
+        rule=rules,
+        **{name: rows[name] for name in _FORMS[version].names or () if name != "flags"},
+    )

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A list of flows as an answer in parts, each made in a thread while the one before it is sent."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import suppress
+
+from loxilb.codec.flows import token_of
+from loxilb.ports import FlowList
+
+_LEAST = 1 << 16
+"""Bytes of a part that another one follows."""
+
+
+async def conntrack(flows: FlowList) -> AsyncGenerator[bytes, None]:
+    """Return the body; what is made ahead is one part, and it ends with the answer."""
+    parts = _parts(flows)
+
+    def prepare() -> asyncio.Future[bytes | None]:
+        return asyncio.ensure_future(asyncio.to_thread(next, parts, None))
+
+    ahead = prepare()
+    try:
+        while (part := await ahead) is not None:
+            ahead = prepare()
+            yield part
+    finally:
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(ahead)
+        parts.close()
+
+
+def _parts(flows: FlowList) -> Generator[bytes, None, None]:
+    """Return the body with the entries of some flows a part, in one part where there are few."""
+    from loxilb.codec.conntrack import ConntrackEncoder  # noqa: PLC0415 loads numpy, for those who list flows
+
+    encoder, after = ConntrackEncoder(flows.names), flows.page.after
+    text, begun = b"{" + (b'"continue":"%b",' % token_of(after).encode() if after else b"") + b'"ctAttr":[', False
+    for columns in flows.page.columns:
+        entries = encoder.entries(columns)
+        if len(text) < _LEAST:
+            text += entries if begun else entries[1:]
+        else:
+            yield text
+            text = entries
+        begun = True
+    yield text + b"]}\n"
