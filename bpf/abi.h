@@ -4,14 +4,18 @@
  *
  * Python mirrors it in loxilb/kernel/abi.py; a test lets the compiler compare sizes and offsets. Addresses and ports
  * are in network byte order, everything else in host order. Times are jiffies, truncated to 32 bits. Padding is named.
- * Whoever changes a layout or the meaning of a member raises LOX_ABI_VERSION.
+ *
+ * Pinned maps outlive the programs, and are read by those of the next release. Whoever changes the layout or the meaning of
+ * a member, or struct lox_ager, raises LOX_ABI_VERSION: a daemon does not take over maps of another version. A new value at
+ * the end of an enum changes nothing for those before it. What only programs of one build share (the records `work` and
+ * `spill`, the steps of tail calls) is no ABI: every build has its own.
  */
 #ifndef LOX_ABI_H
 #define LOX_ABI_H
 
 #include <linux/types.h>
 
-#define LOX_ABI_VERSION 1
+#define LOX_ABI_VERSION 2
 
 /*
  * A service address sets one bit of the map `served`, (word * LOX_SERVED_FACTOR) >> 16 where `word` is the exclusive or of

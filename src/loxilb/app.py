@@ -51,6 +51,9 @@ class PacketPath(DataPlane, Measures, Attachable, FlowReporter, AbortReporter, P
     def resolve_again(self) -> None:
         """Look routes and neighbours up again for the next packet of every flow; raises KernelError."""
 
+    def retire(self) -> None:
+        """Let go of what only replaced programs needed, once no packet is in them any more; raises KernelError."""
+
 
 class Surroundings(Links, VipHost, Ways, Protocol):
     """The network around the daemon, and what happens in it."""
@@ -145,6 +148,7 @@ class Daemon:
                 watchers += [asyncio.create_task(self._follow()), asyncio.create_task(self._refresh())]
             if self._settings.api:
                 await self.api.start()
+            await asyncio.to_thread(self._retire)
             ready(self._summary())
             await stop.wait()
         finally:
@@ -169,6 +173,13 @@ class Daemon:
     def _trace_flows(self) -> None:
         """Have the data plane report flows only while somebody sees them: a report costs it some time."""
         self._flow_log.report(self._level.shows("trace"))
+
+    def _retire(self) -> None:
+        """Let go of replaced programs; where that fails, the next start does it."""
+        try:
+            self._packet_path.retire()
+        except KernelError as error:
+            _log.warning("replaced programs not let go of", cause=error.cause)
 
     def _summary(self) -> str:
         return f"{self._interfaces.summary()}, API {self._api_address()}"

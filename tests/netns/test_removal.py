@@ -54,7 +54,7 @@ def test_down_says_what_it_removed_and_then_that_nothing_is_left(space: Namespac
 
     space.call(work)
     root = space.call(lambda: pins.PinDirectory(pins.find_bpffs(None))).root.parent
-    count = len(list((root / "v999/maps").iterdir()))
+    count = sum(len(list((root / "v999" / kind).iterdir())) for kind in ("maps", "steps"))
 
     assert down(space) == f"removed: attached programs 1, maps {count}"
     assert not root.exists()

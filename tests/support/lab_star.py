@@ -49,18 +49,34 @@ class LoadBalancer:
         self._touched = False
         lab.undo(self.down)
 
-    def start(self, *flags: str, certificates: Path | None = None) -> None:
-        """Start the daemon and wait until it serves; ``certificates`` is what it finds at /opt/loxilb/cert."""
+    def start(self, *flags: str, certificates: Path | None = None, build: Path | None = None) -> None:
+        """Start the daemon and wait until it serves; ``certificates`` is what it finds at /opt/loxilb/cert.
+
+        ``build`` is the directory of another build of it.
+        """
+        self.launch(*flags, certificates=certificates, build=build)
+        assert self._daemon is not None
+        self.ready_line = self._daemon.wait_line(r"ready in", deadline=_READY_S)
+
+    def launch(self, *flags: str, certificates: Path | None = None, build: Path | None = None) -> Process:
+        """Start the daemon, as :meth:`start`, and wait for nothing."""
         seen = () if certificates is None else ("unshare", "-m", "sh", "-c", _SEEN_AS_CERTIFICATES, certificates)
         self._touched = True  # before there is a process: an interrupt may come while there is one
         own = ("--config", "none", "--store", self.store)
-        self._daemon = self._lab.process(self.namespace, *seen, BIN / "loxilb", *own, *flags)
-        self.ready_line = self._daemon.wait_line(r"ready in", deadline=_READY_S)
+        path = () if build is None else ("env", f"PYTHONPATH={build}")
+        self._daemon = self._lab.process(self.namespace, *seen, *path, BIN / "loxilb", *own, *flags)
+        return self._daemon
 
     def stop(self) -> int:
         """End the daemon, forwarding stays; returns its exit code."""
         assert self._daemon is not None
         return self._daemon.stop()
+
+    def kill(self) -> None:
+        """End the daemon as a crash would; forwarding stays."""
+        assert self._daemon is not None
+        self._daemon.popen.kill()
+        self._daemon.stop()
 
     def down(self) -> None:
         """End the daemon and take every trace of it away."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loxilb.kernel import abi
+from loxilb.kernel.bpf.adoption import fingerprint
 from loxilb.kernel.bpf.work import Work
 from loxilb.model import FlowState, Mode, Selection
 from loxilb.model.image import FULL_SHARE, EndpointFlags
@@ -208,3 +209,10 @@ def test_the_compiler_does_refuse() -> None:
         f"struct hole {{ __u8 a; __u32 b; }}; {same('sizeof(struct hole)', 8)}",
     ):
         assert compile_with(wrong)
+
+
+def test_a_changed_layout_has_a_new_version() -> None:
+    """Pinned maps outlive the programs: whoever changes a layout raises LOX_ABI_VERSION and records it here."""
+    recorded = {2: "c282a845bc707326"}
+
+    assert recorded.get(abi.ABI_VERSION) == fingerprint().hex()

@@ -8,7 +8,7 @@ the conversions of :mod:`loxilb.kernel.bpf.convert` are the only readers.
 import ctypes
 from enum import IntEnum
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 WINDOW = 16
 HALF_WINDOW = 8
 QUARANTINE = 2

@@ -8,6 +8,7 @@ replaced without a gap. A clsact filter outlives the process by itself.
 import ctypes
 import errno
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,14 +141,10 @@ def detach_clsact(index: int) -> int:
 
 
 def _detach_clsact(index: int, point: int) -> bool:
+    program = _filtering_program(index, point)
+    if program is None or program_name(program) != _TC_PROGRAMS[point]:
+        return False
     hook = _clsact_hook(index, point)
-    options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
-    result = libbpf.tc_query(ctypes.byref(hook), ctypes.byref(options))
-    if -result in _NO_FILTER:
-        return False
-    check(result, f"query TC on interface {index}")
-    if program_name(options.prog_id) != _TC_PROGRAMS[point]:
-        return False
     options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
     check(libbpf.tc_detach(ctypes.byref(hook), ctypes.byref(options)), f"detach TC from interface {index}")
     return True
@@ -159,12 +156,56 @@ def program_name(identity: int) -> bytes:
     if descriptor == -errno.ENOENT:
         return b""
     check(descriptor, f"open program {identity}")
-    info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
     try:
-        check(libbpf.object_info(descriptor, ctypes.byref(info), ctypes.byref(size)), f"ask for program {identity}")
+        return bytes(_describe(descriptor).name)
     finally:
         os.close(descriptor)
-    return bytes(info.name)
+
+
+def program_id(descriptor: int) -> int:
+    """Return the number that the kernel gave a program; raises KernelError."""
+    return int(_describe(descriptor).id)
+
+
+def _describe(descriptor: int) -> libbpf.ProgramInfo:
+    info, size = libbpf.ProgramInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.ProgramInfo))
+    check(libbpf.object_info(descriptor, ctypes.byref(info), ctypes.byref(size)), "ask for a program")
+    return info
+
+
+def running(directory: pins.PinDirectory) -> set[int]:
+    """Return the numbers of the programs that pinned links, and filters at our places, run; raises KernelError."""
+    pinned = list(directory.links())
+    with_tcx = {index for hook, index, _ in pinned if hook == "tcx"}
+    rest = [index for index, _ in socket.if_nameindex() if index not in with_tcx]
+    found = {
+        *(_linked_program(path) for _, _, path in pinned),
+        *(_filtering_program(index, point) for index in rest for point in _TC_PROGRAMS),
+    }
+    return {program for program in found if program is not None}
+
+
+def _linked_program(path: Path) -> int | None:
+    descriptor = pins.get(path)
+    if descriptor is None:
+        return None
+    info, size = libbpf.LinkInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.LinkInfo))
+    try:
+        check(libbpf.object_info(descriptor, ctypes.byref(info), ctypes.byref(size)), f"ask for link {path.name}")
+    finally:
+        os.close(descriptor)
+    return int(info.prog_id)
+
+
+def _filtering_program(index: int, point: int) -> int | None:
+    """Return the program of the filter at our place of clsact, whoever put it there; None without one."""
+    hook = _clsact_hook(index, point)
+    options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
+    result = libbpf.tc_query(ctypes.byref(hook), ctypes.byref(options))
+    if -result in _NO_FILTER:
+        return None
+    check(result, f"query TC on interface {index}")
+    return int(options.prog_id)
 
 
 def detach_egress(directory: pins.PinDirectory, index: int) -> None:

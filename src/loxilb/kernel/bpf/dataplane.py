@@ -449,6 +449,11 @@ class BpfDataPlane:
 
     # The end.
 
+    def retire(self) -> None:
+        """Let go of what only replaced programs needed, once no packet is in them any more; raises KernelError."""
+        with self._lock:
+            self._loaded.retire()
+
     def close(self) -> None:
         """Let go of everything and leave it in place: packets are forwarded as before."""
         self._tables.close()

@@ -15,6 +15,8 @@ from loxilb.kernel.bpf import maps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model import IPAddress
 
+_KNOWN, _LOCAL = struct.pack("=I", abi.HOST_KNOWN), struct.pack("=I", abi.HOST_LOCAL)
+
 
 def served_bit(address: IPAddress) -> int:
     """Return the bit of ``served`` that stands for an address (``LOX_SERVED_FACTOR`` in bpf/abi.h)."""
@@ -37,7 +39,7 @@ class HostIndex:
         self._services: Counter[IPAddress] = Counter()
         self._endpoints: Counter[IPAddress] = Counter()
         self._bits: Counter[int] = Counter()
-        self._own: frozenset[IPAddress] = frozenset()
+        self._own: frozenset[IPAddress] | None = None
         self._local: set[IPAddress] = set()
 
     @property
@@ -47,19 +49,26 @@ class HostIndex:
 
     def know_own(self, addresses: frozenset[IPAddress]) -> None:
         """Learn the addresses of this host's interfaces; raises KernelError."""
-        changed, self._own = addresses ^ self._own, addresses
+        changed, self._own = addresses ^ (self._own or frozenset()), addresses
         for address in changed:
             if address in self._endpoints:
                 self._write(address)
 
     def rebuild(self, services: Iterable[IPAddress], endpoints: Iterable[IPAddress]) -> None:
-        """Count anew what is programmed and make the maps agree; raises KernelError."""
+        """Count anew what is programmed and make the maps agree; raises KernelError.
+
+        Until :meth:`know_own` tells, those endpoints are on this host that were for the daemon before.
+        """
+        found = tuple(maps.dump(self._hosts, 16, 4))
         self._services, self._endpoints = Counter(services), Counter(endpoints)
         self._bits = Counter(map(served_bit, self._services.elements()))
         self._local.clear()
         wanted = self._services.keys() | self._endpoints.keys()
+        if self._own is None:
+            local = {key for key, value in found if value == _LOCAL}
+            self._own = frozenset(one for one in self._endpoints if _key(one) in local)
         keys = {_key(address) for address in wanted}
-        for key, _ in tuple(maps.dump(self._hosts, 16, 4)):
+        for key, _ in found:
             if key not in keys:
                 maps.delete(self._hosts, key, "forget an address")
         for address in wanted:
@@ -104,10 +113,10 @@ class HostIndex:
 
     def _write(self, address: IPAddress) -> None:
         """Make the map say what an address is now."""
-        local = address in self._endpoints and (address in self._own or address in self._services)
+        local = address in self._endpoints and (address in (self._own or ()) or address in self._services)
         (self._local.add if local else self._local.discard)(address)
         if address in self._endpoints or address in self._services:
-            value = struct.pack("=I", abi.HOST_LOCAL if local else abi.HOST_KNOWN)
+            value = _LOCAL if local else _KNOWN
             maps.update(self._hosts, _key(address), value, f"note address {address}")
         else:
             maps.delete(self._hosts, _key(address), f"forget address {address}")

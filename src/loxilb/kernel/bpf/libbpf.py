@@ -112,7 +112,19 @@ class MapInfo(ctypes.Structure):
 class ProgramInfo(ctypes.Structure):
     """Start of ``struct bpf_prog_info`` (linux/bpf.h), up to the name."""
 
-    _fields_ = (("before", c_uint64 * 8), ("name", ctypes.c_char * 16))
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("tag", ctypes.c_ubyte * 8),
+        ("between", c_uint64 * 6),
+        ("name", ctypes.c_char * 16),
+    )
+
+
+class LinkInfo(ctypes.Structure):
+    """Start of ``struct bpf_link_info`` (linux/bpf.h), and room for the rest."""
+
+    _fields_ = (("type", c_uint32), ("id", c_uint32), ("prog_id", c_uint32), ("rest", c_uint32 * 13))
 
 
 object_open = _declare("bpf_object__open_file", c_void_p, c_char_p, c_void_p)
@@ -124,6 +136,8 @@ map_name = _declare("bpf_map__name", c_char_p, c_void_p)
 map_fd = _declare("bpf_map__fd", c_int, c_void_p)
 map_is_internal = _declare("bpf_map__is_internal", c_bool, c_void_p)
 map_initial_value = _declare("bpf_map__initial_value", c_void_p, c_void_p, POINTER(c_size_t))
+map_key_size = _declare("bpf_map__key_size", c_uint32, c_void_p)
+map_value_size = _declare("bpf_map__value_size", c_uint32, c_void_p)
 map_set_max_entries = _declare("bpf_map__set_max_entries", c_int, c_void_p, c_uint32)
 map_reuse_fd = _declare("bpf_map__reuse_fd", c_int, c_void_p, c_int)
 program_name = _declare("bpf_program__name", c_char_p, c_void_p)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi, netns
-from loxilb.kernel.bpf import maps, pins
+from loxilb.kernel.bpf import adoption, attach, maps, pins
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 
@@ -24,8 +24,10 @@ _LEAST_OVERFLOW = 4096
 _RECORD_HEADER = 8  # of each record of a ring buffer (Documentation/bpf/ringbuf.rst)
 # What only some kernels have: a flag of bpf_l4_csum_replace (6.16), and functions (6.2, 5.18).
 _CSUM_IPV6, _KERNEL_CTX, _SET_RETVAL = b"BPF_F_IPV6", b"bpf_cast_to_kern_ctx", b"bpf_set_retval"
-# Maps that hold a program's own state: never shared, never pinned.
+# Maps of one build of the programs, whose layout is no ABI: never shared with another, never pinned.
 _PRIVATE = (".rodata", ".bss", ".data")
+_SCRATCH = frozenset({"work", "spill"})
+_STEPS = "_steps"  # ends the name of an object's tail calls, which are pinned beside those of other builds
 
 
 def _slots(flows: int, load: int) -> int:
@@ -146,39 +148,26 @@ class Loaded:
     def _keep(self, name: str, loaded: BpfObject) -> None:
         self.objects[name] = loaded
         _collect(self.directory, loaded, self.maps)
+        for steps, program in _steps(loaded).items():
+            pins.pin(loaded.maps[steps], self.directory.steps_path(steps, attach.program_id(program)))
+
+    def retire(self) -> None:
+        """Let go of the tail calls of programs that run nowhere any more, some time after they were replaced.
+
+        The kernel empties an array of programs that nobody holds, while packets may still be in its old programs.
+        Raises KernelError.
+        """
+        own = {attach.program_id(one) for loaded in self.objects.values() for one in _steps(loaded).values()}
+        running = own | attach.running(self.directory)
+        for program, path in self.directory.steps():
+            if program not in running:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close all descriptors; pins keep what is pinned."""
         for loaded in self.objects.values():
             loaded.close()
-        for descriptor in self.maps.values():
-            os.close(descriptor)
-
-
-def _pinned(directory: pins.PinDirectory) -> dict[str, int]:
-    found = {}
-    folder = directory.root / "maps"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        descriptor = pins.get(path)
-        if descriptor is not None:
-            found[path.name] = descriptor
-    return found
-
-
-def _adopt_config(found: dict[str, int]) -> abi.Config | None:
-    """Return the configuration the pinned maps were made with."""
-    descriptor = found.get("config")
-    if descriptor is None:
-        return None
-    value = maps.lookup(descriptor, maps.index_key(0), ctypes.sizeof(abi.Config))
-    return abi.Config.from_buffer_copy(value) if value else None
-
-
-def _keep_config(directory: pins.PinDirectory, config: abi.Config) -> int:
-    descriptor = maps.create_array("lox_config", ctypes.sizeof(abi.Config))
-    maps.update(descriptor, maps.index_key(0), bytes(config), "write the load-time configuration")
-    pins.pin(descriptor, directory.map_path("config"))
-    return descriptor
+        adoption.close(self.maps)
 
 
 def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
@@ -187,24 +176,28 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
     The configuration is pinned last: a directory without it is left over from a start that was cut short, so its maps
     are not adopted.
     """
-    directory.create()
-    found = _pinned(directory)
-    config = _adopt_config(found)
-    adopted = config is not None
-    if config is None:
-        for descriptor in found.values():
-            os.close(descriptor)
+    adoption.make_way(directory, settings.bpffs)
+    found = adoption.pinned_maps(directory)
+    config = make_config(settings)
+    try:
+        taken = adoption.adopt_config(directory, found, config)
+    except KernelError:
+        adoption.close(found)
+        raise
+    adopted = taken is not None
+    if taken is None:
+        adoption.close(found)
         directory.remove()
-        directory.create()
-        found, config = {}, make_config(settings)
+        found = {}
+    directory.create()
     # Adopted maps keep their size, whatever is asked for now.
-    sizes = sizes_of(config, settings) | {name: maps.max_entries(one) for name, one in found.items()}
+    sizes = sizes_of(config, settings) | {name: maps.describe(one).max_entries for name, one in found.items()}
     loaded = Loaded(directory=directory, config=config, sizes=sizes, maps=found, adopted=adopted)
     try:
         loaded.object("base")
         loaded.side_by_side("tc", "gc")
         if not adopted:
-            found["config"] = _keep_config(directory, config)
+            found[pins.CONFIG] = adoption.keep_config(directory, config)
     except BaseException:
         loaded.close()
         raise
@@ -221,6 +214,12 @@ def object_path(name: str) -> Path:
 def _collect(directory: pins.PinDirectory, loaded: BpfObject, found: dict[str, int]) -> None:
     """Pin the object's new maps and keep descriptors of our own, for the next object to share."""
     for name, descriptor in loaded.maps.items():
-        if name not in found and not name.endswith(_PRIVATE):
+        if name not in found and not name.endswith((*_PRIVATE, _STEPS)) and name not in _SCRATCH:
             pins.pin(descriptor, directory.map_path(name))
             found[name] = os.dup(descriptor)
+
+
+def _steps(loaded: BpfObject) -> dict[str, int]:
+    """Return the arrays of tail calls, each with the program that starts them."""
+    names = [name for name in loaded.maps if name.endswith(_STEPS)]
+    return {name: loaded.programs[f"lox_{name.removesuffix(_STEPS)}"] for name in names}

@@ -34,11 +34,11 @@ def delete(descriptor: int, key: bytes, operation: str) -> None:
         check(result, operation)
 
 
-def max_entries(descriptor: int) -> int:
-    """Return how many entries a map was made for; raises KernelError."""
+def describe(descriptor: int) -> libbpf.MapInfo:
+    """Return what a map was made as: entries, size of keys and values; raises KernelError."""
     info, size = libbpf.MapInfo(), ctypes.c_uint32(ctypes.sizeof(libbpf.MapInfo))
     check(libbpf.object_info(descriptor, ctypes.byref(info), ctypes.byref(size)), "ask for the size of a map")
-    return int(info.max_entries)
+    return info
 
 
 def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:

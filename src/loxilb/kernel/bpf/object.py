@@ -2,12 +2,14 @@
 """A BPF object file: open, configure, load, and the maps and programs in it."""
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from loxilb.kernel.bpf import libbpf
+from loxilb.errors import KernelError
+from loxilb.kernel.bpf import libbpf, maps
 from loxilb.kernel.bpf.libbpf import check, check_pointer
 
 
@@ -47,6 +49,7 @@ class BpfObject:
     def _configure(self, rodata: bytes, sizes: Mapping[str, int], reuse: Mapping[str, int]) -> None:
         for name, item in self._maps.items():
             if name in reuse:
+                _expect_layout(name, item, reuse[name])
                 check(libbpf.map_reuse_fd(item, reuse[name]), f"reuse map {name}")
             elif name in sizes:
                 check(libbpf.map_set_max_entries(item, sizes[name]), f"size map {name}")
@@ -78,3 +81,11 @@ class BpfObject:
     def __exit__(self, *_: object) -> None:
         """Close the object."""
         self.close()
+
+
+def _expect_layout(name: str, item: int, descriptor: int) -> None:
+    """Raise KernelError where the object's map has other keys or values: libbpf would take it all the same."""
+    wanted, found = (libbpf.map_key_size(item), libbpf.map_value_size(item)), maps.describe(descriptor)
+    if wanted != (found.key_size, found.value_size):
+        detail = f"bytes of key and value are {found.key_size}, {found.value_size} there, {wanted[0]}, {wanted[1]} here"
+        raise KernelError(f"reuse map {name}", errno.EINVAL, detail=detail, remedy="loxilb down, then start again")

@@ -20,6 +20,9 @@ _STANDARD = Path("/sys/fs/bpf")
 _OWN = Path("/run/loxilb/bpf")
 PLACES = (_STANDARD, _OWN)
 """Where a BPF file system is looked for, the first choice first."""
+CONFIG = "config"
+"""Name of the map that is pinned last of all and removed first: with it the maps are complete."""
+_KINDS = ("links", "steps", "maps")  # in the order of their removal
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -45,16 +48,17 @@ def _mount(directory: Path) -> None:
 def find_bpffs(wanted: Path | None) -> Path:
     """Return the directory of a BPF file system, mounting one where there is none; raises KernelError.
 
-    ``ip netns exec`` hides what is mounted below /sys, so a place outside is the second choice.
+    ``ip netns exec`` hides what is mounted below /sys, so a place outside is the second choice. Where an earlier daemon
+    of this namespace has pinned comes first.
     """
     mounted = mount_points()
     if wanted is not None:
         if not any(wanted == point or point in wanted.parents for point in mounted):
             _mount(wanted)
         return wanted
-    for directory in PLACES:
-        if directory in mounted:
-            return directory
+    there = [place for place in PLACES if place in mounted]
+    if there:
+        return next((place for place in there if (place / "loxilb" / netns.identity()).is_dir()), there[0])
     try:
         _mount(_STANDARD)
     except KernelError:
@@ -72,7 +76,7 @@ class PinDirectory:
 
     def create(self) -> None:
         """Make the directories; raises KernelError."""
-        for directory in (self.root / "maps", self.root / "links"):
+        for directory in (self.root / kind for kind in _KINDS):
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -81,6 +85,15 @@ class PinDirectory:
     def map_path(self, name: str) -> Path:
         """Path of a map's pin."""
         return self.root / "maps" / name
+
+    def steps_path(self, name: str, program: int) -> Path:
+        """Path of the pin of the tail calls of one loaded program."""
+        return self.root / "steps" / f"{name}-{program}"
+
+    def steps(self) -> Iterator[tuple[int, Path]]:
+        """Return program and path of every pinned array of tail calls."""
+        for path in sorted((self.root / "steps").iterdir()):
+            yield int(path.name.rpartition("-")[2]), path
 
     def link_path(self, hook: str, index: int) -> Path:
         """Path of the pin of a link of one interface."""
@@ -95,9 +108,7 @@ class PinDirectory:
 
     def remove(self) -> None:
         """Detach every link, and remove every pin and the namespace's directory; raises KernelError."""
-        for kind in ("links", "maps"):
-            unpin(self.root / kind)
-        remove_empty(self.root)
+        remove_root(self.root)
 
 
 def existing(wanted: Path | None) -> list[Path]:
@@ -110,13 +121,29 @@ def existing(wanted: Path | None) -> list[Path]:
     return sorted(root for place in places for root in (place / "loxilb" / netns.identity()).glob("v*"))
 
 
+def is_complete(root: Path) -> bool:
+    """Tell whether a directory holds a data plane, not what is left of a start that was cut short.
+
+    Programs are attached only to complete maps.
+    """
+    return (root / "maps" / CONFIG).exists() or any((root / "links").glob("*"))
+
+
+def remove_root(root: Path) -> None:
+    """Detach every link, remove every pin and the namespace's directory of one version; raises KernelError."""
+    for kind in _KINDS:
+        unpin(root / kind)
+    remove_empty(root)
+
+
 def unpin(directory: Path) -> int:
     """Detach the links and remove the pins of a directory, and itself. Return how many there were.
 
-    Raises KernelError.
+    The mark of a complete data plane goes first: what is left when this is cut short is not taken for one. Raises
+    KernelError.
     """
     try:
-        pinned = list(directory.iterdir())
+        pinned = sorted(directory.iterdir(), key=lambda path: path.name != CONFIG)
         for path in pinned:
             remove(path)
         directory.rmdir()

@@ -28,7 +28,7 @@ def remove_data_plane(bpffs: Path | None) -> Removed:
     directories = pins.existing(bpffs)
     links = sum(pins.unpin(directory / "links") for directory in directories)
     filters = sum(attach.detach_clsact(index) for index, _ in socket.if_nameindex())
-    maps = sum(pins.unpin(directory / "maps") for directory in directories)
+    maps = sum(pins.unpin(directory / kind) for directory in directories for kind in ("steps", "maps"))
     for directory in directories:
         pins.remove_empty(directory)
     return Removed(links=links, filters=filters, maps=maps)

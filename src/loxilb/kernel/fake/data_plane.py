@@ -87,6 +87,7 @@ class FakeDataPlane:
         self.refused: set[str] = set()
         self.held: set[IfIndex] = set()
         self.resolved = 0
+        self.retired = 0
         self.reporting = False
         self.happenings: asyncio.Queue[FlowEvent] = asyncio.Queue()
         self.aborted: asyncio.Queue[Sequence[AbortedConnection]] = asyncio.Queue()
@@ -193,6 +194,10 @@ class FakeDataPlane:
     def resolve_again(self) -> None:
         """Count the times that routes had to be looked up again."""
         self.resolved += 1
+
+    def retire(self) -> None:
+        """Count the times that replaced programs were let go of."""
+        self.retired += 1
 
     def report_flows(self, wanted: bool) -> None:
         """Remember whether flows are to be reported."""

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a start takes over, and what it refuses."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from loxilb.errors import KernelError
+from loxilb.kernel import abi
+from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, adoption, attach, maps, pins
+from loxilb.model import LinkKind, Port
+from loxilb.model.image import EndpointEntry, EndpointId, PutEndpoint, RuleId
+from loxilb.model.port import IfIndex
+from tests.netns.test_lifecycle import VIP4, VIP6, create, tcx_programs
+from tests.support.lab import Lab, Namespace, wait_for
+from tests.support.lab_star import build
+from tests.support.traffic import ask, ask_on, connection
+
+pytestmark = pytest.mark.must_run
+SETTINGS = DataPlaneSettings(xdp=XdpPolicy.OFF, flows4=1024, flows6=1024, half_open4=256, half_open6=256)
+OWN = ip_address("31.31.31.254")
+
+
+@pytest.fixture
+def space(lab: Lab) -> Iterator[Namespace]:
+    """Return a namespace with a veth whose two ends are in it, and no pins in the end."""
+    made = lab.namespace("adopt")
+    lab.link(made, "one", made, "two")
+    yield made
+    for root in made.call(pins.existing, None):
+        pins.remove_root(root)
+
+
+def directory() -> pins.PinDirectory:
+    """Return the pins of the calling thread's namespace."""
+    return pins.PinDirectory(pins.find_bpffs(None))
+
+
+def port() -> Port:
+    """Return the interface ``one``."""
+    index = IfIndex(socket.if_nametoindex("one"))
+    return Port(index=index, name="one", kind=LinkKind.VETH, mac=b"\2" * 6, mtu=1500, up=True, carrier=True)
+
+
+@contextmanager
+def opened(settings: DataPlaneSettings = SETTINGS) -> Iterator[BpfDataPlane]:
+    """Open a data plane, and leave it in place."""
+    made = BpfDataPlane.open(settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def pinned() -> set[Path]:
+    """Return everything that is pinned for the calling thread's namespace, of any version."""
+    return {path for root in pins.existing(None) for path in root.rglob("*")}
+
+
+def test_a_data_plane_of_another_version_is_refused_and_goes_on(lab: Lab) -> None:
+    """The error names both versions and what to do; connections live on, also over the way back."""
+    star = build(lab)
+    star.lb.start()
+    create(star)
+    star.lb.stop()
+    root = star.lb.namespace.call(directory).root
+    index = star.lb.namespace.call(socket.if_nametoindex, "eclient")
+
+    def scenario() -> None:
+        with connection(VIP4, 2020, timeout=30) as four, connection(VIP6, 2020, timeout=30) as six:
+            servers = [ask_on(four).server, ask_on(six).server]
+            other = root.rename(root.with_name("v1"))
+            refused = star.lb.launch()
+            assert refused.popen.wait(60) == 1
+            assert "of ABI version 1, this loxilb reads ABI version 2 only" in refused.log.read_text()
+            assert "loxilb down" in refused.log.read_text()
+            assert list(root.parent.iterdir()) == [other]
+            assert star.lb.namespace.call(tcx_programs, index) == 1
+            assert [ask_on(four).server, ask_on(six).server] == servers
+            assert {ask(VIP4, 2020).server, ask(VIP6, 2020).server} == {"server2"}
+            other.rename(root)
+            star.lb.start()
+            assert [ask_on(four).server, ask_on(six).server] == servers
+
+    star.client.call(scenario)
+
+
+def other_fingerprint() -> None:
+    """Make the pinned maps those of a build with other layouts that calls itself the same version."""
+    descriptor = pins.get(directory().map_path(pins.CONFIG))
+    assert descriptor is not None
+    size = maps.describe(descriptor).value_size
+    value = maps.lookup(descriptor, maps.index_key(0), size)
+    assert value is not None
+    maps.update(descriptor, maps.index_key(0), value[:-1] + bytes([value[-1] ^ 1]), "change the fingerprint")
+    adoption.close({"": descriptor})
+
+
+def other_config() -> None:
+    """Make the configuration one of another size."""
+    replace_map(pins.CONFIG)
+
+
+def other_fragments() -> None:
+    """Make one map have values of another size."""
+    replace_map("fragments")
+
+
+def replace_map(name: str) -> None:
+    """Pin a map of 8-byte values in the place of one."""
+    path = directory().map_path(name)
+    path.unlink()
+    descriptor = maps.create_array("other", 8)
+    pins.pin(descriptor, path)
+    adoption.close({"": descriptor})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (other_fingerprint, "of another layout, though of ABI version 2"),
+        (other_config, "of another layout, though of ABI version 2"),
+        (other_fragments, "reuse map fragments"),
+    ],
+)
+def test_maps_of_another_layout_are_refused(space: Namespace, spoil: Callable[[], None], cause: str) -> None:
+    """Whatever the version says: what runs goes on, and nothing is pinned or attached besides."""
+
+    def scenario() -> None:
+        with opened() as first:
+            first.attach(port())
+        spoil()
+        before = pinned()
+        with pytest.raises(KernelError, match=cause) as refused, opened():
+            pass
+        assert "loxilb down" in refused.value.remedy
+        assert pinned() == before
+        assert tcx_programs(port().index) == 1
+
+    space.call(scenario)
+
+
+def test_remains_of_another_version_without_state_are_removed(space: Namespace) -> None:
+    """A first start of it was cut short: there is nothing to lose, and nobody else would remove it."""
+
+    def scenario() -> None:
+        other = directory().root.with_name("v1")
+        (other / "maps").mkdir(parents=True)
+        descriptor = maps.create_array("left", 8)
+        pins.pin(descriptor, other / "maps" / "left")
+        adoption.close({"": descriptor})
+        with opened():
+            assert pins.existing(None) == [directory().root]
+
+    space.call(scenario)
+
+
+def test_a_removal_that_is_cut_short_leaves_nothing_to_adopt(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the maps would be taken over, and the others made anew."""
+    remove = pins.remove
+
+    def cut_short(path: Path) -> None:
+        if path.name == "endpoints":
+            raise InterruptedError
+        remove(path)
+
+    def scenario() -> None:
+        with opened(), monkeypatch.context() as patch:
+            patch.setattr(pins, "remove", cut_short)
+            with suppress(KernelError):
+                pins.remove_root(directory().root)
+        assert directory().map_path("endpoints").exists()
+        with opened() as again:
+            assert not again._loaded.adopted
+
+    space.call(scenario)
+
+
+def test_replaced_programs_keep_their_tail_calls_while_they_run(space: Namespace) -> None:
+    """Also while another build is loaded beside them; once they run nowhere they go, and all they held with them."""
+
+    def steps() -> dict[int, Path]:
+        return dict(directory().steps())
+
+    def first_step(path: Path) -> bytes | None:
+        descriptor = pins.get(path)
+        assert descriptor is not None
+        try:
+            return maps.lookup(descriptor, maps.index_key(0), 4)
+        finally:
+            adoption.close({"": descriptor})
+
+    def scenario() -> None:
+        with opened() as first:
+            first.attach(port())
+        ((old, path),) = steps().items()
+        with opened() as second:
+            second.retire()
+            assert len(steps()) == 2
+            assert first_step(path)
+            assert attach.running(directory()) == {old}
+            second.attach(port())
+            second.retire()
+            assert old not in steps()
+            assert attach.running(directory()) == set(steps())
+        wait_for(lambda: attach.program_name(old) == b"", what="the replaced program gone")
+
+    space.call(scenario)
+
+
+def test_endpoints_on_this_host_stay_so_before_the_addresses_are_known_again(space: Namespace) -> None:
+    """A flow that is opened meanwhile would be sent on a wire."""
+
+    def scenario() -> None:
+        entry = EndpointEntry(rule=RuleId(1), address=OWN, port=80, source=None)
+        with opened() as first:
+            first.know_addresses(frozenset({OWN}))
+            first.apply([PutEndpoint(endpoint=EndpointId(1), entry=entry)])
+            assert first.serves_locally()
+        with opened() as second:
+            assert second.serves_locally()
+            value = maps.lookup(second.descriptors["hosts"], OWN.packed.ljust(16, b"\0"), 4)
+            assert value == abi.HOST_LOCAL.to_bytes(4, "little")
+            second.know_addresses(frozenset())
+            assert not second.serves_locally()
+
+    space.call(scenario)
+
+
+def test_sizes_are_of_the_first_start_and_settings_of_this_one(space: Namespace) -> None:
+    """XDP that is asked for later has to finish checksums, though the first start did not."""
+
+    def scenario() -> None:
+        with opened() as first:
+            before = first._loaded.config
+        with opened(replace(SETTINGS, xdp=XdpPolicy.ON, flows4=4096)) as second:
+            after = second._loaded.config
+        assert (before.complete_checksum, after.complete_checksum) == (0, 1)
+        assert after.flow4_mask == before.flow4_mask
+        assert list(after.secret) == list(before.secret)
+
+    space.call(scenario)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Restarts nobody notices: killed, stopped, replaced by another build, under load."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from loxilb.kernel import abi
+from loxilb.kernel.bpf import adoption, libbpf, maps, pins
+from loxilb.kernel.bpf.tables import FlowTables
+from tests.support.builds import another_build
+from tests.support.lab import Lab
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, take_frames
+from tests.support.load import Load
+from tests.support.traffic import ask, ask_on, connection
+
+pytestmark = pytest.mark.must_run
+VIPS = {"20.20.20.1": SERVERS4, "2001::1": SERVERS6}
+LOADED, IN_TURN, LEAST = 2020, 2021, 2022
+NAMES = ["server1", "server2", "server3"]
+Flows = dict[bytes, tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return another build, whose programs cannot go together with those of this one."""
+    return another_build(tmp_path_factory.mktemp("newer"))
+
+
+@pytest.fixture(params=["off", "on"], ids=["tc", "xdp"])
+def star(lab: Lab, request: pytest.FixtureRequest) -> Star:
+    """Return a topology with a daemon and services: one to load, and quiet ones to see who is chosen."""
+    made = build(lab)
+    if request.param == "on":
+        take_frames(made.client, *made.servers)
+    made.lb.start("--xdp", request.param)
+    for vip, servers in VIPS.items():
+        endpoints = [f"{server}:1" for server in servers]
+        for port, flags in ((LOADED, ""), (IN_TURN, ""), (LEAST, " --select=lc")):
+            made.lb.create(vip, f"--tcp={port}:{PORT}{flags}", endpoints)
+    return made
+
+
+def flows(star: Star) -> Flows:
+    """Return when every live flow was opened, and its packets so far, as the pinned tables have them."""
+
+    def read() -> Flows:
+        found = adoption.pinned_maps(directory())
+        tables = FlowTables(found, {name: maps.describe(one).max_entries for name, one in found.items()})
+        seen = {
+            b"".join(map(bytes, (hot.saddr, hot.head.sport, hot.daddr, hot.head.dport))): (
+                cold.created,
+                hot.head.packets,
+            )
+            for hot, cold in tables.live()
+        }
+        tables.close()
+        adoption.close(found)
+        return seen
+
+    return star.lb.namespace.call(read)
+
+
+def counters(star: Star) -> dict[tuple[str, int, str], tuple[int, ...]]:
+    """Return packets and bytes of every endpoint of every service."""
+    return {
+        (rule["serviceArguments"]["externalIP"], rule["serviceArguments"]["port"], one["endpointIP"]): tuple(
+            map(int, one["counter"].split(":"))
+        )
+        for rule in star.lb.api("GET", "/config/loadbalancer/all")["lbAttr"]
+        for one in rule["endpoints"]
+    }
+
+
+def drops(star: Star) -> set[str]:
+    """Return why packets were dropped, but for what two processors at once may come to."""
+
+    def read() -> set[str]:
+        found = adoption.pinned_maps(directory())
+        size = 8 * libbpf.possible_cpus()
+        values = {why: maps.lookup(found["reasons"], maps.index_key(why), size) for why in abi.Reason}
+        adoption.close(found)
+        return {why.name for why, value in values.items() if why.name.startswith("DROP_") and any(value or b"")}
+
+    return star.lb.namespace.call(read) - {"DROP_BUSY", "DROP_FLOW_MOVED"}
+
+
+def directory() -> pins.PinDirectory:
+    """Return the pins of the calling thread's namespace."""
+    return pins.PinDirectory(pins.find_bpffs(None))
+
+
+def steps(star: Star) -> dict[str, int]:
+    """Return the arrays of tail calls that are pinned, with their size, which tells the build."""
+
+    def read() -> dict[str, int]:
+        found = {}
+        for _, path in directory().steps():
+            descriptor = pins.get(path)
+            assert descriptor is not None
+            found[path.name] = maps.describe(descriptor).max_entries
+            adoption.close({path.name: descriptor})
+        return found
+
+    return star.lb.namespace.call(read)
+
+
+class Quiet:
+    """Connections that stay open over all restarts, and services whose next choice is known."""
+
+    def __init__(self, star: Star, stack: ExitStack) -> None:
+        """Open them: on the service for least connections one more to the first server."""
+        self._star = star
+        self._turn = 0
+        self._held = [
+            stack.enter_context(connection(vip, LEAST, timeout=30)) for vip in VIPS for _ in range(len(NAMES) + 1)
+        ]
+        held = [ask_on(sock).server for sock in self._held]
+        assert held == [*NAMES, "server1"] * len(VIPS)
+
+    def check(self) -> None:
+        """Ask whether everything goes on where it was."""
+        due = NAMES[self._turn % len(NAMES)]
+        self._turn += 1
+        assert [ask(vip, IN_TURN, timeout=30).server for vip in VIPS] == [due] * len(VIPS)
+        assert [ask_on(sock).server for sock in self._held] == [*NAMES, "server1"] * len(VIPS)
+        with ExitStack() as stack:
+            for vip in VIPS:
+                two = [stack.enter_context(connection(vip, LEAST, timeout=30)) for _ in range(2)]
+                assert {ask_on(sock).server for sock in two} == {"server2", "server3"}
+
+
+@contextmanager
+def nothing_goes_back(star: Star, load: Load) -> Iterator[None]:
+    """Compare flows and counters before and after, while the load goes on."""
+    before, counted = flows(star), counters(star)
+    yield
+    load.flows_on()
+    after, counted_after = flows(star), counters(star)
+    lasting = before.keys() & after.keys()
+    assert len(lasting) >= 2 * len(VIPS) * 2
+    assert [key for key in lasting if after[key][0] == before[key][0] and after[key][1] < before[key][1]] == []
+    assert all(
+        now >= then for key, values in counted.items() for now, then in zip(counted_after[key], values, strict=True)
+    )
+    assert any(counted_after[key] > values for key, values in counted.items())
+
+
+def restarts(star: Star, newer: Path, load: Load) -> dict[str, Callable[[], None]]:
+    """Return every way in which a daemon is followed by another; between the two traffic flows on."""
+    flags = ("--xdp", "off" if "xdp none" in star.lb.ready_line else "on")
+
+    def follow(end: Callable[[], object], build: Path | None) -> None:
+        end()
+        load.flows_on()
+        star.lb.start(*flags, build=build)
+
+    return {
+        "killed": lambda: follow(star.lb.kill, None),
+        "stopped": lambda: follow(star.lb.stop, None),
+        "replaced": lambda: follow(star.lb.stop, newer),
+        "rolled back": lambda: follow(star.lb.kill, None),
+    }
+
+
+def test_nobody_notices_a_restart(star: Star, newer: Path) -> None:
+    """No request fails, no connection is reset, nothing is counted anew, and the next endpoint is the one due."""
+    own = steps(star)
+    assert len(own) == (1 if "xdp none" in star.lb.ready_line else 2)
+
+    def scenario() -> None:
+        with ExitStack() as stack:
+            quiet = Quiet(star, stack)
+            load = stack.enter_context(Load(star.client, list(VIPS), LOADED))
+            opened = flows(star)
+            for way, restart in restarts(star, newer, load).items():
+                with nothing_goes_back(star, load):
+                    restart()
+                    quiet.check()
+                assert load.failures == [], way
+                assert len(steps(star)) == len(own), way
+                sizes = sorted(size - (way == "replaced") for size in steps(star).values())
+                assert sizes == sorted(own.values()), way
+            kept = flows(star)
+            assert drops(star) == set()
+            assert len(opened.keys() & kept.keys()) >= 2 * 2 * len(VIPS) * len(NAMES)
+            assert {key for key in opened.keys() & kept.keys() if kept[key][0] != opened[key][0]} == set()
+
+    star.client.call(scenario)
