@@ -23,7 +23,7 @@ from loxilb.kernel.bpf.listeners import ListenerMaps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
-from loxilb.kernel.bpf.tables import FlowTables
+from loxilb.kernel.bpf.tables import ARRAYS, COUNTED, FlowTables
 from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import (
@@ -70,7 +70,7 @@ class BpfDataPlane:
         self._fold = base["lox_fold_counters"]
         self._clock = JiffyClock.measure(base["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
-        self._views = {name: self._view(name, layout) for name, layout in _ARRAYS.items()}
+        self._views = {name: self._view(name, layout) for name, layout in ARRAYS.items()}
         self._rule_states = ArrayView(
             loaded.maps["rule_states"],
             entries=loaded.sizes["rule_states"],
@@ -380,7 +380,7 @@ class BpfDataPlane:
             "rules": sum(1 for _ in self._views["rules"].indexes(abi.Rule.live.offset, 1)),
             "endpoints": len(self._endpoints_used()),
         }
-        counted = {name: maps.count(self._maps[name], size) for name, size in _COUNTED.items()}
+        counted = {name: maps.count(self._maps[name], size) for name, size in COUNTED.items()}
         slots = {"flow4": runtime.live4, "flow6": runtime.live6, "half4": runtime.half4, "half6": runtime.half6}
         live = {name: self._word(member.offset) for name, member in slots.items()}
         return {name: Fill(used, sizes[name]) for name, used in (arrays | counted | live).items()}
@@ -467,24 +467,6 @@ class BpfDataPlane:
             attach.detach_clsact(index)
         self.close()
         self._directory.remove()
-
-
-_ARRAYS: Mapping[str, type[ctypes.Structure]] = {
-    "rules": abi.Rule,
-    "endpoints": abi.Endpoint,
-    "endpoint_states": abi.EndpointState,
-    "traffic": abi.Traffic,
-    "live_traffic": abi.Traffic,
-}
-
-
-_COUNTED = {
-    "listeners4": ctypes.sizeof(abi.Listener4),
-    "listeners6": ctypes.sizeof(abi.Listener6),
-    "sources": ctypes.sizeof(abi.SourceKey),
-    "affinities": ctypes.sizeof(abi.Client),
-}
-"""Hash tables whose elements are counted, with the size of their keys."""
 
 
 def _ends_flows(op: Op) -> bool:

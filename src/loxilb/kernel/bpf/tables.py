@@ -12,6 +12,21 @@ from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model.flow_list import FlowQuery
 from loxilb.ports import FlowPage
 
+ARRAYS: Mapping[str, type[ctypes.Structure]] = {
+    "rules": abi.Rule,
+    "endpoints": abi.Endpoint,
+    "endpoint_states": abi.EndpointState,
+    "traffic": abi.Traffic,
+    "live_traffic": abi.Traffic,
+}
+"""Arrays that are read whole, with the layout of their elements."""
+COUNTED: Mapping[str, int] = {
+    "listeners4": ctypes.sizeof(abi.Listener4),
+    "listeners6": ctypes.sizeof(abi.Listener6),
+    "sources": ctypes.sizeof(abi.SourceKey),
+    "affinities": ctypes.sizeof(abi.Client),
+}
+"""Hash tables whose elements are counted, with the size of their keys."""
 _HOT = abi.Flow4 | abi.Flow6
 
 
