@@ -11,6 +11,7 @@ from enum import Enum
 
 from loxiapi import wire
 from loxiapi.refusal import wrong_type
+from loxiapi.status import ReconcilerStatus
 
 BASE_PATH = "/netlox/v1"
 JSON_TYPE = "application/json"
@@ -217,6 +218,18 @@ OPERATIONS: tuple[Operation, ...] = (
     _get("get_metrics_switch", f"{BASE_PATH}/config/metrics", "Whether there are metrics", wire.MetricsSwitch),
     Operation(name="enable_metrics", method="POST", path=f"{BASE_PATH}/config/metrics", about="Switch metrics on"),
     Operation(name="disable_metrics", method="DELETE", path=f"{BASE_PATH}/config/metrics", about="Switch metrics off"),
+    _get(
+        "get_reconciler",
+        f"{BASE_PATH}/status/reconciler",
+        "How the work in the background stands",
+        ReconcilerStatus,
+    ),
+    Operation(
+        name="start_audit",
+        method="POST",
+        path=f"{BASE_PATH}/config/audit",
+        about="Compare the contents of the maps with the configuration now, and repair them",
+    ),
     _get("get_version", f"{BASE_PATH}/version", "Version of the daemon", wire.Version),
     _get("get_document", "/swagger.json", "This document", None),
     _get("get_document_below_base", f"{BASE_PATH}/swagger.json", "This document", None),

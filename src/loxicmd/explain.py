@@ -7,6 +7,7 @@ import click
 from msgspec import inspect
 
 from loxiapi import wire
+from loxiapi.status import ReconcilerStatus
 from loxicmd.grammar import CommandError, command, reject_surplus
 from loxicmd.output import show_table
 
@@ -18,6 +19,7 @@ _KINDS: dict[tuple[str, ...], type[wire.Wire]] = {
     ("port",): wire.PortEntry,
     ("params",): wire.Params,
     ("revisions",): wire.RevisionEntry,
+    ("status",): ReconcilerStatus,
 }
 _HEADER = ("Member", "Type", "Needed", "Meaning")
 

@@ -222,6 +222,13 @@ def _check_expression(_context: click.Context, parameter: click.Parameter, value
 @click.option("--localsockpolicy", is_flag=True, help="Serve the processes of this host too, by their sockets.")
 @click.option("-a", "--api", "no_api", is_flag=True, help="Do not serve the API.")
 @click.option("-n", "--nonlp", is_flag=True, help="Do not follow links and routes after the start.")
+@click.option(
+    "--auditinterval",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    metavar="SECONDS",
+    help="How often the contents of the maps are compared with the configuration; 0 only when asked for [60].",
+)
 @click.option("-p", "--prometheus", is_flag=True, help="Serve metrics at /netlox/v1/metrics, and at /metrics.")
 @click.option(
     "--whitelist",
@@ -316,6 +323,7 @@ def _settings(options: dict[str, Any], *, log_level_asked: bool) -> Settings:
         log_level_asked=log_level_asked,
         log_format=LogFormat(options["log_format"]),
         metrics=options["prometheus"],
+        audit_interval=options["auditinterval"],
     )
 
 

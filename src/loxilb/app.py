@@ -19,12 +19,14 @@ from loxilb.errors import KernelError, LoxilbError
 from loxilb.kernel import netns
 from loxilb.kernel.bpf import BpfDataPlane, remove_data_plane
 from loxilb.kernel.claim import claim_namespace
-from loxilb.kernel.netlink import LinkChanged, LinkRemoved, Network, NetworkEvent
+from loxilb.kernel.limits import raise_descriptors
+from loxilb.kernel.netlink import HeldAddressRemoved, LinkChanged, LinkRemoved, Network, NetworkEvent
 from loxilb.logs import LogLevel, configure
 from loxilb.measured import MeasuredDataPlane, MeasuredProber
+from loxilb.model.port import IfIndex
 from loxilb.model.revision import LOG_LEVEL, Changes
 from loxilb.plan import Limits
-from loxilb.ports import DataPlane, Links, Measures, Store, VipHost
+from loxilb.ports import DataPlane, Links, Measures, Store, Tampering, VipHost
 from loxilb.readiness import Manager
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.bootfiles import import_files
@@ -33,6 +35,7 @@ from loxilb.services.flowlog import FlowLog, FlowReporter
 from loxilb.services.health import HealthService, Probes
 from loxilb.services.interfaces import Attachable, Interfaces
 from loxilb.services.metrics import Latencies, MetricsService
+from loxilb.services.reconcile import Reconciler
 from loxilb.services.resets import AbortReporter, RawSockets, Resets
 from loxilb.services.store import SqliteStore, place_of
 from loxilb.services.store import remove as remove_store
@@ -41,6 +44,10 @@ from loxilb.settings import Settings
 
 _API_BASE = "/netlox/v1"
 _RETRY_S = 1.0
+_CHECK_S = 0.3
+"""Seconds between two looks at pins and attached programs."""
+_AUDIT_SHARE = 200
+"""An audit begins no sooner after another than so many times as long as that took: it costs at most half a percent."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +60,9 @@ class PacketPath(DataPlane, Measures, Attachable, FlowReporter, AbortReporter, P
 
     def retire(self) -> None:
         """Let go of what only replaced programs needed, once no packet is in them any more; raises KernelError."""
+
+    def check_hooks(self) -> Tampering:
+        """Put back pins that somebody else removed, and tell which interfaces lack a program; raises KernelError."""
 
 
 class Surroundings(Links, VipHost, Ways, Protocol):
@@ -84,8 +94,10 @@ class Daemon:
         self._flow_log = FlowLog(packet_path)
         self._raw_sockets = RawSockets()
         self._resets = Resets(packet_path, self._raw_sockets)
-        self._routes_changed = asyncio.Event()
-        self._links_changed = False
+        self._reconciler = Reconciler()
+        self._changed: set[IfIndex] = set()
+        self._removed: set[IfIndex] = set()
+        self._lost: frozenset[IfIndex] = frozenset()
         latencies = Latencies()
         self.configuration = ConfigurationService(
             data_plane=MeasuredDataPlane(packet_path, latencies),
@@ -99,7 +111,10 @@ class Daemon:
             target=self.configuration,
             journal=self.configuration,
             prober=MeasuredProber(Probes(settings.certificates), latencies),
+            wake=lambda: self._reconciler.ask("health"),
         )
+        self.configuration.wake_with(lambda: self._reconciler.ask("endpoints"))
+        self._add_works()
         self.configuration.watch(self.health)
         self.configuration.watch_changes(self.health)
         self.configuration.watch_changes(self)
@@ -109,6 +124,7 @@ class Daemon:
             measures=packet_path,
             ledgers=self.configuration,
             health=self.health,
+            reconciler=self._reconciler,
             latencies=latencies,
             enabled=settings.metrics,
         )
@@ -120,9 +136,9 @@ class Daemon:
             tracer=TraceService(
                 tracer=packet_path, ways=surroundings, configuration=self.configuration, owners=self.configuration
             ),
+            reconciler=self._reconciler,
             build=build_info(),
-            host=settings.host,
-            port=settings.port,
+            at=(settings.host, settings.port),
         )
 
     async def run(self, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
@@ -134,6 +150,8 @@ class Daemon:
         try:
             await asyncio.to_thread(self._interfaces.attach_all)
             self._loop = asyncio.get_running_loop()
+            if self._settings.audit_interval:
+                self._reconciler.ask("audit")
             await self.health.start()
             services = await self.configuration.start()
             self._level_open = True
@@ -142,10 +160,10 @@ class Daemon:
             if self.configuration.is_new:
                 await import_files(self._settings.boot_files, self.configuration)
             self._level.watch(self._trace_flows)
-            for service in (self._flow_log.run(), self._resets.run(), self.configuration.tend()):
+            for service in (self._flow_log.run(), self._resets.run(), self._reconciler.run()):
                 watchers.append(asyncio.create_task(service))
             if self._settings.follow_network:
-                watchers += [asyncio.create_task(self._follow()), asyncio.create_task(self._refresh())]
+                watchers.append(asyncio.create_task(self._follow()))
             if self._settings.api:
                 await self.api.start()
             await asyncio.to_thread(self._retire)
@@ -195,41 +213,69 @@ class Daemon:
         while True:
             try:
                 async for events in self._surroundings.events():
-                    await self._handle(events)
+                    self._handle(events)
             except LoxilbError as error:
                 _log.error("network not followed", cause=error.cause, remedy=error.remedy)
             except OSError as error:
                 _log.error("network not followed", cause=str(error))
             await asyncio.sleep(_RETRY_S)
 
-    async def _handle(self, events: Sequence[NetworkEvent]) -> None:
-        """React to what came together: hundreds of new interfaces are listed once, not once for each."""
-        changed = [event.index for event in events if isinstance(event, LinkChanged)]
-        removed = [event.index for event in events if isinstance(event, LinkRemoved)]
-        self._links_changed |= bool(changed or removed)
-        if changed or removed:
-            await self._attempt("interfaces not followed", self._interfaces.follow, changed, removed)
-        # A link that changed takes its routes and neighbours along, whether it could be attached or not.
-        await self._attempt("routes not followed", self._packet_path.resolve_again)
-        self._routes_changed.set()
+    def _handle(self, events: Sequence[NetworkEvent]) -> None:
+        """Have done what follows from events that came together."""
+        self._changed.update(event.index for event in events if isinstance(event, LinkChanged))
+        self._removed.update(event.index for event in events if isinstance(event, LinkRemoved))
+        lost = [event.address for event in events if isinstance(event, HeldAddressRemoved)]
+        if lost:
+            _log.warning("service addresses were removed by somebody else", addresses=" ".join(map(str, lost)))
+            self._reconciler.note({"address": len(lost)})
+            self._reconciler.ask("addresses")
+        self._reconciler.ask(*(("links",) if self._changed or self._removed else ("routes", "sources")))
 
-    async def _attempt(self, failure: str, work: Callable[..., None], *arguments: object) -> None:
+    def _add_works(self) -> None:
+        """Say what is done in the background; works that wait for each other ask for the next one."""
+        configuration = self.configuration
+        for name, run in {
+            "links": self._follow_links,
+            "hooks": self._check_hooks,
+            "routes": lambda: asyncio.to_thread(self._packet_path.resolve_again),
+            "addresses": configuration.refresh_addresses,
+            "sources": configuration.refresh_sources,
+            "health": self.health.deliver,
+            "endpoints": configuration.tend,
+            "audit": self._audit,
+        }.items():
+            self._reconciler.add(name, run)
+        self._reconciler.ask("links", "hooks", "endpoints")
+
+    async def _follow_links(self) -> None:
+        """Attach to what is new or different: hundreds of new interfaces are listed once, not once for each."""
+        changed, removed, self._changed, self._removed = self._changed, self._removed, set(), set()
         try:
-            await asyncio.to_thread(work, *arguments)
-        except KernelError as error:
-            _log.error(failure, cause=error.cause, remedy=error.remedy)
+            await asyncio.to_thread(self._interfaces.follow, changed, removed)
+        finally:
+            if changed or removed:
+                # A link that changed takes its routes and neighbours along, whether it could be attached or not.
+                self._reconciler.ask("routes", "addresses", "sources")
 
-    async def _refresh(self) -> None:
-        """Follow routes with what is derived from them; many changes at once are one."""
-        while True:
-            await self._routes_changed.wait()
-            self._routes_changed.clear()
-            links, self._links_changed = self._links_changed, False
-            try:
-                await self.configuration.on_network_change(links=links)
-            except LoxilbError as error:
-                self._links_changed |= links  # the next change is another chance
-                _log.error("addresses and sources not refreshed", cause=error.cause, remedy=error.remedy)
+    async def _check_hooks(self) -> float:
+        """Put back what others took away from the interfaces; returns when to look again."""
+        found = await asyncio.to_thread(self._packet_path.check_hooks)
+        new, self._lost = found.interfaces - self._lost, found.interfaces
+        repaired = {"pin": found.pins, "link": len(new) + found.sockets}
+        if any(repaired.values()):
+            _log.warning("programs or pins were removed by somebody else", pins=found.pins, links=repaired["link"])
+            self._reconciler.note({what: count for what, count in repaired.items() if count})
+        if found.interfaces:
+            self._changed |= found.interfaces
+            self._reconciler.ask("links")
+        return _CHECK_S
+
+    async def _audit(self) -> float | None:
+        """Compare and repair map contents; returns when to do it again, later where it takes long."""
+        began = time.monotonic()
+        self._reconciler.note(await self.configuration.audit())
+        interval = self._settings.audit_interval
+        return max(interval, _AUDIT_SHARE * (time.monotonic() - began)) if interval else None
 
 
 def run(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -239,6 +285,7 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     """
     level = LogLevel(settings.log_level)
     configure(level, settings.log_format)
+    raise_descriptors()
     _enter(settings.netns)
     with claim_namespace(), closing(_open_store(settings)) as store, Network.open() as network:
         network.enable_forwarding()

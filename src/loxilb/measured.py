@@ -2,7 +2,7 @@
 """What the services work with, with a stop watch in front: how long the kernel and endpoints take."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from loxilb.errors import KernelError
 from loxilb.model import IPAddress
@@ -18,16 +18,23 @@ class MeasuredDataPlane:
 
     def __init__(self, inner: DataPlane, latencies: Latencies) -> None:
         """Measure ``inner``."""
-        self._apply = inner.apply
+        self._apply, self._repair = inner.apply, inner.repair
         self._latencies = latencies
         self.observe, self.counters = inner.observe, inner.counters
         self.flow_page, self.active_flows, self.reasons = inner.flow_page, inner.active_flows, inner.reasons
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
+        self._measured(self._apply, ops)
+
+    def repair(self, ops: Sequence[Op]) -> None:
+        """As ``apply``, after somebody else changed what is programmed; raises KernelError."""
+        self._measured(self._repair, ops)
+
+    def _measured(self, work: Callable[[Sequence[Op]], None], ops: Sequence[Op]) -> None:
         began = time.monotonic()
         try:
-            self._apply(ops)
+            work(ops)
         except KernelError:
             self._latencies.apply_failures += 1
             raise

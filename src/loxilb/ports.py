@@ -4,7 +4,8 @@
 Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``Measures``, ``VipHost`` and ``Links``;
 ``loxilb.services.store`` for ``Store``; ``loxilb.services.config`` for ``Configuration``, ``EndpointHealth``,
 ``Journal`` and ``Ledgers``; ``loxilb.services.health`` for ``Endpoints``, ``ServiceWatcher`` and ``ChangeWatcher``;
-``loxilb.services.metrics`` for ``MetricsPage``. Nothing here does I/O.
+``loxilb.services.metrics`` for ``MetricsPage``; ``loxilb.services.reconcile`` for ``Reconciling``.
+Nothing here does I/O.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,11 @@ from loxilb.model import Counter, Endpoint, IPAddress, Port, Service, ServiceKey
 from loxilb.model.flow_list import FlowColumns, FlowKey, FlowQuery
 from loxilb.model.image import EndpointEntry, EndpointId, Image, Op
 from loxilb.model.packet import MadePacket
+from loxilb.model.port import IfIndex
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes, Configured, Revision
 from loxilb.model.trace import Traced
+from loxilb.model.work import ReconcilerStatus
 
 NOBODY = Author()
 EVERY_FLOW = FlowQuery()
@@ -48,6 +51,9 @@ class DataPlane(Protocol):
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
 
+    def repair(self, ops: Sequence[Op]) -> None:
+        """As ``apply``, after somebody else changed what is programmed; raises KernelError."""
+
     def counters(self) -> Mapping[EndpointId, Counter]:
         """Return the traffic of every endpoint since it was programmed, live flows included."""
 
@@ -59,6 +65,17 @@ class DataPlane(Protocol):
 
     def reasons(self) -> Mapping[str, int]:
         """Return packets by the reason they left the programs with."""
+
+
+class Tampering(NamedTuple):
+    """What somebody else did to what is pinned and attached.
+
+    ``pins`` were put back, and programs attached again to so many socket calls; ``interfaces`` lack a program still.
+    """
+
+    pins: int = 0
+    sockets: int = 0
+    interfaces: frozenset[IfIndex] = frozenset()
 
 
 class FlowCount(NamedTuple):
@@ -130,6 +147,16 @@ class Tracer(Protocol):
 
     async def trace(self, made: MadePacket, *, interface: str = "") -> TraceReport:
         """Trace a packet that comes by ``interface``, or ("") from its source; raises InvalidRequest, KernelError."""
+
+
+class Reconciling(Protocol):
+    """The daemon's work in the background; for any thread."""
+
+    def ask(self, *names: str) -> None:
+        """Have works done soon."""
+
+    def status(self) -> ReconcilerStatus:
+        """Return how everything stands."""
 
 
 class MetricsPage(Protocol):

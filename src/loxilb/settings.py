@@ -17,7 +17,7 @@ class Settings:
     over TLS use. ``store`` is a file, "none" or "" for the usual place; ``boot_files`` is the directory of the
     original's saved files, imported when there is nothing yet. ``log_level_asked`` says that this start names the
     level, which then counts more than the one set through the API before. ``metrics`` says whether they can be
-    scraped from the start.
+    scraped from the start. ``audit_interval`` is in seconds, 0 for audits only when asked for.
     """
 
     netns: str | None = None
@@ -34,3 +34,4 @@ class Settings:
     certificates: Path = Path("/opt/loxilb/cert")
     log_format: LogFormat = LogFormat.TEXT
     metrics: bool = False
+    audit_interval: float = 60.0

@@ -17,6 +17,7 @@ from loxilb.model import Endpoint, L4Protocol, Service, ServiceKey
 from loxilb.plan import Ledger, plan
 from loxilb.ports import Account
 from loxilb.services.metrics import Latencies, MetricsService
+from loxilb.services.reconcile import Reconciler
 from tests.support.lab import Lab, run
 
 pytestmark = pytest.mark.must_run
@@ -80,7 +81,12 @@ def scrape(folder: Path, rounds: int) -> list[Scrape]:
     data_plane = BpfDataPlane.open(DataPlaneSettings(bpffs=folder))
     try:
         service = MetricsService(
-            measures=data_plane, ledgers=Ledgers(data_plane), health=Health(), latencies=Latencies(), enabled=True
+            measures=data_plane,
+            ledgers=Ledgers(data_plane),
+            health=Health(),
+            reconciler=Reconciler(),
+            latencies=Latencies(),
+            enabled=True,
         )
         found = []
         for _ in range(rounds):

@@ -24,6 +24,7 @@ from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
 from loxilb.services.health import HealthService, Probes
 from loxilb.services.metrics import Latencies, MetricsService
+from loxilb.services.reconcile import Reconciler
 from loxilb.services.store import SqliteStore
 from loxilb.services.trace import TraceService
 
@@ -48,19 +49,42 @@ class MemoryLogLevel:
         self.level = changes.parameters.get(LOG_LEVEL) or self.level
 
 
-def health_over(configuration: ConfigurationService) -> HealthService:
-    """Return the health service of a configuration service, without certificates."""
-    return HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES))
+def health_over(configuration: ConfigurationService, reconciler: Reconciler | None = None) -> HealthService:
+    """Return the health service of a configuration service, without certificates; a reconciler delivers for it."""
+    worker = reconciler or Reconciler()
+    health = HealthService(
+        target=configuration,
+        journal=configuration,
+        prober=Probes(NO_CERTIFICATES),
+        wake=lambda: worker.ask("health"),
+    )
+    worker.add("health", health.deliver)
+    return health
+
+
+async def begin(reconciler: Reconciler) -> asyncio.Task[None]:
+    """Let a reconciler work in the running loop."""
+    return asyncio.create_task(reconciler.run())
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """End a task and wait for its end."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def metrics_over(
-    configuration: ConfigurationService, health: HealthService, data_plane: FakeDataPlane | None = None
+    configuration: ConfigurationService,
+    health: HealthService,
+    data_plane: FakeDataPlane | None = None,
+    reconciler: Reconciler | None = None,
 ) -> MetricsService:
     """Return the metrics, switched off, of what is made of fakes."""
     return MetricsService(
         measures=data_plane or FakeDataPlane(),
         ledgers=configuration,
         health=health,
+        reconciler=reconciler or Reconciler(),
         latencies=Latencies(),
         enabled=False,
     )
@@ -192,7 +216,13 @@ def live_api(
 ) -> Iterator[LiveApi]:
     """Serve ``configuration`` on a free port; metrics (which are off) and packets are those of ``data_plane``."""
     log_level = MemoryLogLevel()
-    health = health_over(configuration)
+    reconciler = Reconciler()
+    health = health_over(configuration, reconciler)
+
+    async def audit() -> None:
+        await configuration.audit()
+
+    reconciler.add("audit", audit)
     configuration.watch(health)
     configuration.watch_changes(health)
     configuration.watch_changes(log_level)
@@ -200,17 +230,19 @@ def live_api(
         configuration=configuration,
         endpoints=health,
         log_level=log_level,
-        metrics=metrics_over(configuration, health, data_plane),
+        metrics=metrics_over(configuration, health, data_plane, reconciler),
         tracer=tracer_over(configuration, data_plane, ways),
+        reconciler=reconciler,
         build=BUILD,
-        host=host,
-        port=0,
+        at=(host, 0),
     )
     with structlog.testing.capture_logs() as logs, loop_thread() as run:
         run(health.start())
+        working = run(begin(reconciler))
         run(server.start())
         try:
             yield LiveApi(address=server.address, log_level=log_level, logs=logs)
         finally:
             run(server.stop())
+            run(end(working))
             run(health.stop())

@@ -15,6 +15,7 @@ from loxilb.errors import KernelError
 from loxilb.ports import ServiceStatus
 from loxilb.services.api import ApiServer
 from loxilb.services.api.application import MAX_BODY
+from loxilb.services.reconcile import Reconciler
 from tests.support.api import (
     BUILD,
     MemoryLogLevel,
@@ -113,9 +114,9 @@ def test_address_in_use_is_told_with_a_remedy() -> None:
                 log_level=MemoryLogLevel(),
                 metrics=metrics_over(configuration, health),
                 tracer=tracer_over(configuration),
+                reconciler=Reconciler(),
                 build=BUILD,
-                host="127.0.0.1",
-                port=api.address[1],
+                at=("127.0.0.1", api.address[1]),
             )
             with pytest.raises(KernelError, match=rf"listen on 127.0.0.1 port {api.address[1]}: EADDRINUSE"):
                 run(second.start())
@@ -141,9 +142,9 @@ def test_a_server_that_cannot_serve_says_so(monkeypatch: pytest.MonkeyPatch) -> 
                 log_level=MemoryLogLevel(),
                 metrics=metrics_over(configuration, health),
                 tracer=tracer_over(configuration),
+                reconciler=Reconciler(),
                 build=BUILD,
-                host="127.0.0.1",
-                port=0,
+                at=("127.0.0.1", 0),
             )
             with pytest.raises(KernelError, match=r"serve the API on 127.0.0.1 port 0: EMFILE.*no descriptor left"):
                 run(server.start())

@@ -362,12 +362,12 @@ def test_of_two_addresses_the_held_one_is_given_back_when_the_other_is_refused()
 def test_routes_that_come_later_reach_onearm_endpoints():
     async def scene(stage: Stage) -> None:
         await stage.service.put(service(("31.31.31.1,8080",), mode=Mode.ONEARM))
-        await stage.service.on_network_change()
+        await stage.service.refresh_sources()
         assert len(stage.fake.applied) == 1
 
         stage.links.routes[ip_address("31.31.31.1")] = ip_address("31.31.31.254")
-        await stage.service.on_network_change()
-        await stage.service.on_network_change()
+        await stage.service.refresh_sources()
+        await stage.service.refresh_sources()
 
     with capture_logs() as events:
         stage = play(scene)

@@ -8,8 +8,8 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
+from loxilb.errors import KernelError
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
 from loxilb.model import Counter, LossPolicy, Selection
 from loxilb.model.image import DropEndpoint, EndpointId, Image, Op
@@ -17,6 +17,7 @@ from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import Limits, listeners_of
 from loxilb.ports import EndpointState, EndpointView
 from loxilb.services.config import ConfigurationService
+from loxilb.services.reconcile import Reconciler
 from loxilb.services.store import SqliteStore
 from tests.support.services import key, service
 
@@ -40,6 +41,10 @@ class Stage:
             limits=self.fake.limits,
             steady=lambda: self.now,
         )
+        self.service.wake_with(lambda: self.reconciler.ask("endpoints"))
+        self.reconciler = Reconciler()
+        self.reconciler.add("endpoints", self.service.tend)
+        self.reconciler.ask("endpoints")
 
     def connect(self, port: int) -> EndpointId | None:
         """Open a flow."""
@@ -48,7 +53,7 @@ class Stage:
     async def pass_time(self, seconds: float) -> float | None:
         """Let time pass, then do what it brings; returns the time to the next look."""
         self.now += seconds
-        return await self.service.tend_once()
+        return await self.service.tend()
 
     async def views(self) -> tuple[list[EndpointView], list[EndpointView]]:
         """Return the endpoints that are shown, and the removed ones."""
@@ -177,7 +182,7 @@ def test_routes_that_change_do_not_touch_removed_endpoints():
     async def scene(stage: Stage) -> None:
         await removed_with_a_flow(stage)
         applied = len(stage.fake.applied)
-        await stage.service.on_network_change()
+        await stage.service.refresh_sources()
         assert len(stage.fake.applied) == applied
 
     play(scene)
@@ -219,9 +224,8 @@ def test_a_refusal_of_the_kernel_is_tried_again():
     async def scene(stage: Stage) -> None:
         await removed_with_a_flow(stage)
         stage.fake.fail_in(0)
-        with capture_logs() as logs:
-            assert await stage.pass_time(300) == 1
-        assert [one["event"] for one in logs] == ["endpoints not followed, trying again"]
+        with pytest.raises(KernelError):
+            await stage.pass_time(300)
         assert await stage.pass_time(1) is None
         await stage.service.delete(key())
         assert stage.fake.observe() == Image()
@@ -269,7 +273,7 @@ def test_the_loop_sleeps_until_something_is_to_come():
     fake = WatchedDataPlane()
 
     async def scene(stage: Stage) -> None:
-        task = asyncio.create_task(stage.service.tend())
+        task = asyncio.create_task(stage.reconciler.run())
         try:
             for _ in range(3):
                 await stage.views() if fake.applied else await stage.service.put(lossy)
@@ -296,13 +300,13 @@ def test_what_the_loop_does_itself_does_not_wake_it():
 
     async def scene(stage: Stage) -> None:
         await stage.service.put(service((ONE,), slow_start=100))
-        task = asyncio.create_task(stage.service.tend())
+        task = asyncio.create_task(stage.reconciler.run())
         try:
             await looks(stage, 1)
             await stage.service.attach(service((TWO,)))
             await looks(stage, 2)
             stage.now += 25
-            stage.service._stirred.set()
+            stage.reconciler.ask("endpoints")
             await looks(stage, 3)
             for _ in range(3):
                 await stage.views()

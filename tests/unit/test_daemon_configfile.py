@@ -35,6 +35,7 @@ VALUES = {
     "log-format": "json",
     "localsockpolicy": "true",
     "prometheus": "true",
+    "auditinterval": "7.5",
     "timeout": "closing=90",
 }
 _FLAGS = {"no-api": "--api", "nonlp": "--nonlp", "localsockpolicy": "--localsockpolicy", "prometheus": "-p"}

@@ -5,8 +5,9 @@ from dataclasses import replace
 from ipaddress import ip_interface
 
 import pytest
+from structlog.testing import capture_logs
 
-from loxilb.errors import InvalidRequest
+from loxilb.errors import InvalidRequest, KernelError
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks
 from loxilb.model import LinkKind, Port
 from loxilb.model.port import IfIndex
@@ -88,13 +89,30 @@ def test_one_that_cannot_be_left_keeps_no_other_from_its_change():
     scene.interfaces.attach_all()
     scene.fake.held = {IfIndex(2)}
     scene.links.interfaces.append(port(5, "eth2"))
-    scene.interfaces.follow([IfIndex(5)], [IfIndex(2), IfIndex(3)])
+    with pytest.raises(KernelError, match="detach from interface 2"):
+        scene.interfaces.follow([IfIndex(5)], [IfIndex(2), IfIndex(3)])
     assert scene.fake.attached == {2: "eth0", 4: "docker0", 5: "eth2"}
     assert scene.interfaces.hooks.keys() == {2, 4, 5}
 
     scene.fake.held = set()
-    scene.interfaces.follow([], [IfIndex(2)])
+    del scene.links.interfaces[1:3]
+    scene.interfaces.follow([], [])
     assert scene.interfaces.hooks.keys() == {4, 5}
+
+
+def test_one_that_refuses_is_tried_again_and_said_once():
+    scene = Scene()
+    scene.fake.refused = {"eth0"}
+    with capture_logs() as logs:
+        scene.interfaces.attach_all()
+        for _ in range(2):
+            with pytest.raises(KernelError, match="eth0"):
+                scene.interfaces.follow([], [])
+    scene.fake.refused = set()
+    scene.interfaces.follow([], [])
+
+    assert scene.interfaces.hooks.keys() == {2, 3, 4}
+    assert [one["event"] for one in logs].count("interface not followed") == 1
 
 
 def test_one_that_is_renamed_out_of_the_choice_is_left():

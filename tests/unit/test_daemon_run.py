@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from loxilb.app import Daemon, limits_of
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import FakeDataPlane, FakeNetwork
-from loxilb.kernel.netlink import LinkChanged, LinkRemoved, RoutesChanged
+from loxilb.kernel.netlink import HeldAddressRemoved, LinkChanged, LinkRemoved, RoutesChanged
 from loxilb.logs import LogLevel
 from loxilb.model import LinkKind, Mode, Port
 from loxilb.model.port import IfIndex
@@ -202,11 +202,10 @@ def test_addresses_follow_links_and_a_failure_is_made_up_for():
         host.refused = {ip_address("2001::1")}
         with capture_logs() as events:
             host.news.put_nowait(LinkChanged(IfIndex(2)))
-            await stage.until(lambda: "addresses and sources not refreshed" in [one["event"] for one in events])
+            await stage.until(lambda: [one["work"] for one in events if "failed" in one["event"]] == ["addresses"])
         assert host.announced == []
 
         host.refused = set()
-        host.news.put_nowait(RoutesChanged())
         await stage.until(lambda: host.announced == [(ip_address("2001::1"), "eth0")])
 
     play(scene)
@@ -342,3 +341,34 @@ def test_a_log_level_rolled_back_is_that_of_the_start():
         assert stage.level.get() == "error"
 
     play(scene, log_level="error")
+
+
+def test_what_others_did_to_interfaces_and_addresses_is_undone_and_counted():
+    async def scene(stage: Stage) -> None:
+        await stage.daemon.configuration.put(service())
+        (address,) = stage.network.addresses
+        del stage.fake.attached[IfIndex(2)]
+        stage.fake.detached = {IfIndex(2)}
+        await stage.until(lambda: stage.fake.attached == {2: "eth0"})
+        stage.network.news.put_nowait(HeldAddressRemoved(address, IfIndex(1)))
+        stage.fake._listeners.clear()
+        host, number = stage.daemon.api.address
+        await stage.until(lambda: stage.daemon._reconciler.status().repairs == {"link": 1, "address": 1})
+        await post((host, number), "/netlox/v1/config/audit")
+        await stage.until(lambda: stage.fake._listeners)
+        answer = await ask((host, number), "/netlox/v1/status/reconciler")
+        assert '"repairAttr":[{"count":1,"what":"address"},{"count":1,"what":"link"}' in answer
+        page = await ask((host, number), "/metrics")
+        assert 'loxilb_repairs_total{what="link"} 1\n' in page
+        assert 'loxilb_reconcile_failing{work="links"} 0\n' in page
+
+    play(scene, metrics=True)
+
+
+async def post(where: tuple[str, int], path: str) -> str:
+    reader, writer = await asyncio.open_connection(*where)
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer.decode()

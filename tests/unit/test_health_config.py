@@ -150,7 +150,7 @@ def test_new_routes_do_not_raise_the_dead():
         await stage.service.put(service(mode=Mode.ONEARM))
         await stage.service.set_availability({at(2): DOWN})
         stage.links.routes = {at(number).address: ip_address("9.9.9.9") for number in (1, 2, 3)}
-        await stage.service.on_network_change()
+        await stage.service.refresh_sources()
         assert (stage.taken(), await stage.active()) == ({1, 3}, [True, False, True])
 
     play(scene)

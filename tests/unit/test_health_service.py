@@ -18,6 +18,7 @@ from loxilb.model.probe import Availability, EndpointKey, HealthCheck, HostState
 from loxilb.model.revision import Author, Changes
 from loxilb.ports import EndpointChoice
 from loxilb.services.health import HealthService, Outcome
+from loxilb.services.reconcile import Reconciler
 from tests.support.services import key, service
 from tests.support.virtual import play
 
@@ -68,7 +69,11 @@ class Stage:
         self.authors: list[Author] = []
         self.refusals = 0
         self.slowness = 0.0
-        self.health = HealthService(target=self, journal=self, prober=self.line)
+        self.reconciler = Reconciler()
+        self.health = HealthService(
+            target=self, journal=self, prober=self.line, wake=lambda: self.reconciler.ask("health")
+        )
+        self.reconciler.add("health", self.health.deliver)
 
     @property
     def now(self) -> float:
@@ -114,10 +119,12 @@ def run(scene: Scene) -> Stage:
     async def whole() -> Stage:
         stage = Stage()
         await stage.health.start()
+        working = asyncio.create_task(stage.reconciler.run())
         try:
             await scene(stage)
         finally:
             await stage.health.stop()
+            working.cancel()
         return stage
 
     return play(whole())

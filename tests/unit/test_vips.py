@@ -89,11 +89,11 @@ def stage():
 def test_a_subnet_that_comes_later_is_told_once(stage):
     async def scene() -> None:
         await put_both(stage)
-        await stage.service.on_network_change()
+        await stage.service.refresh_addresses()
         assert stage.network.announced == []
         stage.connect()
-        await stage.service.on_network_change()
-        await stage.service.on_network_change()
+        await stage.service.refresh_addresses()
+        await stage.service.refresh_addresses()
 
     asyncio.run(scene())
 
@@ -107,7 +107,7 @@ def test_a_link_that_came_back_is_told_again(stage, change):
         stage.connect()
         await put_both(stage)
         stage.connect(**change)
-        await stage.service.on_network_change()
+        await stage.service.refresh_addresses()
 
     asyncio.run(scene())
 
@@ -118,7 +118,7 @@ def test_a_change_of_routes_alone_is_no_reason_to_look(stage):
     async def scene() -> None:
         await put_both(stage)
         stage.connect()
-        await stage.service.on_network_change(links=False)
+        await stage.service.refresh_sources()
 
     asyncio.run(scene())
 
@@ -134,12 +134,13 @@ def test_an_address_that_is_refused_keeps_nobody_else_back(stage):
         stage.network.routes[ENDPOINT] = SOURCE
         stage.connect()
         with pytest.raises(KernelError, match="2001::2"):
-            await stage.service.on_network_change()
+            await stage.service.refresh_addresses()
+        await stage.service.refresh_sources()
 
         (status, *_) = await stage.service.accounts()
         assert {entry.source for entry in status.slots.values()} == {SOURCE}
         stage.network.refused = set()
-        await stage.service.on_network_change()
+        await stage.service.refresh_addresses()
 
     asyncio.run(scene())
 

@@ -14,14 +14,15 @@ from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import Handlers
 from loxilb.services.api.metrics import MetricsHandlers
 from loxilb.services.api.packets import PacketHandlers
-from loxilb.services.health import HealthService, Probes
+from loxilb.services.api.status import StatusHandlers
+from loxilb.services.reconcile import Reconciler
 from tests.support.api import (
     BUILD,
-    NO_CERTIFICATES,
     LiveApi,
     MemoryLogLevel,
     ShownConfiguration,
     fake_kernel_api,
+    health_over,
     metrics_over,
     tracer_over,
 )
@@ -131,12 +132,13 @@ def test_each_path_serves_exactly_the_documented_methods(api: LiveApi, path: str
 def test_nothing_undocumented_is_served() -> None:
     """The routes of the application are the paths of the document."""
     configuration = ShownConfiguration()
-    health = HealthService(target=configuration, journal=configuration, prober=Probes(NO_CERTIFICATES))
+    health = health_over(configuration)
     handlers = Handlers(configuration=configuration, endpoints=health, log_level=MemoryLogLevel(), build=BUILD)
     metrics = MetricsHandlers(metrics_over(configuration, health))
-    packets = PacketHandlers(tracer_over(configuration))
+    packets, status = PacketHandlers(tracer_over(configuration)), StatusHandlers(Reconciler())
+    parts = (handlers, metrics, packets, status)
     served = create_application(
-        {**handlers.by_operation(), **metrics.by_operation(), **packets.by_operation()}
+        {name: one for part in parts for name, one in part.by_operation().items()}
     ).starlette.routes
     routes = {route.path for route in served if isinstance(route, Route)}
     count = len(served)

@@ -5,6 +5,8 @@ Belongs here: planning, selection tables, free ids and slots. Does not belong he
 carrying the operations out is the kernel's side.
 """
 
+from loxilb.plan.audit import Findings, audit, repair
+from loxilb.plan.backoff import pause_after
 from loxilb.plan.drift import Drift, drift_of
 from loxilb.plan.health import checks_of, is_probed
 from loxilb.plan.ledger import Ledger, Programmed
@@ -19,6 +21,7 @@ from loxilb.plan.support import check_supported
 __all__ = [
     "POLL_S",
     "Drift",
+    "Findings",
     "Health",
     "Ledger",
     "Limits",
@@ -26,6 +29,7 @@ __all__ = [
     "Plan",
     "Programmed",
     "adopt",
+    "audit",
     "check_supported",
     "checks_of",
     "deadline",
@@ -34,7 +38,9 @@ __all__ = [
     "in_rule_order",
     "is_probed",
     "listeners_of",
+    "pause_after",
     "plan",
     "recover",
+    "repair",
     "summary",
 ]

@@ -72,7 +72,7 @@ def places(listener: Listener) -> int:
 class Ledger:
     """Every programmed service, the owner of every listener, and the free ids and slots.
 
-    ``restless`` names the services that time changes.
+    ``restless`` names the services that time changes; ``records`` counts the changes.
     """
 
     def __init__(self, limits: Limits, programmed: Mapping[ServiceKey, Programmed] | None = None) -> None:
@@ -83,6 +83,7 @@ class Ledger:
         self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
         self.places = sum(map(places, self.owners))
         self.sources = sum(len(one.sources) for one in present)
+        self.records = 0
         self.restless = {key for key, one in self.services.items() if one.restless}
         self._rules = IdPool("rules", limits.rules, {one.rule for one in present})
         self._endpoints = IdPool("endpoints", limits.endpoints, {slot for one in present for slot in one.endpoints})
@@ -117,6 +118,7 @@ class Ledger:
     def record(self, after: Iterable[tuple[ServiceKey, Programmed | None]]) -> None:
         """Note what the services are programmed as now (None: not any more)."""
         changes = list(after)
+        self.records += 1
         for key, _ in changes:
             before = self.services.pop(key, None)
             self.restless.discard(key)

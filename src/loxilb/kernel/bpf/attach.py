@@ -140,9 +140,19 @@ def detach_clsact(index: int) -> int:
     return sum(_detach_clsact(index, point) for point in _TC_PROGRAMS)
 
 
-def _detach_clsact(index: int, point: int) -> bool:
+def has_clsact(index: int, point: int = _CLSACT_INGRESS) -> bool:
+    """Tell whether our filter is on an interface; raises KernelError."""
     program = _filtering_program(index, point)
-    if program is None or program_name(program) != _TC_PROGRAMS[point]:
+    return program is not None and program_name(program) == _TC_PROGRAMS[point]
+
+
+def has_egress_clsact(index: int) -> bool:
+    """As :func:`has_clsact`, for the program for replies of this host."""
+    return has_clsact(index, _CLSACT_EGRESS)
+
+
+def _detach_clsact(index: int, point: int) -> bool:
+    if not has_clsact(index, point):
         return False
     hook = _clsact_hook(index, point)
     options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)

@@ -16,13 +16,13 @@ from loxilb.errors import KernelError
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sockets, tracing
 from loxilb.kernel.bpf.clock import JiffyClock
-from loxilb.kernel.bpf.egress import EgressHooks
 from loxilb.kernel.bpf.events import RingReader
+from loxilb.kernel.bpf.hooks import Hooks
 from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.listeners import ListenerMaps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_once, run_syscall
-from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
+from loxilb.kernel.bpf.settings import DataPlaneSettings
 from loxilb.kernel.bpf.tables import ARRAYS, COUNTED, FlowTables
 from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
 from loxilb.model.flow_list import FlowQuery
@@ -41,12 +41,13 @@ from loxilb.model.image import (
     PutRing,
     PutRule,
     PutSource,
+    RuleEntry,
     RuleId,
 )
 from loxilb.model.packet import MadePacket
-from loxilb.model.port import XDP_BY_DEFAULT, IfIndex
+from loxilb.model.port import IfIndex
 from loxilb.model.trace import Traced
-from loxilb.ports import Fill, FlowCount, FlowPage
+from loxilb.ports import Fill, FlowCount, FlowPage, Tampering
 
 _log = structlog.get_logger(__name__)
 
@@ -90,9 +91,11 @@ class BpfDataPlane:
         self._listeners = ListenerMaps(loaded.maps)
         self._hosts = HostIndex(loaded.maps["hosts"], self._served)
         self._index_hosts()
-        self._egress = EgressHooks(directory, lambda: self._program("egress"))
+        self._hooks = Hooks(
+            directory, lambda: loaded.pinned, settings, self._program, lambda: self._loaded.object("sock").programs
+        )
         self._write_timeouts()
-        self._serve_sockets()
+        self._hooks.serve_sockets()
         run_once(loaded.object("gc").programs["lox_age_start"])
 
     @classmethod
@@ -148,23 +151,7 @@ class BpfDataPlane:
         """
         with self._lock:
             self._describe_link(port)
-            hooks = ("xdp",) if self._attach_xdp(port) else ()
-            taken = attach.attach_tc(self._directory, port.index, self._program("tc"))
-            self._egress.take(port.index)
-            return (*hooks, taken)
-
-    def _attach_xdp(self, port: Port) -> bool:
-        policy = self._settings.xdp
-        if policy is XdpPolicy.OFF or (policy is XdpPolicy.AUTO and port.kind not in XDP_BY_DEFAULT):
-            pins.remove(self._directory.link_path("xdp", port.index))
-            return False
-        try:
-            attach.attach_xdp(self._directory, port.index, self._program("xdp"))
-        except KernelError as error:
-            if policy is XdpPolicy.ON:
-                _log.warning("XDP refused", interface=port.name, cause=error.cause, remedy=error.remedy)
-            return False
-        return True
+            return self._hooks.take(port)
 
     def _describe_link(self, port: Port) -> None:
         at = port.index & self._loaded.config.link_mask
@@ -172,23 +159,24 @@ class BpfDataPlane:
             self._maps["links"], maps.index_key(at), convert.link_to_value(port), f"describe interface {port.name}"
         )
 
-    def _serve_sockets(self) -> None:
-        if self._settings.local_sockets:
-            sockets.attach(self._directory, self._loaded.object("sock").programs)
-        else:
-            sockets.detach(self._directory)
-
     def detach(self, index: IfIndex) -> None:
         """Give an interface up; it may be gone; raises KernelError."""
         with self._lock:
-            attach.detach(self._directory, index)
-            self._egress.leave(index)
+            self._hooks.leave(index)
+
+    def check_hooks(self) -> Tampering:
+        """Pin again what lost its pin, serve local sockets again, and tell what else others have done.
+
+        Raises KernelError.
+        """
+        with self._lock:
+            return self._hooks.check()
 
     def know_addresses(self, addresses: frozenset[IPAddress]) -> None:
         """Learn this host's addresses, which tell which endpoints are on it; raises KernelError."""
         with self._lock:
             self._hosts.know_own(addresses)
-            self._egress.want(self._hosts.has_local_endpoint)
+            self._hooks.egress.want(self._hosts.has_local_endpoint)
 
     def serves_locally(self) -> bool:
         """Tell whether an endpoint is on this host, so that replies are translated where they leave."""
@@ -205,22 +193,29 @@ class BpfDataPlane:
     # Configuration.
 
     def observe(self) -> Image:
-        """Read back everything programmed."""
-        with self._lock:
-            rules = {
-                RuleId(at): convert.rule_from_value(bytes(self._views["rules"].element(at)), self._clock)
-                for at in self._views["rules"].indexes(abi.Rule.live.offset, 1)
-            }
-            return Image(
-                listeners=dict(self._listeners.read()),
-                rules=rules,
-                endpoints={
-                    EndpointId(at): convert.endpoint_from_value(bytes(self._views["endpoints"].element(at)))
-                    for at in self._endpoints_used()
-                },
-                rings={rule: self._ring(entry.ring_base, entry.ring_length) for rule, entry in rules.items()},
-                sources=self._sources(),
-            )
+        """Read back everything programmed; a write under way may or may not be in it.
+
+        What makes no sense is left out: somebody else wrote it.
+        """
+        rules = dict(self._rules())
+        return Image(
+            listeners=dict(self._listeners.read()),
+            rules=rules,
+            endpoints={
+                EndpointId(at): convert.endpoint_from_value(bytes(self._views["endpoints"].element(at)))
+                for at in self._endpoints_used()
+            },
+            rings={rule: self._ring(entry.ring_base, entry.ring_length) for rule, entry in rules.items()},
+            sources=self._sources(),
+        )
+
+    def _rules(self) -> Iterator[tuple[RuleId, RuleEntry]]:
+        view, room = self._views["rules"], self._loaded.config.ring
+        for at in view.indexes(abi.Rule.live.offset, 1):
+            with contextlib.suppress(ValueError):  # a mode that there is not: somebody else wrote it
+                entry = convert.rule_from_value(bytes(view.element(at)), self._clock)
+                if entry.ring_base + entry.ring_length <= room:
+                    yield RuleId(at), entry
 
     def _endpoints_used(self) -> list[int]:
         """Return the endpoint slots that are used, live or not."""
@@ -244,7 +239,7 @@ class BpfDataPlane:
             try:
                 for op in ops:
                     self._execute(op, undo)
-                self._egress.want(self._hosts.has_local_endpoint)
+                self._hooks.egress.want(self._hosts.has_local_endpoint)
             except KernelError:
                 for step in reversed(undo):
                     with contextlib.suppress(KernelError):
@@ -253,6 +248,12 @@ class BpfDataPlane:
                 raise
             if any(map(_ends_flows, ops)):
                 self._purge()
+
+    def repair(self, ops: Sequence[Op]) -> None:
+        """As :meth:`apply`, after somebody else wrote: what is derived from the elements is made anew first."""
+        with self._lock:
+            self._index_hosts()
+            self.apply(ops)
 
     def _execute(self, op: Op, undo: list[_Undo]) -> None:
         match op:
@@ -456,6 +457,7 @@ class BpfDataPlane:
 
     def close(self) -> None:
         """Let go of everything and leave it in place: packets are forwarded as before."""
+        self._hooks.close()
         self._tables.close()
         for view in (*self._views.values(), self._rule_states, self._ring_slots, self._served, self._runtime):
             view.close()

@@ -21,6 +21,11 @@ class EgressHooks:
         self._taken: set[int] = set()
         self._wanted = False
 
+    @property
+    def wanted(self) -> bool:
+        """Whether it is attached to the interfaces that are taken."""
+        return self._wanted
+
     def take(self, index: int) -> None:
         """Bring one more interface in line, also with what an earlier daemon left; raises KernelError."""
         self._taken.add(index)

@@ -109,6 +109,22 @@ class MapInfo(ctypes.Structure):
     )
 
 
+class LinkInfo(ctypes.Structure):
+    """Start of ``struct bpf_link_info`` (linux/bpf.h), and room for the rest.
+
+    ``target`` is the interface of an XDP or TCX link, and the low half of a control group's id; 0 once it is detached.
+    """
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("prog_id", c_uint32),
+        ("pad", c_uint32),
+        ("target", c_uint32),
+        ("rest", c_uint64 * 8),
+    )
+
+
 class ProgramInfo(ctypes.Structure):
     """Start of ``struct bpf_prog_info`` (linux/bpf.h), up to the name."""
 
@@ -119,12 +135,6 @@ class ProgramInfo(ctypes.Structure):
         ("between", c_uint64 * 6),
         ("name", ctypes.c_char * 16),
     )
-
-
-class LinkInfo(ctypes.Structure):
-    """Start of ``struct bpf_link_info`` (linux/bpf.h), and room for the rest."""
-
-    _fields_ = (("type", c_uint32), ("id", c_uint32), ("prog_id", c_uint32), ("rest", c_uint32 * 13))
 
 
 object_open = _declare("bpf_object__open_file", c_void_p, c_char_p, c_void_p)

@@ -5,8 +5,10 @@ The packet path looks without a mark first. Where there are listeners with one b
 exists for that alone where there is no rule without a mark. That is kept here, not by the planner.
 """
 
+import contextlib
 import ctypes
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -27,20 +29,29 @@ class ListenerMaps:
         self._marked: Counter[Listener] = Counter()
 
     def read(self) -> Iterator[tuple[Listener, RuleId]]:
-        """Return every listener and its rule; raises KernelError."""
+        """Return every listener that a packet finds, and its rule; raises KernelError.
+
+        One with a mark is not found while the element without says nothing of it.
+        """
+        words = dict(self._words())
+        for listener, word in words.items():
+            found = not listener.mark or words.get(replace(listener, mark=0), 0) & abi.LISTENER_MARKED
+            if found and word & abi.LISTENER_RULE:
+                yield (
+                    replace(listener, secondary=True) if word & abi.LISTENER_SECONDARY else listener,
+                    RuleId(word & abi.LISTENER_RULE),
+                )
+
+    def _words(self) -> Iterator[tuple[Listener, int]]:
         for version, layout in ((4, abi.Listener4), (6, abi.Listener6)):
             for key, value in maps.dump(self._maps[version], ctypes.sizeof(layout), 4):
-                (word,) = struct.unpack("=I", value)
-                if word & abi.LISTENER_RULE:
-                    listener = convert.listener_from_key(key, version)
-                    yield (
-                        replace(listener, secondary=bool(word & abi.LISTENER_SECONDARY)),
-                        RuleId(word & abi.LISTENER_RULE),
-                    )
+                with contextlib.suppress(KeyError):  # a protocol that there is not: no packet finds it
+                    yield convert.listener_from_key(key, version), int.from_bytes(value, sys.byteorder)
 
     def count(self) -> None:
         """Count anew the listeners with a mark; raises KernelError."""
-        self._marked = Counter(replace(listener, mark=0) for listener, _ in self.read() if listener.mark)
+        words = self._words()
+        self._marked = Counter(replace(one, mark=0) for one, word in words if one.mark and word & abi.LISTENER_RULE)
 
     def put(self, listener: Listener, rule: RuleId | None, undo: list[_Undo]) -> bool:
         """Lead a listener to a rule (None: to none); tells whether it was there, and adds what undoes it.

@@ -122,6 +122,12 @@ class Loaded:
     maps: dict[str, int]
     adopted: bool
     objects: dict[str, BpfObject] = field(default_factory=dict)
+    _steps_pins: dict[Path, int] = field(default_factory=dict)
+
+    @property
+    def pinned(self) -> Mapping[Path, int]:
+        """Where what is loaded is pinned, each with a descriptor."""
+        return self._steps_pins | {self.directory.map_path(name): one for name, one in self.maps.items()}
 
     def object(self, name: str) -> BpfObject:
         """Return an object, loaded on the shared maps; raises KernelError."""
@@ -149,7 +155,9 @@ class Loaded:
         self.objects[name] = loaded
         _collect(self.directory, loaded, self.maps)
         for steps, program in _steps(loaded).items():
-            pins.pin(loaded.maps[steps], self.directory.steps_path(steps, attach.program_id(program)))
+            path = self.directory.steps_path(steps, attach.program_id(program))
+            pins.pin(loaded.maps[steps], path)
+            self._steps_pins[path] = loaded.maps[steps]
 
     def retire(self) -> None:
         """Let go of the tail calls of programs that run nowhere any more, some time after they were replaced.

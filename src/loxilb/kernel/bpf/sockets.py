@@ -65,6 +65,11 @@ def _attach(directory: pins.PinDirectory, hook: str, kind: int, program: int, ro
         os.close(link)
 
 
+def link_names() -> tuple[str, ...]:
+    """Return the names of the pins of the links."""
+    return tuple(f"{hook}-{_NO_INTERFACE}" for hook in _HOOKS)
+
+
 def detach(directory: pins.PinDirectory) -> None:
     """Stop serving sockets, idempotent; those that are connected stay so."""
     for hook in _HOOKS:

@@ -10,15 +10,15 @@ import asyncio
 import errno
 from collections import Counter as CountOf
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
-from typing import TypeVar
 
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import tracing
 from loxilb.kernel.fake.columns import page_of
+from loxilb.kernel.fake.undo import Undo, both, remove, restorer, write
 from loxilb.model import (
     AbortedConnection,
     Counter,
@@ -54,7 +54,7 @@ from loxilb.model.packet import MadePacket
 from loxilb.model.port import IfIndex
 from loxilb.model.trace import Traced
 from loxilb.plan import Limits
-from loxilb.ports import Fill, FlowCount, FlowPage
+from loxilb.ports import Fill, FlowCount, FlowPage, Tampering
 
 _PROTOCOLS = {
     (4, "tcp"): IPPROTO_TCP,
@@ -66,10 +66,6 @@ _PROTOCOLS = {
 }
 
 _CLIENT: IPAddress = IPv4Address("10.10.10.1")
-
-_Undo = Callable[[], None]
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
 
 
 class FakeDataPlane:
@@ -86,6 +82,7 @@ class FakeDataPlane:
         self.addresses: frozenset[IPAddress] = frozenset()
         self.refused: set[str] = set()
         self.held: set[IfIndex] = set()
+        self.detached: set[IfIndex] = set()
         self.resolved = 0
         self.retired = 0
         self.reporting = False
@@ -119,7 +116,7 @@ class FakeDataPlane:
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
-        undo: list[_Undo] = []
+        undo: list[Undo] = []
         try:
             for op in ops:
                 undo.append(self._apply_one(op))
@@ -128,6 +125,8 @@ class FakeDataPlane:
                 step()
             raise
         self.applied.append(tuple(ops))
+
+    repair = apply  # nothing is derived here
 
     def counters(self) -> Mapping[EndpointId, Counter]:
         """Return the traffic of every endpoint since it was programmed."""
@@ -174,6 +173,7 @@ class FakeDataPlane:
         if port.name in self.refused:
             raise KernelError(f"attach to {port.name}", errno.EBUSY, remedy="free the hook")
         self.attached[port.index] = port.name
+        self.detached.discard(port.index)
         return ("tcx",)
 
     def detach(self, index: IfIndex) -> None:
@@ -181,6 +181,10 @@ class FakeDataPlane:
         if index in self.held:
             raise KernelError(f"detach from interface {index}", errno.EBUSY)
         self.attached.pop(index, None)
+
+    def check_hooks(self) -> Tampering:
+        """Return the interfaces in ``detached``, which are those until they are attached again."""
+        return Tampering(interfaces=frozenset(self.detached))
 
     def know_addresses(self, addresses: frozenset[IPAddress]) -> None:
         """Learn the addresses of this host."""
@@ -311,7 +315,7 @@ class FakeDataPlane:
 
     # One operation each; every handler checks first, then writes, and returns how to undo it
 
-    def _apply_one(self, op: Op) -> _Undo:
+    def _apply_one(self, op: Op) -> Undo:
         if self._fail_in is not None:
             if self._fail_in == 0:
                 self._fail_in = None
@@ -337,26 +341,26 @@ class FakeDataPlane:
             case DropSource():
                 return self._drop_source(op)
 
-    def _put_endpoint(self, op: PutEndpoint) -> _Undo:
+    def _put_endpoint(self, op: PutEndpoint) -> Undo:
         _check(1 <= op.endpoint <= self.limits.endpoints, op, errno.E2BIG)
         _check(1 <= op.entry.rule <= self.limits.rules, op, errno.E2BIG)
         rule = self._rules.get(op.entry.rule)
         named = rule is not None and op.endpoint in self._slice(rule)
         _check(op.entry.takes_flows or not named, op, errno.EBUSY)
         old_counter = self._counters.get(op.endpoint)
-        undo = _write(self._endpoints, op.endpoint, op.entry)
+        undo = write(self._endpoints, op.endpoint, op.entry)
         if op.fresh:
             self._counters[op.endpoint] = Counter()
             self._given[op.endpoint] = 0
-        return _both(undo, _restorer(self._counters, op.endpoint, old_counter))
+        return both(undo, restorer(self._counters, op.endpoint, old_counter))
 
-    def _drop_endpoint(self, op: DropEndpoint) -> _Undo:
+    def _drop_endpoint(self, op: DropEndpoint) -> Undo:
         _check(op.endpoint in self._endpoints, op, errno.ENOENT)
         rule = self._rules.get(self._endpoints[op.endpoint].rule)
         _check(rule is None or op.endpoint not in self._slice(rule), op, errno.EBUSY)
-        return _remove(self._endpoints, op.endpoint)
+        return remove(self._endpoints, op.endpoint)
 
-    def _put_ring(self, op: PutRing) -> _Undo:
+    def _put_ring(self, op: PutRing) -> Undo:
         end = op.base + len(op.endpoints)
         _check(0 <= op.base < end <= self.limits.ring, op, errno.E2BIG)
         _check(all(slot in self._endpoints for slot in op.endpoints), op, errno.ENOENT)
@@ -370,11 +374,11 @@ class FakeDataPlane:
 
         def undo() -> None:
             for place in range(op.base, end):
-                _restorer(self._ring, place, old.get(place))()
+                restorer(self._ring, place, old.get(place))()
 
         return undo
 
-    def _put_rule(self, op: PutRule) -> _Undo:
+    def _put_rule(self, op: PutRule) -> Undo:
         _check(1 <= op.rule <= self.limits.rules, op, errno.E2BIG)
         end = op.entry.ring_base + op.entry.ring_length
         slots = [self._ring.get(place) for place in range(op.entry.ring_base, end)]
@@ -385,29 +389,29 @@ class FakeDataPlane:
         old_position = self._positions.get(op.rule)
         if op.fresh or old_position is None:
             self._positions[op.rule] = 0
-        return _both(_write(self._rules, op.rule, op.entry), _restorer(self._positions, op.rule, old_position))
+        return both(write(self._rules, op.rule, op.entry), restorer(self._positions, op.rule, old_position))
 
-    def _drop_rule(self, op: DropRule) -> _Undo:
+    def _drop_rule(self, op: DropRule) -> Undo:
         _check(op.rule in self._rules, op, errno.ENOENT)
         _check(op.rule not in self._listeners.values(), op, errno.EBUSY)
-        return _remove(self._rules, op.rule)
+        return remove(self._rules, op.rule)
 
-    def _put_listener(self, op: PutListener) -> _Undo:
+    def _put_listener(self, op: PutListener) -> Undo:
         _check(op.rule in self._rules, op, errno.ENOENT)
-        return _write(self._listeners, op.listener, op.rule)
+        return write(self._listeners, op.listener, op.rule)
 
-    def _drop_listener(self, op: DropListener) -> _Undo:
+    def _drop_listener(self, op: DropListener) -> Undo:
         _check(op.listener in self._listeners, op, errno.ENOENT)
-        return _remove(self._listeners, op.listener)
+        return remove(self._listeners, op.listener)
 
-    def _put_source(self, op: PutSource) -> _Undo:
+    def _put_source(self, op: PutSource) -> Undo:
         networks = self._sources[op.rule]
         _check(op.network not in networks, op, errno.EEXIST)
         _check(sum(map(len, self._sources.values())) < self.limits.sources, op, errno.ENOSPC)
         networks.add(op.network)
         return lambda: networks.discard(op.network)
 
-    def _drop_source(self, op: DropSource) -> _Undo:
+    def _drop_source(self, op: DropSource) -> Undo:
         networks, rule = self._sources[op.rule], self._rules.get(op.rule)
         _check(op.network in networks, op, errno.ENOENT)
         _check(rule is None or not rule.restricted or len(networks) > 1, op, errno.EBUSY)
@@ -418,34 +422,6 @@ class FakeDataPlane:
 def _check(right: bool, op: Op, number: int) -> None:
     if not right:
         raise KernelError(type(op).__name__, number, detail=str(op))
-
-
-def _restorer(table: dict[_Key, _Value], key: _Key, old: _Value | None) -> _Undo:
-    def undo() -> None:
-        if old is None:
-            table.pop(key, None)
-        else:
-            table[key] = old
-
-    return undo
-
-
-def _both(first: _Undo, second: _Undo) -> _Undo:
-    def undo() -> None:
-        first()
-        second()
-
-    return undo
-
-
-def _write(table: dict[_Key, _Value], key: _Key, value: _Value) -> _Undo:
-    undo = _restorer(table, key, table.get(key))
-    table[key] = value
-    return undo
-
-
-def _remove(table: dict[_Key, _Value], key: _Key) -> _Undo:
-    return _restorer(table, key, table.pop(key))
 
 
 def _both_directions(

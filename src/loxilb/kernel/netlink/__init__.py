@@ -6,7 +6,7 @@ service addresses, forwarding switched on). Does not belong here: the packet pat
 what.
 """
 
-from loxilb.kernel.netlink.events import LinkChanged, LinkRemoved, NetworkEvent, RoutesChanged
+from loxilb.kernel.netlink.events import HeldAddressRemoved, LinkChanged, LinkRemoved, NetworkEvent, RoutesChanged
 from loxilb.kernel.netlink.network import Network
 
-__all__ = ["LinkChanged", "LinkRemoved", "Network", "NetworkEvent", "RoutesChanged"]
+__all__ = ["HeldAddressRemoved", "LinkChanged", "LinkRemoved", "Network", "NetworkEvent", "RoutesChanged"]

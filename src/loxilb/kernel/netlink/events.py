@@ -11,12 +11,14 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from pyroute2.netlink import rtnl
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
 from loxilb.kernel.netlink.links import ADDRESS_METRIC, Message, kind_of
+from loxilb.model import IPAddress
 from loxilb.model.port import IfIndex
 
 _SOL_NETLINK = 270
@@ -28,6 +30,8 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 32)
 _RTM_NEXTHOP = (104, 105)  # RTM_NEWNEXTHOP, RTM_DELNEXTHOP
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
+_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
+_IFA_ADDRESS = 1
 _ADDRESSES = (rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR)
 # Attribute IFA_RT_PRIORITY (9) of the addresses we hold: they come and go in great numbers.
 _HELD = struct.pack("=HHI", 8, 9, ADDRESS_METRIC)
@@ -60,7 +64,15 @@ class RoutesChanged:
     """A route, rule, next hop, address or known neighbour changed: packets may have to go another way."""
 
 
-NetworkEvent = LinkChanged | LinkRemoved | RoutesChanged
+@dataclass(frozen=True, slots=True)
+class HeldAddressRemoved:
+    """An address that is marked as ours is not on this interface any more, whoever took it away."""
+
+    address: IPAddress
+    index: IfIndex
+
+
+NetworkEvent = LinkChanged | LinkRemoved | RoutesChanged | HeldAddressRemoved
 
 
 def subscribe() -> socket.socket:
@@ -114,10 +126,9 @@ class Tracker:
     def digest(self, chunks: Iterable[bytes]) -> list[NetworkEvent]:
         """Return the events in raw messages, each once: links in order of arrival, then RoutesChanged."""
         events = dict.fromkeys(event for chunk in chunks for event in self._chunk(chunk))
-        if RoutesChanged() in events:
-            del events[RoutesChanged()]
-            events[RoutesChanged()] = None
-        return list(events)
+        routes = any(isinstance(event, RoutesChanged | HeldAddressRemoved) for event in events)
+        events.pop(RoutesChanged(), None)
+        return [*events, *([RoutesChanged()] if routes else [])]
 
     def _chunk(self, data: bytes) -> Iterator[NetworkEvent]:
         offset = 0
@@ -134,10 +145,7 @@ class Tracker:
         # Routes can come by the hundred thousand and say all by their type: only links and neighbours are
         # decoded.
         if kind in _ADDRESSES and len(data) >= offset + _HEADER.size + _ADDRESS.size:
-            index = IfIndex(_ADDRESS.unpack_from(data, offset + _HEADER.size)[-1])
-            (length,) = struct.unpack_from("=I", data, offset)
-            held = _HELD in data[offset : offset + length]
-            return RoutesChanged() if held else LinkChanged(index)
+            return self._address(kind, data, offset)
         if kind in _WAYS:
             return RoutesChanged()
         if kind in (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK):
@@ -146,6 +154,15 @@ class Tracker:
             changed = self._neighbour(_decode(ndmsg, data, offset), gone=kind == rtnl.RTM_DELNEIGH)
             return RoutesChanged() if changed else None
         return None
+
+    def _address(self, kind: int, data: bytes, offset: int) -> NetworkEvent:
+        (length,) = struct.unpack_from("=I", data, offset)
+        message = data[offset + _HEADER.size : offset + length]
+        index = IfIndex(_ADDRESS.unpack_from(message)[-1])
+        if _HELD not in message:
+            return LinkChanged(index)
+        address = _address_in(message) if kind == rtnl.RTM_DELADDR else None
+        return RoutesChanged() if address is None else HeldAddressRemoved(address, index)
 
     def _link(self, link: Message, *, gone: bool) -> NetworkEvent | None:
         if link["family"] != socket.AF_UNSPEC:  # a bridge speaking of its port
@@ -171,6 +188,17 @@ class Tracker:
             return self._neighbours.pop(key, None) is not None
         self._neighbours[key] = mac
         return before is not None and before != mac
+
+
+def _address_in(message: bytes) -> IPAddress | None:
+    """Return the address of an address message; both families have IFA_ADDRESS, and a host address no other."""
+    at = _ADDRESS.size
+    while at + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, at)
+        if kind == _IFA_ADDRESS:
+            return ip_address(message[at + _ATTRIBUTE.size : at + length])
+        at += max((length + 3) & ~3, _ATTRIBUTE.size)
+    return None
 
 
 def _decode(form: type[Message], data: bytes, offset: int) -> Message:

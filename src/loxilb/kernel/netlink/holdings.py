@@ -54,6 +54,10 @@ class Holdings:
         """Tell whether an address is held."""
         return address in self._held
 
+    def is_on(self, address: IPAddress, index: int) -> bool:
+        """Tell whether an address is held on an interface; for any thread."""
+        return self._held.get(address) == index
+
     def hold(self, address: IPAddress) -> None:
         """Own ``address`` and announce it where it is on link; one the host already has is left alone."""
         route = route_to(self._netlink, address)

@@ -15,7 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from loxilb.errors import KernelError
 from loxilb.kernel.netlink.announce import Announcer
-from loxilb.kernel.netlink.events import NetworkEvent, Tracker, drain, subscribe
+from loxilb.kernel.netlink.events import HeldAddressRemoved, NetworkEvent, Tracker, drain, subscribe
 from loxilb.kernel.netlink.holdings import LOOPBACK, Holdings
 from loxilb.kernel.netlink.host import HostSwitches
 from loxilb.kernel.netlink.links import IFF_UP, ports_of
@@ -113,8 +113,13 @@ class Network:
             await asyncio.sleep(_GATHER_S)
             chunks, overrun = drain(self._channel)
             news = await asyncio.to_thread(self._resynchronise) if overrun else self._tracker.digest(chunks)
+            news = [event for event in news if not self._is_own(event)]
             if news:
                 yield news
+
+    def _is_own(self, event: NetworkEvent) -> bool:
+        """Tell whether an event only says that we gave an address up, or moved it."""
+        return isinstance(event, HeldAddressRemoved) and not self._holdings.is_on(event.address, event.index)
 
     def _call(self, operation: str, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with _kernel_errors(operation):
@@ -158,6 +163,8 @@ class Network:
         self._holdings.release(address)
 
     def _refresh(self) -> None:
+        if len(self._holdings):
+            self._netlink.link("set", index=LOOPBACK, state="up")  # somebody may have taken it down
         self._holdings.refresh()
 
     def _raise_loopback(self) -> None:

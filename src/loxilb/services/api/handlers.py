@@ -192,12 +192,16 @@ class Handlers:
         return document(version=self._build.version)
 
 
+def shown_time(time: float) -> str:
+    """Return seconds since 1970 as in RFC 3339, UTC, with milliseconds."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def revision_of(revision: Revision) -> wire.RevisionEntry:
-    """Convert a revision; the time is that of RFC 3339, UTC, in milliseconds."""
-    time = datetime.fromtimestamp(revision.time, UTC).isoformat(timespec="milliseconds")
+    """Convert a revision."""
     return wire.RevisionEntry(
         number=revision.number,
-        time=time.replace("+00:00", "Z"),
+        time=shown_time(revision.time),
         client=revision.author.address,
         agent=revision.author.agent,
         size=revision.size,

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import uvicorn
 
 from loxilb.errors import KernelError
-from loxilb.ports import Configuration, Endpoints, MetricsPage, Tracer
+from loxilb.ports import Configuration, Endpoints, MetricsPage, Reconciling, Tracer
 from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import BuildInfo, Handlers, LogLevel
 from loxilb.services.api.joining import JoiningProtocol
 from loxilb.services.api.metrics import MetricsHandlers
 from loxilb.services.api.packets import PacketHandlers
+from loxilb.services.api.status import StatusHandlers
 
 _BACKLOG = 1024
 _IDLE_S = 10
@@ -49,21 +50,22 @@ class ApiServer:
         log_level: LogLevel,
         metrics: MetricsPage,
         tracer: Tracer,
+        reconciler: Reconciling,
         build: BuildInfo,
-        host: str,
-        port: int,
+        at: tuple[str, int],
     ) -> None:
-        """Keep what to serve and where; ``port`` 0 takes a free one. Nothing listens before ``start``."""
+        """Keep what to serve, and ``at`` which host and port; 0 takes a free one. Nothing listens before ``start``."""
         handlers = Handlers(configuration=configuration, endpoints=endpoints, log_level=log_level, build=build)
         self._application = create_application(
             {
                 **handlers.by_operation(),
                 **MetricsHandlers(metrics).by_operation(),
                 **PacketHandlers(tracer).by_operation(),
+                **StatusHandlers(reconciler).by_operation(),
             }
         )
-        self._host = host.strip("[]")
-        self._port = port
+        self._host = at[0].strip("[]")
+        self._port = at[1]
         self._address: tuple[str, int] | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None

@@ -5,7 +5,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from loxilb.model import Service, ServiceKey
-from loxilb.model.probe import Availability, EndpointKey
+from loxilb.model.probe import Availability, EndpointKey, HostState
+
+_SAID = {
+    HostState.GREEN: Availability.UP,
+    HostState.YELLOW: Availability.DRAINING,
+    HostState.RED: Availability.OUT,
+}
+
+
+def said(states: Mapping[str, HostState]) -> dict[EndpointKey, Availability]:
+    """Return what follows for services from what an operator says, known before anything is probed."""
+    keys = ((EndpointKey.parse(name), state) for name, state in states.items())
+    return {key: _SAID[state] for key, state in keys if key is not None}
 
 
 class HealthBook:

@@ -2,7 +2,6 @@
 """The configuration service: desired services, brought into the kernel one write at a time."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,23 @@ from loxilb.model import Counter, IPAddress, Mode, Port, Service, ServiceKey
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import EndpointId
 from loxilb.model.port import IfIndex
-from loxilb.model.probe import Availability, EndpointKey, HostState
+from loxilb.model.probe import Availability, EndpointKey
 from loxilb.model.revision import Author, Changes, Configured, Revision
-from loxilb.plan import Drift, Ledger, Limits, Plan, adopt, drift_of, plan, recover, summary
+from loxilb.plan import (
+    Drift,
+    Findings,
+    Ledger,
+    Limits,
+    Plan,
+    Programmed,
+    adopt,
+    audit,
+    drift_of,
+    plan,
+    recover,
+    repair,
+    summary,
+)
 from loxilb.ports import (
     EVERY_FLOW,
     NOBODY,
@@ -33,8 +46,9 @@ from loxilb.ports import (
     VipHost,
 )
 from loxilb.services.config.edits import attached, detached, matching_key, normal, replaced
-from loxilb.services.config.health import HealthBook
+from loxilb.services.config.health import HealthBook, said
 from loxilb.services.config.journal import StoreJournal
+from loxilb.services.config.order import key_order
 from loxilb.services.config.status import status_of
 from loxilb.services.config.tending import Quiet, is_due, next_look
 from loxilb.services.config.vips import VipBook
@@ -43,14 +57,11 @@ _Result = TypeVar("_Result")
 _Changes = Mapping[ServiceKey, Service | None]
 _Edit = Callable[[Service | None, Service], Service | None]
 
-_SAID = {
-    HostState.GREEN: Availability.UP,
-    HostState.YELLOW: Availability.DRAINING,
-    HostState.RED: Availability.OUT,
-}
-_RETRY_S = 1.0
-
 _log = structlog.get_logger(__name__)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class ConfigurationService:
@@ -92,8 +103,7 @@ class ConfigurationService:
         self._health = HealthBook()
         self._steady = steady
         self._quiet = Quiet()
-        self._stirred = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stirred: Callable[[], None] = _nothing
         self._watchers: list[ServiceWatcher] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="configuration")
 
@@ -105,6 +115,10 @@ class ConfigurationService:
         """Tell ``watcher`` of every change besides services from now on; call it before ``start``."""
         self._journal.watch(watcher)
 
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Call ``wake``, from any thread, when there is something to :meth:`tend`; call it before ``start``."""
+        self._stirred = wake
+
     async def start(self) -> int:
         """Bring the data plane in line with the store, keeping its flows; return how many services there are.
 
@@ -113,21 +127,22 @@ class ConfigurationService:
         """
         return await self._run(self._adopt)
 
-    async def tend(self) -> None:
-        """Do what time brings, without end: endpoints that have left or drained go, slow starts go on.
+    async def tend(self) -> float | None:
+        """Do what the time has come for: endpoints that have left or drained go, slow starts go on.
 
-        Sleeps while there is nothing of the kind.
+        Returns the seconds to the next look, None where nothing is to come. Raises KernelError.
         """
-        self._loop = asyncio.get_running_loop()
-        while True:
-            self._stirred.clear()
-            wait = await self.tend_once()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stirred.wait(), wait)
-
-    async def tend_once(self) -> float | None:
-        """Do what the time has come for; returns the seconds to the next look, None where nothing is to come."""
         return await self._run(self._tend)
+
+    async def audit(self) -> Mapping[str, int]:
+        """Compare what is in the maps with what was written, and repair it; returns what differed, by kind.
+
+        Only the repair is done in the worker thread. A service that is written meanwhile is left to the next audit.
+        Raises LoxilbError.
+        """
+        records, services = await self._run(self._snapshot)
+        findings = await asyncio.to_thread(self._compare, services)
+        return await self._run(self._repair, findings, records, services) if findings else {}
 
     def close(self) -> None:
         """Finish the writes under way; everything stays in the kernel."""
@@ -179,16 +194,13 @@ class ConfigurationService:
         """Make the configuration what it was after a revision, as a new one; NotFound where it is not kept."""
         await self._run(self._rollback, number, author)
 
-    async def on_network_change(self, *, links: bool = True) -> None:
-        """Bring the sources of onearm services in line with the routes of now; raises KernelError.
+    async def refresh_addresses(self) -> None:
+        """Bring the addresses of services in line with the interfaces of now; raises KernelError."""
+        await self._run(self._vips.refresh)
 
-        With ``links`` also the addresses of services with the interfaces of now.
-        """
-        try:
-            if links:
-                await self._run(self._vips.refresh)
-        finally:
-            await self._run(self._refresh_sources)
+    async def refresh_sources(self) -> None:
+        """Bring the sources of onearm services in line with the routes of now; raises KernelError."""
+        await self._run(self._refresh_sources)
 
     async def set_availability(self, changes: Mapping[EndpointKey, Availability]) -> None:
         """Bring every service that uses these endpoints in line; raises KernelError."""
@@ -256,7 +268,7 @@ class ConfigurationService:
         services = [normal(service) for service in found]
         self._ledger, strays = adopt(image, self._limits, services, self._steady())
         self._health = HealthBook()
-        self._health.put(_said(stored.states))
+        self._health.put(said(stored.states))
         planned = self._plan({service.key: service for service in services})
         self.drift = drift_of(image, self._ledger, planned.after) if stored.revision else Drift()
         if strays:
@@ -340,11 +352,11 @@ class ConfigurationService:
         """Plan ``changes`` and apply them; the ledger follows only what the kernel has accepted."""
         self._apply(self._plan(changes))
 
-    def _apply(self, planned: Plan) -> None:
+    def _apply(self, planned: Plan, *, repairs: bool = False) -> None:
         accepted = False
         try:
             if planned.ops:
-                self._data_plane.apply(planned.ops)
+                (self._data_plane.repair if repairs else self._data_plane.apply)(planned.ops)
             accepted = True
         finally:
             if accepted:
@@ -354,8 +366,8 @@ class ConfigurationService:
 
     def _stir(self) -> None:
         """Have the tending loop look again: a service has changed."""
-        if self._ledger.restless and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stirred.set)
+        if self._ledger.restless:
+            self._stirred()
 
     def _tend(self) -> float | None:
         """Plan again what the time has come for."""
@@ -364,14 +376,25 @@ class ConfigurationService:
         flows = self._data_plane.active_flows(slot for one in restless.values() for slot in one.leaving)
         ended = self._quiet.follow(flows, now)
         due = {key: self._desired[key] for key, one in restless.items() if is_due(one, ended, now)}
-        try:
-            if due:
-                self._apply(self._plan(due, ended))
-                self._quiet.forget(ended)
-        except LoxilbError as error:
-            _log.error("endpoints not followed, trying again", services=len(due), cause=error.cause)
-            return _RETRY_S
+        if due:
+            self._apply(self._plan(due, ended))
+            self._quiet.forget(ended)
         return next_look((self._ledger.services[key] for key in self._ledger.restless), now)
+
+    def _snapshot(self) -> tuple[int, dict[ServiceKey, Programmed]]:
+        return self._ledger.records, dict(self._ledger.services)
+
+    def _repair(self, found: Findings, records: int, services: Mapping[ServiceKey, Programmed]) -> Mapping[str, int]:
+        """Repair what still stands of the findings: what was not written since they were made."""
+        programmed = self._ledger.services
+        findings = Findings(
+            differences=tuple(one for one in found.differences if programmed.get(one.key) is services[one.key]),
+            strays=found.strays if self._ledger.records == records else (),
+        )
+        self._apply(repair(findings, self._ledger), repairs=True)
+        if findings:
+            _log.warning("somebody else changed the maps, and they were repaired", **findings.counts)
+        return findings.counts
 
     def _restore(self, before: _Changes) -> None:
         try:
@@ -421,7 +444,7 @@ class ConfigurationService:
         now, active = self._steady(), self._data_plane.active_flows
         return [
             status_of(self._desired[key], self._ledger.services[key], counters, active, now)
-            for key in sorted(self._desired, key=_key_order)
+            for key in sorted(self._desired, key=key_order)
         ]
 
     def _accounts(self) -> list[Account]:
@@ -439,11 +462,10 @@ class ConfigurationService:
         ledger = self._ledger.services
         return frozenset(ledger[key].rule for key, one in self._desired.items() if service in (one.name, str(key)))
 
+    # In a thread of its own
 
-def _said(states: Mapping[str, HostState]) -> dict[EndpointKey, Availability]:
-    """Return what follows for services from what an operator says, known before anything is probed."""
-    keys = ((EndpointKey.parse(name), state) for name, state in states.items())
-    return {key: _SAID[state] for key, state in keys if key is not None}
+    def _compare(self, services: Mapping[ServiceKey, Programmed]) -> Findings:
+        return audit(self._data_plane.observe(), services)
 
 
 def _normal(changes: Changes) -> Changes:
@@ -453,11 +475,3 @@ def _normal(changes: Changes) -> Changes:
 
 def _present(services: _Changes) -> list[Service]:
     return [service for service in services.values() if service is not None]
-
-
-def _address_order(address: IPAddress) -> tuple[int, int]:
-    return address.version, int(address)
-
-
-def _key_order(key: ServiceKey) -> tuple[object, ...]:
-    return (*_address_order(key.address), key.protocol.value, key.port, key.port_max, key.block, key.host)

@@ -2,13 +2,14 @@
 """The health service: endpoints, when each is probed, and who is told."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 
-from loxilb.errors import Conflict, InvalidRequest, LoxilbError, NotFound
+from loxilb.errors import Conflict, InvalidRequest, NotFound
 from loxilb.model import IPAddress, Service, ServiceKey
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes
@@ -21,7 +22,6 @@ from loxilb.services.health.timers import Timers
 
 _WIDTH = 256
 _FIRST_S = 1.0
-_RETRY_S = 1.0
 _DELIVERY_S = 5.0
 _JITTER = 0.1
 
@@ -35,15 +35,17 @@ class HealthService:
     event loop of ``start``; only ``services_changed`` and ``changed`` may be called from elsewhere.
     """
 
-    def __init__(self, *, target: EndpointHealth, journal: Journal, prober: Prober) -> None:
-        """Keep what to work with; nothing is probed before ``start``."""
+    def __init__(self, *, target: EndpointHealth, journal: Journal, prober: Prober, wake: Callable[[], None]) -> None:
+        """Keep what to work with; nothing is probed before ``start``. ``wake`` has :meth:`deliver` called soon."""
         self._target = target
         self._journal = journal
         self._prober = prober
         self._records: dict[str, Record] = {}
         self._used: dict[ServiceKey, frozenset[EndpointKey]] = {}
         self._pending: dict[EndpointKey, Availability] = {}
-        self._delivery: asyncio.Task[None] | None = None
+        self._wake = wake
+        self._delivered = asyncio.Event()
+        self._delivered.set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers = Timers(self._probe, _WIDTH)
 
@@ -55,9 +57,6 @@ class HealthService:
         """Probe no more; services stay as they were told last."""
         self._loop = None
         await self._timers.close()
-        if self._delivery is not None:
-            self._delivery.cancel()
-            await asyncio.gather(self._delivery, return_exceptions=True)
         self._prober.close()
 
     # What services there are
@@ -161,8 +160,8 @@ class HealthService:
             records = [record for record in self._records.values() if record.address == address]
         kept = None if state is HostState.GREEN else state
         await self._journal.keep(Changes(states={record.name: kept for record in records}), author=author)
-        if self._delivery is not None:
-            await asyncio.wait({self._delivery}, timeout=_DELIVERY_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._delivered.wait(), _DELIVERY_S)
 
     # Records
 
@@ -221,19 +220,22 @@ class HealthService:
             return
         record.announced = availability
         self._pending[record.key] = availability
-        if self._delivery is None or self._delivery.done():
-            self._delivery = asyncio.create_task(self._deliver())
+        self._delivered.clear()
+        self._wake()
 
-    async def _deliver(self) -> None:
-        """Deliver what is pending; what comes meanwhile goes together next."""
+    async def deliver(self) -> None:
+        """Tell the services what endpoints have come to; what comes meanwhile goes together next.
+
+        Raises KernelError; what was to be told is kept then.
+        """
         while self._pending:
             changes, self._pending = self._pending, {}
             try:
                 await self._target.set_availability(changes)
-            except LoxilbError as error:
-                _log.error("endpoints not changed, trying again", endpoints=len(changes), cause=error.cause)
+            except BaseException:
                 self._pending = {**changes, **self._pending}
-                await asyncio.sleep(_RETRY_S)
+                raise
+        self._delivered.set()
 
 
 def _report(record: Record, before: Verdict, outcome: Outcome) -> None:

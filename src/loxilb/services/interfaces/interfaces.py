@@ -39,6 +39,8 @@ class Interfaces:
         self._chosen = chosen
         self._hooks: dict[IfIndex, tuple[str, ...]] = {}
         self._names: dict[IfIndex, str] = {}
+        self._owed: set[IfIndex] = set()
+        self._refusals: dict[IfIndex, KernelError] = {}
 
     @property
     def hooks(self) -> Mapping[IfIndex, tuple[str, ...]]:
@@ -48,36 +50,47 @@ class Interfaces:
     def attach_all(self) -> None:
         """Attach to every interface that the filter takes; raises KernelError when they cannot be listed.
 
-        An interface that refuses is logged and left out.
+        An interface that refuses is logged and left out, until :meth:`follow`.
         """
         ports = {port.index: port for port in self._ports()}
         for port in ports.values():
-            self._follow(port, ports)
+            self._bring_in_line(port.index, ports)
 
     def follow(self, changed: Collection[IfIndex], removed: Collection[IfIndex]) -> None:
-        """Attach or detach interfaces that are new or different, forget those that are gone; raises KernelError."""
+        """Attach or detach interfaces that are new or different, forget those that are gone.
+
+        Those that failed before are tried again. Raises KernelError when one fails, after all others were followed.
+        """
+        self._owed.update(changed, self._refusals)
         for index in removed:
-            self._leave(index)
-        if changed:
+            self._bring_in_line(index, {})
+        if self._owed:
             ports = {port.index: port for port in self._ports()}
-            for index in changed:
-                if index in ports:
-                    self._follow(ports[index], ports)
-                else:
-                    self._leave(index)
+            for index in tuple(self._owed):
+                self._bring_in_line(index, ports)
+                self._owed.discard(index)
+        for refusal in self._refusals.values():
+            raise refusal
+
+    def _bring_in_line(self, index: IfIndex, ports: Mapping[IfIndex, Port]) -> None:
+        """Take an interface or leave it; one that refuses stays as it is, to be tried another time."""
+        before = self._refusals.pop(index, None)
+        try:
+            if index in ports:
+                self._follow(ports[index], ports)
+            else:
+                self._leave(index)
+        except KernelError as error:
+            self._refusals[index] = error
+            if before is None or before.cause != error.cause:
+                name = ports[index].name if index in ports else self._names[index]
+                _log.error("interface not followed", interface=name, cause=error.cause, remedy=error.remedy)
 
     def _leave(self, index: IfIndex) -> None:
-        """Leave an interface that is taken; one that refuses stays as it is, to be left another time."""
-        if index not in self._hooks:
-            return
-        try:
+        if index in self._hooks:
             self._data_plane.detach(index)
-        except KernelError as error:
-            name = self._names[index]
-            _log.error("interface not left", interface=name, index=index, cause=error.cause, remedy=error.remedy)
-            return
-        del self._hooks[index]
-        _log.info("interface left", interface=self._names.pop(index), index=index)
+            del self._hooks[index]
+            _log.info("interface left", interface=self._names.pop(index), index=index)
 
     def _ports(self) -> Sequence[Port]:
         """Return every interface; the data plane learns the addresses, those of interfaces left out too."""
@@ -102,11 +115,7 @@ class Interfaces:
         if not self._chosen.takes(port, ports.get(port.master) if port.master else None):
             self._leave(port.index)
             return
-        try:
-            hooks = self._data_plane.attach(port)
-        except KernelError as error:
-            _log.error("interface not taken", interface=port.name, cause=error.cause, remedy=error.remedy)
-            return
+        hooks = self._data_plane.attach(port)
         if self._hooks.get(port.index) != hooks:
             _log.info("interface taken", interface=port.name, index=port.index, hooks=" ".join(hooks))
         before = self._names.get(port.index, port.name)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loxilb.model import L4Protocol
+from loxilb.model.work import ReconcilerStatus, WorkState
 from loxilb.ports import Fill
 from loxilb.proto.metrics import Family, Histogram, Kind, Sample, labelled
 from loxilb.services.metrics.accounts import Accounts, Total
@@ -43,6 +44,7 @@ class Facts:
     fills: Mapping[str, Fill]
     lost_reports: int
     health: tuple[int, int]
+    reconciler: ReconcilerStatus
     accounts: Accounts
     latencies: Latencies
     opened_before: int
@@ -57,6 +59,7 @@ def families(facts: Facts) -> Iterator[Family]:
     yield from _by_endpoint(facts.accounts)
     yield from _data_plane(facts)
     yield from _latencies(facts.latencies)
+    yield from _reconciled(facts.reconciler)
 
 
 def _gauge(name: str, about: str, samples: Sequence[Sample]) -> Family:
@@ -194,3 +197,13 @@ def _latencies(latencies: Latencies) -> Iterator[Family]:
     ]
     yield histogram("probe", "Time that a probe took, whatever came of it, by kind", probes)
     yield histogram("scrape", "Time to gather the metrics", latencies.scrape.samples())
+
+
+def _reconciled(reconciler: ReconcilerStatus) -> Iterator[Family]:
+    works = [(labelled(work=one.name), one) for one in reconciler.works]
+    failing = [(labels, int(one.state is WorkState.FAILING)) for labels, one in works]
+    yield _gauge("loxilb_reconcile_failing", "1 while a work in the background fails and is tried again", failing)
+    failed = [(labels, one.failed) for labels, one in works]
+    yield _counter("loxilb_reconcile_failures_total", "Failures of works in the background", failed)
+    repairs = [(labelled(what=what), count) for what, count in sorted(reconciler.repairs.items())]
+    yield _counter("loxilb_repairs_total", "What others had changed or removed, by what it was", repairs)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from loxilb.ports import Account, Ledgers, Measures
+from loxilb.ports import Account, Ledgers, Measures, Reconciling
 from loxilb.proto.metrics import render
 from loxilb.services.metrics.accounts import Accounts
 from loxilb.services.metrics.families import Facts, Latencies, families
@@ -27,13 +27,21 @@ class MetricsService:
     """
 
     def __init__(
-        self, *, measures: Measures, ledgers: Ledgers, health: Health, latencies: Latencies, enabled: bool
+        self,
+        *,
+        measures: Measures,
+        ledgers: Ledgers,
+        health: Health,
+        reconciler: Reconciling,
+        latencies: Latencies,
+        enabled: bool,
     ) -> None:
         """Keep what to ask."""
         self.enabled = enabled
         self._measures = measures
         self._ledgers = ledgers
         self._health = health
+        self._reconciler = reconciler
         self._latencies = latencies
         self._accounts = Accounts()
         self._system = System()
@@ -62,6 +70,7 @@ class MetricsService:
             fills=measures.fills(),
             lost_reports=measures.lost_reports(),
             health=health,
+            reconciler=self._reconciler.status(),
             accounts=self._accounts,
             latencies=self._latencies,
             opened_before=self._opened,
