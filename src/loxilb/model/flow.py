@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from loxilb.model.service import IPAddress, Mode
 
@@ -21,16 +22,16 @@ class FlowState(IntEnum):
     TWO_WAY = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counter:
-    """Packets and bytes (from the IP header on) seen."""
+class Counter(NamedTuple):
+    """Packets and bytes (from the IP header on) seen. A tuple: tens of thousands are made for each scrape."""
 
     packets: int = 0
     bytes: int = 0
 
-    def __add__(self, other: "Counter") -> "Counter":
+    def __add__(self, other: tuple[int, ...]) -> "Counter":  # type: ignore[override]
         """Add both members."""
-        return Counter(packets=self.packets + other.packets, bytes=self.bytes + other.bytes)
+        packets, size = other
+        return Counter(self.packets + packets, self.bytes + size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

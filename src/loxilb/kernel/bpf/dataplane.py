@@ -219,8 +219,7 @@ class BpfDataPlane:
 
     def _endpoints_used(self) -> list[int]:
         """Return the endpoint slots that are used, live or not."""
-        view, family = self._views["endpoints"], abi.Endpoint.family.offset
-        return sorted([*view.indexes(family, 4), *view.indexes(family, 6)])
+        return self._views["endpoints"].places(abi.Endpoint.family.offset, bytes((4, 6)))
 
     def _sources(self) -> dict[RuleId, frozenset[IPNetwork]]:
         found: defaultdict[RuleId, set[IPNetwork]] = defaultdict(set)
@@ -378,7 +377,7 @@ class BpfDataPlane:
         """Return how full each table is; those of flows as the ager last counted them."""
         sizes, runtime = self._loaded.sizes, abi.Runtime
         arrays = {
-            "rules": sum(1 for _ in self._views["rules"].indexes(abi.Rule.live.offset, 1)),
+            "rules": self._views["rules"].column(abi.Rule.live.offset).count(1),
             "endpoints": len(self._endpoints_used()),
         }
         counted = {name: maps.count(self._maps[name], size) for name, size in COUNTED.items()}
@@ -483,4 +482,4 @@ def _ends_flows(op: Op) -> bool:
 
 
 def _counter(ended: tuple[int, ...], live: tuple[int, ...]) -> Counter:
-    return Counter(packets=ended[0] + live[0], bytes=ended[1] + live[1])
+    return Counter(ended[0] + live[0], ended[1] + live[1])
