@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.lab import ROOT, Lab, remove_leftovers
 
-from bench import control, frames, program, sockets
+from bench import control, flows, frames, program, sockets
 from bench.chart import chart
 from bench.figures import Figure, by_key, missing_targets
 from bench.place import PREFIX, MeasurementError, interruptible
@@ -31,6 +31,7 @@ _FULL: Mapping[str, Measure] = {
         lab, sockets.Effort(rounds=11, seconds={"close": 1.5, "keep": 1.0, "bulk": 1.2}), say
     ),
     "control": lambda lab, say: control.measure(lab, control.Effort(samples=21), say),
+    "flows": lambda lab, say: flows.measure(lab, flows.Effort(flows=1_000_000, samples=7, idle=10), say),
 }
 _QUICK: Mapping[str, Measure] = {
     "program": lambda lab, say: program.measure(lab, program.Effort(samples=5, packets=25_000), say),
@@ -39,6 +40,7 @@ _QUICK: Mapping[str, Measure] = {
         lab, sockets.Effort(rounds=3, seconds={"close": 0.6, "keep": 0.4, "bulk": 0.6}), say
     ),
     "control": lambda lab, say: control.measure(lab, control.Effort(samples=5), say),
+    "flows": lambda lab, say: flows.measure(lab, flows.Effort(flows=100_000, samples=3, idle=2), say),
 }
 
 

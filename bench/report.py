@@ -12,6 +12,7 @@ TITLES: Mapping[str, str] = {
     "frames": "Live frames: generator, load balancer, sink",
     "sockets": "Sockets at both ends, over veth",
     "control": "Control plane",
+    "flows": "A daemon with many flows and services",
 }
 BEGIN, END = "<!-- figures: written by python -m bench --document -->", "<!-- end of figures -->"
 

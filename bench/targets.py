@@ -21,6 +21,10 @@ TARGETS: Mapping[str, float] = {
     "sockets.ratio.p50.loxilb": 1.0,
     "control.list": 200,
     "control.change": 10,
+    "flows.list": 1000,
+    "flows.longest": 50,
+    "flows.scrape": 300,
+    "flows.idle": 1,
 }
 """Upper bound of the median by figure, in the figure's unit."""
 

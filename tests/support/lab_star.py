@@ -67,6 +67,12 @@ class LoadBalancer:
         self._daemon = self._lab.process(self.namespace, *seen, *path, BIN / "loxilb", *own, *flags)
         return self._daemon
 
+    @property
+    def pid(self) -> int:
+        """The daemon's process."""
+        assert self._daemon is not None
+        return self._daemon.popen.pid
+
     def stop(self) -> int:
         """End the daemon, forwarding stays; returns its exit code."""
         assert self._daemon is not None

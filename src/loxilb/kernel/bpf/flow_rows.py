@@ -56,7 +56,8 @@ def _form(version: int) -> np.dtype[Any]:
     )
 
 
-_FORMS = {version: _form(version) for version in _HOT}
+FORMS = {version: _form(version) for version in _HOT}
+"""How the hot half of a slot is read, by IP version."""
 
 
 def column(memory: Any, form: Any, *, count: int, stride: int, offset: int) -> NDArray[Any]:
@@ -102,7 +103,9 @@ class Slots:
 
     def at(self, places: NDArray[Any], words: NDArray[np.uint32]) -> tuple[NDArray[np.bool_], "Slots"]:
         """Copy the slots at ``places`` that still hold ``words``; also tells which those are."""
-        hot, rules = self.hot[places], self.rules[places]
+        # take() is the quicker way, but copies a whole array first whose elements do not follow each other.
+        hot = self.hot.take(places) if self.hot.flags.c_contiguous else self.hot[places]
+        rules = self.rules[places]
         same = self.words[places] == words
         if same.all():
             return same, Slots(words, hot, rules)
@@ -137,7 +140,7 @@ class Family:
 
     def find(self, query: FlowQuery, limit: int | None) -> Found:
         """Return the first ``limit`` flows asked for, in order."""
-        none = np.empty(0, _FORMS[self._version])
+        none = np.empty(0, FORMS[self._version])
         found = [(_WORDS, _WORDS, keys_of(none)), *self._search(query)]
         places, words = (np.concatenate([one[part] for one in found]) for part in (0, 1))
         keys = np.concatenate([one[2] for one in found], axis=1)
@@ -153,18 +156,19 @@ class Family:
         after = digits_of(query.after) if query.after and query.after.version == self._version else None
         copies = np.uint32(0), np.arange(len(self._copies.words)), self._copies
         for mark, places, slots in chain([copies], ((_MAIN, *live) for live in self._main.live())):
-            rows = slots.hot.view(_FORMS[self._version])
+            rows = slots.hot.view(FORMS[self._version])
             keys, keep = keys_of(rows), wanted(rows, slots.rules, query, self._version)
             if after:
                 keep &= behind(keys, after)
-            yield places.astype(np.uint32)[keep] | mark, slots.words[keep], keys[:, keep]
+            found = places.astype(np.uint32) | mark
+            yield (found, slots.words, keys) if keep.all() else (found[keep], slots.words[keep], keys[:, keep])
 
     def columns(self, found: Found, modes: NDArray[np.uint8]) -> Iterator[FlowColumns]:
         """Copy what was found out, some at once; ``modes`` are those of the rules."""
         for start in range(0, len(found.places), _COPIED):
             slots = self._copied(found.places[start : start + _COPIED], found.words[start : start + _COPIED])
             if len(slots.words):
-                yield _columns(self._version, slots.hot.view(_FORMS[self._version]), slots.rules, modes)
+                yield _columns(self._version, slots.hot.view(FORMS[self._version]), slots.rules, modes)
 
     def _copied(self, places: NDArray[np.uint32], words: NDArray[np.uint32]) -> Slots:
         """Copy slots of both kinds, in the order given."""
@@ -185,5 +189,5 @@ def _columns(version: int, rows: NDArray[Any], rules: NDArray[np.uint32], modes:
         reply=(rows["flags"] & abi.FLOW_REPLY) != 0,
         mode=modes[rules],
         rule=rules,
-        **{name: rows[name] for name in _FORMS[version].names or () if name != "flags"},
+        **{name: rows[name] for name in FORMS[version].names or () if name != "flags"},
     )

@@ -6,6 +6,7 @@ import errno
 import mmap
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import compress
 
 from loxilb.errors import KernelError
@@ -186,5 +187,6 @@ class ArrayView:
             self._memory[at:end] = other.read(at, end - at)
 
     def close(self) -> None:
-        """Unmap."""
-        self._memory.close()
+        """Unmap; where somebody still has a view of :attr:`memory`, as soon as that is gone."""
+        with suppress(BufferError):
+            self._memory.close()
