@@ -21,11 +21,14 @@ def _named(prefix: str) -> tuple[int, ...]:
 
 
 class Meter:
-    """Time used since the meter was made, by all threads of some processes and by ksoftirqd, in nanoseconds."""
+    """Time used since the meter was made, by all threads of some processes and by ksoftirqd, in nanoseconds.
 
-    def __init__(self, processes: Iterable[int] = ()) -> None:
+    Without ``softirqs`` only by the processes, for those that forward nothing while others may.
+    """
+
+    def __init__(self, processes: Iterable[int] = (), *, softirqs: bool = True) -> None:
         """Start measuring."""
-        self._processes = (*processes, *_named("ksoftirqd/"))
+        self._processes = (*processes, *(_named("ksoftirqd/") if softirqs else ()))
         self._begin = self._now()
 
     def _now(self) -> int:

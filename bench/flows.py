@@ -189,7 +189,7 @@ def _lists(place: Path, pid: int, effort: Effort) -> Iterator[Figure]:
     whole, works, grown = [], [], []
     _get(f"{_LIST}?limit=1")  # loads numpy
     for _ in range(effort.samples):
-        before, meter = _settled(pid), Meter([pid])
+        before, meter = _settled(pid), Meter([pid], softirqs=False)
         with _asking(place, waits):
             took, size = _get(_LIST)
         if size < 2 * effort.flows * 200:
@@ -227,7 +227,7 @@ def _scrapes(place: Path, samples: int) -> Iterator[Figure]:
 
 def _idle(pid: int, seconds: float) -> Figure:
     """Return the share of a processor that the daemon takes while nothing happens, in percent."""
-    meter, began = Meter([pid]), time.monotonic()
+    meter, began = Meter([pid], softirqs=False), time.monotonic()
     time.sleep(seconds)
     share = meter.read() / 1e7 / (time.monotonic() - began)
     label = f"processor, idle, {SERVICES} services"
