@@ -451,6 +451,19 @@ struct lox_event {
 	__u64 bytes;
 };
 
+enum lox_at { LOX_AT_XDP = 1, LOX_AT_TC = 2, LOX_AT_EGRESS = 3 };
+
+/* A packet that was dropped, as it was then, for those who watch. */
+struct lox_drop {
+	__u64 at; /* nanoseconds, CLOCK_MONOTONIC */
+	__u32 ifindex;
+	__u32 length;   /* of the frame */
+	__u16 captured; /* bytes of it in `head` */
+	__u8 reason;
+	__u8 hook; /* enum lox_at */
+	__u8 head[132];
+};
+
 /* Ends of an aborted connection that can be told, since what they expect next is known. */
 enum lox_tell {
 	LOX_TELL_CLIENT = 1,

@@ -66,10 +66,10 @@ LOX_INLINE int lox_read_piece(lox_ctx *ctx, const bool v6, struct lox_work *w, s
 }
 
 /* A fragment that belongs to no flow we know: pass it, unless it may belong to one. */
-LOX_INLINE int lox_stray(const bool v6, const struct lox_work *w)
+LOX_INLINE int lox_stray(lox_ctx *ctx, const bool v6, const struct lox_work *w)
 {
 	if (!LOX_HOOK_IS_EGRESS && (lox_host(v6, &w->p.tuple.daddr) || lox_host(v6, &w->p.tuple.saddr)))
-		return lox_leave(LOX_DROP, LOX_DROP_FRAGMENT);
+		return lox_discard(ctx, LOX_DROP_FRAGMENT);
 	return lox_leave(LOX_PASS, LOX_PASS_FRAGMENT);
 }
 
@@ -105,7 +105,7 @@ LOX_INLINE int lox_first_fragment(lox_ctx *ctx, const bool v6, struct lox_work *
 	if (!ref.flow && !w->rule)
 		return lox_leave(LOX_PASS, LOX_PASS_FRAGMENT);
 	bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_SLOW6 : LOX_STEP_SLOW4);
-	return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+	return lox_discard(ctx, LOX_DROP_BUSY);
 }
 
 /* Translate the addresses of a fragment without ports. Returns 0 or -1. */
@@ -131,19 +131,19 @@ LOX_INLINE int lox_next_fragment(lox_ctx *ctx, const bool v6, struct lox_work *w
 	int reason;
 
 	if (!rt)
-		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+		return lox_discard(ctx, LOX_DROP_BUSY);
 	lox_copy(v6, ref->flow, &w->rw);
 	lox_find_way(ctx, v6, w, ref, rt->generation);
 	reason = lox_hop_check(ctx, w);
 	if (reason && v6) /* the sender is told of every fragment, of IPv4 only of the first (RFC 1812 section 4.3.2.7) */
 		return lox_refuse(ctx, v6, reason);
 	if (reason)
-		return lox_leave(LOX_DROP, reason);
+		return lox_discard(ctx, reason);
 	lox_account(ref->flow, w->p.bytes);
 	if (lox_is_kernels(&w->way))
 		w->rw.flags |= LOX_KEEP_TTL;
 	if (lox_rewrite_addresses(ctx, v6, w))
-		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
+		return lox_discard(ctx, LOX_DROP_WRITE);
 	if (lox_is_kernels(&w->way))
 		return lox_hand_over(&w->way);
 	if (w->way.route == LOX_ROUTE_NEIGHBOUR)
@@ -164,25 +164,25 @@ LOX_INLINE int lox_fragment(lox_ctx *ctx, const bool v6)
 	if (!lox_serves(v6))
 		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
-		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+		return lox_discard(ctx, LOX_DROP_BUSY);
 	reason = lox_read_piece(ctx, v6, w, &piece);
 	least = piece.offset ? 1 : lox_header_length(w->p.tuple.proto); /* too short for its ports? */
 	if (reason || !lox_complete_frame(ctx, &w->p, least))
-		return reason && piece.offset ? lox_leave(LOX_PASS, reason) : lox_stray(v6, w);
+		return reason && piece.offset ? lox_leave(LOX_PASS, reason) : lox_stray(ctx, v6, w);
 	if (!piece.offset)
 		return lox_first_fragment(ctx, v6, w, &piece);
 	first = bpf_map_lookup_elem(&fragments, &piece.key);
 	if (!first || lox_now() - first->last > LOX_FRAGMENT_LIFE)
-		return lox_stray(v6, w);
+		return lox_stray(ctx, v6, w);
 	if (piece.offset < first->first)
-		return lox_leave(LOX_DROP, LOX_DROP_FRAGMENT);
+		return lox_discard(ctx, LOX_DROP_FRAGMENT);
 	w->p.tuple.sport = first->sport;
 	w->p.tuple.dport = first->dport;
 	lox_find_any(v6, &w->p.tuple, &ref);
 	if (ref.flow)
 		return lox_next_fragment(ctx, v6, w, &ref);
 	if (lox_listener(ctx, v6, &w->p))
-		return lox_leave(LOX_DROP, LOX_DROP_FRAGMENT); /* the first one did not get through */
+		return lox_discard(ctx, LOX_DROP_FRAGMENT); /* the first one did not get through */
 	return lox_leave(LOX_PASS, LOX_PASS_FRAGMENT);
 }
 

@@ -202,11 +202,11 @@ LOX_INLINE int lox_icmp_forward(lox_ctx *ctx, const bool v6, struct lox_work *w,
 	w->p.tuple.proto = v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 	lox_find_way(ctx, v6, w, &ref, rt->generation);
 	if (lox_no_way(&w->way))
-		return lox_leave(LOX_DROP, LOX_DROP_NO_ROUTE);
+		return lox_discard(ctx, LOX_DROP_NO_ROUTE);
 	if (w->way.route == LOX_ROUTE_LOCAL)
 		outer.flags |= LOX_KEEP_TTL;
 	if (lox_translate(ctx, v6, q, &w->rw, &outer, w->way.route == LOX_ROUTE_READY ? &w->way.macs : NULL))
-		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
+		return lox_discard(ctx, LOX_DROP_WRITE);
 	if (w->way.route == LOX_ROUTE_LOCAL)
 		return lox_leave(LOX_PASS, LOX_FORWARD_LOCAL);
 	lox_count(LOX_FORWARD_ICMP_ERROR);
@@ -224,7 +224,7 @@ LOX_INLINE int lox_icmp_error(lox_ctx *ctx, const bool v6)
 	if (!lox_serves(v6))
 		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
-		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+		return lox_discard(ctx, LOX_DROP_BUSY);
 	lox_reach(ctx, LOX_QUOTE_REACH);
 	reason = v6 ? lox_parse6(lox_data(ctx), lox_end(ctx), &w->p, LOX_NO_FRAGMENT) : lox_parse4(lox_data(ctx), lox_end(ctx), &w->p, LOX_NO_FRAGMENT);
 	q.icmp = w->p.l4;

@@ -311,20 +311,20 @@ LOX_INLINE int lox_reject(lox_ctx *ctx, const bool v6)
 	if (!lox_serves(v6))
 		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
-		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+		return lox_discard(ctx, LOX_DROP_BUSY);
 	if (w->reason == LOX_DROP_NO_ROUTE && w->way.route == LOX_ROUTE_BLACK_HOLE)
-		return lox_leave(LOX_DROP, LOX_DROP_NO_ROUTE);
+		return lox_discard(ctx, LOX_DROP_NO_ROUTE);
 	if (!lox_on_the_way(w->reason) && w->p.tuple.proto == IPPROTO_TCP)
-		return lox_make_reset(ctx, v6, &w->p) ? lox_leave(LOX_DROP, w->reason) :
+		return lox_make_reset(ctx, v6, &w->p) ? lox_discard(ctx, w->reason) :
 							lox_send_back(ctx, LOX_ANSWER_RESET);
 	if (!lox_may_send(v6, &w->p.tuple.saddr))
-		return lox_leave(LOX_DROP, LOX_DROP_RATE);
+		return lox_discard(ctx, LOX_DROP_RATE);
 	say = lox_complain(v6, w);
 	own = w->p.tuple.daddr;
 	if (lox_on_the_way(w->reason))
 		lox_own_address(ctx, v6, &w->p, &own);
 	if (lox_make_error(ctx, v6, w, &own, &say))
-		return lox_leave(LOX_DROP, w->reason);
+		return lox_discard(ctx, w->reason);
 	return lox_send_back(ctx, w->reason == LOX_DROP_TTL    ? LOX_ANSWER_EXPIRED :
 				  w->reason == LOX_DROP_TOO_BIG ? LOX_ANSWER_TOO_BIG :
 								  LOX_ANSWER_UNREACHABLE);

@@ -81,6 +81,11 @@ LOX_INLINE __u32 lox_length(lox_ctx *ctx, const struct lox_packet *p)
 	return p->l4 - LOX_L3 + header + ctx->gso_size;
 }
 
+LOX_INLINE __u32 lox_frame_length(lox_ctx *ctx)
+{
+	return ctx->len;
+}
+
 LOX_INLINE void lox_before_rewrite(lox_ctx *ctx, const bool v6, const struct lox_packet *p)
 {
 }

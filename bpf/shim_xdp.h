@@ -59,6 +59,11 @@ LOX_INLINE __u32 lox_length(lox_ctx *ctx, const struct lox_packet *p)
 	return p->bytes;
 }
 
+LOX_INLINE __u32 lox_frame_length(lox_ctx *ctx)
+{
+	return lox_end(ctx) - lox_data(ctx);
+}
+
 #include "payload.h"
 
 /*

@@ -275,7 +275,7 @@ LOX_INLINE int lox_finish(lox_ctx *ctx, const bool v6, struct lox_work *w, enum 
 	if (lox_is_kernels(&w->way))
 		w->rw.flags |= LOX_KEEP_TTL;
 	if (lox_rewrite(ctx, v6, &w->p, &w->rw, lox_macs_of(&w->way)))
-		return lox_leave(LOX_DROP, LOX_DROP_WRITE);
+		return lox_discard(ctx, LOX_DROP_WRITE);
 	if (lox_is_kernels(&w->way))
 		return lox_hand_over(&w->way);
 	if (w->way.route == LOX_ROUTE_NEIGHBOUR)
@@ -394,7 +394,7 @@ LOX_INLINE int lox_slow(lox_ctx *ctx, const bool v6, struct lox_work *w, __u32 r
 	if (forward != LOX_FORWARD_NEW)
 		reason = lox_progress(v6, w, &ref);
 	if (reason)
-		return lox_leave(LOX_DROP, reason);
+		return lox_discard(ctx, reason);
 	lox_account(ref.flow, w->p.bytes);
 	return lox_finish(ctx, v6, w, forward);
 }
@@ -412,10 +412,10 @@ LOX_INLINE int lox_slow_frame(lox_ctx *ctx, const bool v6)
 	if (!lox_serves(v6))
 		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
-		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+		return lox_discard(ctx, LOX_DROP_BUSY);
 	reason = v6 ? lox_parse6(data, end, &w->p, w->fragments) : lox_parse4(data, end, &w->p, w->fragments);
 	if (reason)
-		return lox_leave(LOX_DROP, LOX_DROP_BUSY);
+		return lox_discard(ctx, LOX_DROP_BUSY);
 	if (!lox_complete_frame(ctx, &w->p, lox_header_length(w->p.tuple.proto)))
 		return lox_leave(LOX_PASS, LOX_PASS_MALFORMED);
 	return lox_slow(ctx, v6, w, w->rule);

@@ -4,11 +4,12 @@
 #define LOX_STEPS_H
 
 #include "shim_tc.h"
-#include "verdict.h"
 #include "work.h"
 
 /* Do packets come from this host's own stack here? */
 enum { LOX_HOOK_IS_EGRESS = 1 };
+
+#include "drop.h"
 
 /* Programs that go on where the entry program ends. */
 enum {
@@ -49,7 +50,7 @@ struct {
 /* Nobody is answered: the sender is this host. */
 LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
 {
-	return lox_leave(reason <= LOX_PASS_LAST ? LOX_PASS : LOX_DROP, reason);
+	return reason <= LOX_PASS_LAST ? lox_leave(LOX_PASS, reason) : lox_discard(ctx, reason);
 }
 
 /* ICMP errors and fragments have programs of their own. Everything else is not the load balancer's, and not counted. */

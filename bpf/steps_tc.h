@@ -4,11 +4,12 @@
 #define LOX_STEPS_H
 
 #include "shim_tc.h"
-#include "verdict.h"
 #include "work.h"
 
 /* Do packets come from this host's own stack here? */
 enum { LOX_HOOK_IS_EGRESS = 0 };
+
+#include "drop.h"
 
 /* Programs that go on where the entry program ends. */
 enum {
@@ -71,7 +72,7 @@ LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
 		w->reason = reason;
 		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_REJECT6 : LOX_STEP_REJECT4);
 	}
-	return lox_leave(LOX_DROP, reason);
+	return lox_discard(ctx, reason);
 }
 
 /*

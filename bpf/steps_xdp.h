@@ -4,11 +4,12 @@
 #define LOX_STEPS_H
 
 #include "shim_xdp.h"
-#include "verdict.h"
 #include "work.h"
 
 /* Do packets come from this host's own stack here? */
 enum { LOX_HOOK_IS_EGRESS = 0 };
+
+#include "drop.h"
 
 /* Programs that go on where the entry program ends. */
 enum { LOX_STEP_SLOW4, LOX_STEP_SLOW6, LOX_STEPS_COUNT };
@@ -39,7 +40,7 @@ LOX_INLINE bool lox_hand_on(enum lox_reason reason)
 
 LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
 {
-	return lox_hand_on(reason) ? lox_leave(LOX_PASS, LOX_PASS_TO_TC) : lox_leave(LOX_DROP, reason);
+	return lox_hand_on(reason) ? lox_leave(LOX_PASS, LOX_PASS_TO_TC) : lox_discard(ctx, reason);
 }
 
 /* ICMP errors and fragments, too. */

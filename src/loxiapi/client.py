@@ -5,6 +5,7 @@ One connection a request: the callers are a command line that makes one or two, 
 notice a server that went away.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import ssl
 
 BASE_PATH = "/netlox/v1"
+_OK = 200
 
 
 class UnreachableError(Exception):
@@ -57,6 +59,15 @@ class Answer:
     cause: str = ""
 
 
+class RefusedError(Exception):
+    """The server refused; ``answer`` says why."""
+
+    def __init__(self, answer: Answer) -> None:
+        """Keep the answer."""
+        super().__init__(f"HTTP status {answer.status}")
+        self.answer = answer
+
+
 def segments(*parts: str) -> str:
     """Join path segments, each percent-encoded, so that a segment may contain a slash."""
     from urllib.parse import quote  # noqa: PLC0415 few requests name anything
@@ -70,17 +81,42 @@ def send(
     """Send one request to ``path`` below the base path and read the whole answer; raises UnreachableError."""
     from loxiapi.exchange import BadAnswerError, exchange, request_of  # noqa: PLC0415 help and errors send nothing
 
-    headers = {"Host": server.authority, "Content-Type": "application/json", "Authorization": server.token}
-    if server.agent:
-        headers["User-Agent"] = server.agent
-    tls = _tls(server) if server.protocol == "https" else None
-    address = server.host.strip("[]"), server.port
+    address, headers, tls = _connection_of(server)
     try:
         request = request_of(method, BASE_PATH + path + _query(query), headers, body)
         answer = exchange(address, request, timeout=server.timeout or None, tls=tls)
     except (OSError, BadAnswerError, ValueError) as error:
         raise UnreachableError(f"{method} {server.url}{path}: {error or type(error).__name__}") from error
     return Answer(status=answer.status, body=answer.body, cause=answer.headers.get("x-loxilb-cause", ""))
+
+
+def follow(server: Server, path: str, *, query: dict[str, str] | None = None) -> Iterator[bytes]:
+    """Get ``path`` and return the lines of its answer as they come, without empty ones, until the server ends it.
+
+    Raises UnreachableError, and RefusedError where the answer is a failure. The server's timeout holds for the start
+    alone: a quiet answer is not a lost one.
+    """
+    from loxiapi.exchange import BadAnswerError, Exchange, lines_of, request_of  # noqa: PLC0415 few follow anything
+
+    address, headers, tls = _connection_of(server)
+    answer = Exchange()
+    try:
+        request = request_of("GET", BASE_PATH + path + _query(query), headers, None)
+        yield from lines_of(answer, address, request, timeout=server.timeout or None, tls=tls)
+    except (OSError, BadAnswerError, ValueError) as error:
+        raise UnreachableError(f"GET {server.url}{path}: {error or type(error).__name__}") from error
+    if answer.status != _OK:
+        cause = answer.headers.get("x-loxilb-cause", "")
+        raise RefusedError(Answer(status=answer.status, body=answer.body, cause=cause))
+
+
+def _connection_of(server: Server) -> tuple[tuple[str, int], dict[str, str], "ssl.SSLContext | None"]:
+    """Return address, headers and TLS context of a request."""
+    headers = {"Host": server.authority, "Content-Type": "application/json", "Authorization": server.token}
+    if server.agent:
+        headers["User-Agent"] = server.agent
+    tls = _tls(server) if server.protocol == "https" else None
+    return (server.host.strip("[]"), server.port), headers, tls
 
 
 def _query(parameters: dict[str, str] | None) -> str:

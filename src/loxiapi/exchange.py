@@ -6,7 +6,8 @@ pays for them each time. The answer is parsed by the parser that also serves the
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from httptools import HttpParserError, HttpResponseParser
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import ssl
 
 _CHUNK = 1 << 16
+_OK = 200
 _NOT_IN_HEAD = frozenset("\r\n\0")
 
 
@@ -55,6 +57,11 @@ class Exchange:
 
     def receive(self, connection: socket.socket) -> None:
         """Read the whole answer; raises BadAnswerError, and OSError of the connection."""
+        for _ in self.parts(connection):
+            pass
+
+    def parts(self, connection: socket.socket) -> Iterator[None]:
+        """Read the answer, part by part once its head is whole; raises as :meth:`receive`."""
         parser = HttpResponseParser(self)
         try:
             while not self._complete:
@@ -62,11 +69,19 @@ class Exchange:
                 if not data:
                     break
                 parser.feed_data(data)
-            self.status = parser.get_status_code()
+                self.status = parser.get_status_code()
+                if self._head_complete:
+                    yield
         except HttpParserError as error:
             raise BadAnswerError(f"this is no HTTP answer: {error}") from error
         if not self._complete and (self._delimited or not self._head_complete):
             raise BadAnswerError("the connection was closed before the answer was whole")
+
+    def take(self) -> bytes:
+        """Return what has come of the body since the last time."""
+        taken = self.body
+        self._chunks.clear()
+        return taken
 
     @property
     def _delimited(self) -> bool:
@@ -85,13 +100,43 @@ def exchange(
 
     ``timeout`` is in seconds and holds for each step; None waits for ever.
     """
+    answer = Exchange()
+    with _connected(address, timeout, tls) as connection:
+        connection.sendall(request)
+        answer.receive(connection)
+    return answer
+
+
+def lines_of(
+    answer: Exchange,
+    address: tuple[str, int],
+    request: bytes,
+    *,
+    timeout: float | None,
+    tls: "ssl.SSLContext | None" = None,
+) -> Iterator[bytes]:
+    """Return the lines of an answer's body as they come, without empty ones; raises as :func:`exchange`.
+
+    ``timeout`` holds until the answer begins. Of a failure there are no lines: its body stays in ``answer``.
+    """
+    rest = b""
+    with _connected(address, timeout, tls) as connection:
+        connection.sendall(request)
+        for _ in answer.parts(connection):
+            if answer.status == _OK:
+                connection.settimeout(None)
+                *whole, rest = (rest + answer.take()).split(b"\n")
+                yield from filter(None, whole)
+
+
+@contextmanager
+def _connected(
+    address: tuple[str, int], timeout: float | None, tls: "ssl.SSLContext | None"
+) -> Iterator[socket.socket]:
     with socket.create_connection(address, timeout=timeout) as plain:
         connection = tls.wrap_socket(plain, server_hostname=address[0]) if tls else plain
         with connection:
-            connection.sendall(request)
-            answer = Exchange()
-            answer.receive(connection)
-            return answer
+            yield connection
 
 
 def request_of(method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> bytes:

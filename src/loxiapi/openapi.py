@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.json import schema_components
 
-from loxiapi.operations import JSON_TYPE, OPERATIONS, Operation, Parameter, Place
+from loxiapi.operations import JSON_TYPE, LINES_TYPE, OPERATIONS, Operation, Parameter, Place
 from loxiapi.wire import Failure, Refusal, Wire
 
 _REFUSED = {
@@ -64,6 +64,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 
 def _answer(operation: Operation) -> dict[str, Any]:
+    if operation.media == LINES_TYPE and operation.answer:
+        return {LINES_TYPE: {"schema": _schema(operation.answer)}}
     if operation.media != JSON_TYPE:
         return {operation.media: {"schema": {"type": "string"}}}
     return _content(_schema(operation.answer) if operation.answer else {"type": "object"})

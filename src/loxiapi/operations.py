@@ -16,6 +16,8 @@ from loxiapi.status import ReconcilerStatus
 BASE_PATH = "/netlox/v1"
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
+LINES_TYPE = "application/x-ndjson"
+"""A value a line; empty lines are a sign of life."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _TRUE_WORDS = frozenset({"1", "t", "true", "y", "yes", "ok", "on", "enabled", "selected", "checked"})
 
@@ -101,6 +103,7 @@ _FLOW_FILTERS = tuple(
         ("continue", Kind.TEXT, 'What came behind this place, the member "continue" of an answer'),
     )
 )
+_REASON = Parameter(name="reason", place=Place.QUERY, kind=Kind.TEXT, about="Only those with this reason")
 
 _LB = f"{BASE_PATH}/config/loadbalancer"
 _ENDPOINT = f"{BASE_PATH}/config/endpoint"
@@ -212,6 +215,15 @@ OPERATIONS: tuple[Operation, ...] = (
         about="What would become of a packet; nothing changes",
         body=wire.TraceRequest,
         answer=wire.TraceAnswer,
+    ),
+    Operation(
+        name="watch_drops",
+        method="GET",
+        path=f"{BASE_PATH}/watch/drops",
+        about="Dropped packets as they come, a line each, until the client goes away",
+        parameters=(_REASON,),
+        answer=wire.DroppedPacket,
+        media=LINES_TYPE,
     ),
     _metrics("get_metrics", f"{BASE_PATH}/metrics"),
     _metrics("get_metrics_at_root", "/metrics"),

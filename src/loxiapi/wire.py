@@ -442,6 +442,18 @@ class TraceAnswer(Wire, kw_only=True, frozen=True):
     untraced: Annotated[str, about("A hook of the interface that no made packet can be run at")] = ""
 
 
+class DroppedPacket(Wire, kw_only=True, frozen=True):
+    """One line of the drops that are watched: a packet, or how many were not shown by now (``lost``)."""
+
+    time: Annotated[str, about("RFC 3339, UTC")] = ""
+    reason: Annotated[str, about("The name it is counted under")] = ""
+    hook: Annotated[str, about("xdp, tc or egress")] = ""
+    interface: str = ""
+    length: Annotated[int, about("Bytes of the frame")] = 0
+    packet: PacketHeaders | None = None
+    lost: Annotated[int, about("Drops that were not shown, since there were too many")] = 0
+
+
 class MetricsSwitch(Wire, kw_only=True, frozen=True):
     """Whether ``/metrics`` answers."""
 

@@ -94,6 +94,7 @@ root = Group(
         "save": "loxicmd.saving:save",
         "apply": "loxicmd.applying:apply",
         "trace": "loxicmd.trace:trace",
+        "watch": "loxicmd.watch:watch",
         "explain": "loxicmd.explain:explain",
         "version": "loxicmd.settings:version",
         "completion": "loxicmd.settings:completion",

@@ -20,17 +20,25 @@ from loxilb.kernel import netns
 from loxilb.kernel.bpf import BpfDataPlane, remove_data_plane
 from loxilb.kernel.claim import claim_namespace
 from loxilb.kernel.limits import raise_descriptors
-from loxilb.kernel.netlink import HeldAddressRemoved, LinkChanged, LinkRemoved, Network, NetworkEvent
+from loxilb.kernel.netlink import (
+    HeldAddressRemoved,
+    LinkChanged,
+    LinkRemoved,
+    Network,
+    NetworkEvent,
+    interface_name,
+)
 from loxilb.logs import LogLevel, configure
 from loxilb.measured import MeasuredDataPlane, MeasuredProber
 from loxilb.model.port import IfIndex
 from loxilb.model.revision import LOG_LEVEL, Changes
 from loxilb.plan import Limits
-from loxilb.ports import DataPlane, Links, Measures, Store, Tampering, VipHost
+from loxilb.ports import DataPlane, Links, Measures, Packets, Store, Tampering, VipHost
 from loxilb.readiness import Manager
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.bootfiles import import_files
 from loxilb.services.config import ConfigurationService
+from loxilb.services.drops import DropReporter, DropWatch
 from loxilb.services.flowlog import FlowLog, FlowReporter
 from loxilb.services.health import HealthService, Probes
 from loxilb.services.interfaces import Attachable, Interfaces
@@ -54,6 +62,10 @@ _log = structlog.get_logger(__name__)
 
 class PacketPath(DataPlane, Measures, Attachable, FlowReporter, AbortReporter, PacketTracer, Protocol):
     """A data plane with everything that the daemon needs of it."""
+
+    @property
+    def drops(self) -> DropReporter:
+        """Reports of dropped packets."""
 
     def resolve_again(self) -> None:
         """Look routes and neighbours up again for the next packet of every flow; raises KernelError."""
@@ -128,14 +140,16 @@ class Daemon:
             latencies=latencies,
             enabled=settings.metrics,
         )
+        self._drops = DropWatch(packet_path.drops, interface_name)
+        tracer = TraceService(
+            tracer=packet_path, ways=surroundings, configuration=self.configuration, owners=self.configuration
+        )
         self.api = ApiServer(
             configuration=self.configuration,
             endpoints=self.health,
             log_level=level,
             metrics=self.metrics,
-            tracer=TraceService(
-                tracer=packet_path, ways=surroundings, configuration=self.configuration, owners=self.configuration
-            ),
+            packets=Packets(tracer=tracer, drops=self._drops),
             reconciler=self._reconciler,
             build=build_info(),
             at=(settings.host, settings.port),
@@ -179,6 +193,7 @@ class Daemon:
             self._loop.call_soon_threadsafe(self._level.set, level)
 
     async def _finish(self, watchers: list[asyncio.Task[None]]) -> None:
+        self._drops.close()  # who watches would keep the API open
         await self.api.stop()
         await self.health.stop()
         for watcher in watchers:

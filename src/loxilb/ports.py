@@ -8,7 +8,7 @@ Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``Measures
 Nothing here does I/O.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -20,7 +20,7 @@ from loxilb.model.packet import MadePacket
 from loxilb.model.port import IfIndex
 from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes, Configured, Revision
-from loxilb.model.trace import Traced
+from loxilb.model.trace import DroppedPacket, Traced
 from loxilb.model.work import ReconcilerStatus
 
 NOBODY = Author()
@@ -142,11 +142,36 @@ class TraceReport:
     out: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropReport:
+    """A dropped packet at a ``time`` (seconds since 1970), and the name of its interface; or how many were ``lost``."""
+
+    packet: DroppedPacket | None = None
+    time: float = 0.0
+    interface: str = ""
+    lost: int = 0
+
+
+class Drops(Protocol):
+    """Shows dropped packets."""
+
+    def watch(self) -> AsyncGenerator[DropReport, None]:
+        """Show drops as they come, until it is closed; a report may be empty, as a sign of life."""
+
+
 class Tracer(Protocol):
     """Says what becomes of a packet."""
 
     async def trace(self, made: MadePacket, *, interface: str = "") -> TraceReport:
         """Trace a packet that comes by ``interface``, or ("") from its source; raises InvalidRequest, KernelError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packets:
+    """What can be asked about single packets."""
+
+    tracer: Tracer
+    drops: Drops
 
 
 class Reconciling(Protocol):

@@ -19,9 +19,10 @@ from loxilb.kernel.fake.columns import page_of
 from loxilb.model import Flow, Port
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.revision import LOG_LEVEL, Changes
-from loxilb.ports import EVERY_FLOW, FlowList, ServiceStatus
+from loxilb.ports import EVERY_FLOW, FlowList, Packets, ServiceStatus
 from loxilb.services.api import ApiServer, BuildInfo
 from loxilb.services.config import ConfigurationService
+from loxilb.services.drops import DropWatch
 from loxilb.services.health import HealthService, Probes
 from loxilb.services.metrics import Latencies, MetricsService
 from loxilb.services.reconcile import Reconciler
@@ -90,16 +91,16 @@ def metrics_over(
     )
 
 
-def tracer_over(
+def packets_over(
     configuration: ConfigurationService, data_plane: FakeDataPlane | None = None, ways: FakeLinks | None = None
-) -> TraceService:
-    """Return what traces packets, over fakes."""
-    return TraceService(
-        tracer=data_plane or FakeDataPlane(),
-        ways=ways or FakeLinks(),
-        configuration=configuration,
-        owners=configuration,
+) -> Packets:
+    """Return what is asked about packets, over fakes; drops are looked for often."""
+    data_plane = data_plane or FakeDataPlane()
+    tracer = TraceService(
+        tracer=data_plane, ways=ways or FakeLinks(), configuration=configuration, owners=configuration
     )
+    drops = DropWatch(data_plane.drops, lambda index: {2: "eth0"}.get(index, ""), look=0.01, quiet=0.2)
+    return Packets(tracer=tracer, drops=drops)
 
 
 class ShownConfiguration(ConfigurationService):
@@ -172,18 +173,37 @@ class LiveApi:
     address: tuple[str, int]
     log_level: MemoryLogLevel
     logs: Sequence[MutableMapping[str, Any]]
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
     data_plane: FakeDataPlane = field(default_factory=FakeDataPlane)
 
+    def call_soon(self, work: Callable[..., object], *arguments: object) -> None:
+        """Do something in the server's event loop."""
+
+        async def body() -> None:
+            work(*arguments)
+
+        self.run(body())
+
     def request(
-        self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        whole: bool = True,
     ) -> Reply:
-        """Send one request; a body is declared as JSON unless ``headers`` say otherwise."""
+        """Send one request; a body is declared as JSON unless ``headers`` say otherwise.
+
+        Unless ``whole``, do not wait for the body of the answer.
+        """
         sent = {"Content-Type": "application/json"} if headers is None else headers
         connection = http.client.HTTPConnection(*self.address, timeout=_DEADLINE_S)
         try:
             connection.request(method, path, body=body, headers=sent)
             response = connection.getresponse()
-            return Reply(response.status, response.read(), {name.lower(): text for name, text in response.getheaders()})
+            content = response.read() if whole else b""
+            return Reply(response.status, content, {name.lower(): text for name, text in response.getheaders()})
         finally:
             connection.close()
 
@@ -231,7 +251,7 @@ def live_api(
         endpoints=health,
         log_level=log_level,
         metrics=metrics_over(configuration, health, data_plane, reconciler),
-        tracer=tracer_over(configuration, data_plane, ways),
+        packets=packets_over(configuration, data_plane, ways),
         reconciler=reconciler,
         build=BUILD,
         at=(host, 0),
@@ -241,7 +261,7 @@ def live_api(
         working = run(begin(reconciler))
         run(server.start())
         try:
-            yield LiveApi(address=server.address, log_level=log_level, logs=logs)
+            yield LiveApi(address=server.address, log_level=log_level, logs=logs, run=run)
         finally:
             run(server.stop())
             run(end(working))

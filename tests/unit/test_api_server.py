@@ -25,7 +25,7 @@ from tests.support.api import (
     live_api,
     loop_thread,
     metrics_over,
-    tracer_over,
+    packets_over,
 )
 
 _DATA_SEGMENTS_IN = 152  # offset of tcpi_data_segs_in in struct tcp_info (linux/tcp.h)
@@ -113,7 +113,7 @@ def test_address_in_use_is_told_with_a_remedy() -> None:
                 endpoints=(health := health_over(configuration)),
                 log_level=MemoryLogLevel(),
                 metrics=metrics_over(configuration, health),
-                tracer=tracer_over(configuration),
+                packets=packets_over(configuration),
                 reconciler=Reconciler(),
                 build=BUILD,
                 at=("127.0.0.1", api.address[1]),
@@ -141,7 +141,7 @@ def test_a_server_that_cannot_serve_says_so(monkeypatch: pytest.MonkeyPatch) -> 
                 endpoints=(health := health_over(configuration)),
                 log_level=MemoryLogLevel(),
                 metrics=metrics_over(configuration, health),
-                tracer=tracer_over(configuration),
+                packets=packets_over(configuration),
                 reconciler=Reconciler(),
                 build=BUILD,
                 at=("127.0.0.1", 0),

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets to be traced, and what became of packets, between the wire and the model."""
+"""Packets to be traced, what became of them, and dropped packets, between the wire and the model."""
+
+from datetime import UTC, datetime
 
 from loxiapi import wire
 from loxilb.codec.rules import address_of
-from loxilb.codec.steps import step_of
+from loxilb.codec.steps import DROP_REASONS, step_of
 from loxilb.errors import InvalidRequest
 from loxilb.model import L4Protocol, Service
 from loxilb.model.packet import TRACE_ERROR, Headers, MadePacket, TcpFlags, tcp_flags_of
 from loxilb.model.trace import Table, Traced, Verdict
-from loxilb.ports import TraceReport
+from loxilb.ports import DropReport, TraceReport
 
 _WORDS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmp"}
 
@@ -72,6 +74,31 @@ def headers_of(headers: Headers) -> wire.PacketHeaders:
         ttl=headers.ttl,
         source_mac=headers.source_mac.hex(":"),
         destination_mac=headers.destination_mac.hex(":"),
+    )
+
+
+def reason_of(text: str) -> str:
+    """Read a reason to drop, with or without what all of them begin with; raises InvalidRequest."""
+    name = text if not text or text.startswith("drop_") else f"drop_{text}"
+    if name and name not in DROP_REASONS:
+        known = ", ".join(one.removeprefix("drop_") for one in DROP_REASONS)
+        raise InvalidRequest("malformed-args error", field="reason", cause=f"{text!r} is none of {known}")
+    return name
+
+
+def dropped_of(report: DropReport) -> wire.DroppedPacket:
+    """Convert a dropped packet, or how many were lost; the time is that of RFC 3339, UTC, in milliseconds."""
+    packet = report.packet
+    if packet is None:
+        return wire.DroppedPacket(lost=report.lost)
+    time = datetime.fromtimestamp(report.time, UTC).isoformat(timespec="milliseconds")
+    return wire.DroppedPacket(
+        time=time.replace("+00:00", "Z"),
+        reason=packet.reason,
+        hook=packet.hook,
+        interface=report.interface,
+        length=packet.length,
+        packet=headers_of(packet.headers),
     )
 
 

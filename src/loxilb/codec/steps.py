@@ -39,6 +39,8 @@ _STEPS = {
     "drop_half_open": "limit of half-open flows: reached",
     "drop_loop": "services behind services: too many, or a circle",
 }
+DROP_REASONS = tuple(reason for reason in _STEPS if reason.startswith("drop_"))
+"""The reasons to drop a packet."""
 _FOUND = {
     None: "slow path: no flow",
     Table.LARGE: "slow path: flow found in the large table",

@@ -40,6 +40,7 @@ TELL_ACTIVE = 4
 HOST_KNOWN = 1
 HOST_LOCAL = 2
 
+AT_XDP, AT_TC, AT_EGRESS = 1, 2, 3
 STATES = 9
 
 
@@ -453,6 +454,20 @@ class Event(ctypes.Structure):
         ("endpoint", ctypes.c_uint32),
         ("packets", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
+    )
+
+
+class Drop(ctypes.Structure):
+    """``struct lox_drop``."""
+
+    _fields_ = (
+        ("at", ctypes.c_uint64),
+        ("ifindex", ctypes.c_uint32),
+        ("length", ctypes.c_uint32),
+        ("captured", ctypes.c_uint16),
+        ("reason", ctypes.c_uint8),
+        ("hook", ctypes.c_uint8),
+        ("head", ctypes.c_uint8 * 132),
     )
 
 

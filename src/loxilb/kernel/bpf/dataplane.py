@@ -16,6 +16,7 @@ from loxilb.errors import KernelError
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sockets, tracing
 from loxilb.kernel.bpf.clock import JiffyClock
+from loxilb.kernel.bpf.drops import DropSampler
 from loxilb.kernel.bpf.events import RingReader
 from loxilb.kernel.bpf.hooks import Hooks
 from loxilb.kernel.bpf.hosts import HostIndex
@@ -69,6 +70,7 @@ class BpfDataPlane:
         self._maps = loaded.maps
         base = loaded.object("base").programs
         self._fold = base["lox_fold_counters"]
+        self.drops = DropSampler(loaded.maps)
         self._clock = JiffyClock.measure(base["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
         self._views = {name: self._view(name, layout) for name, layout in ARRAYS.items()}
@@ -458,6 +460,7 @@ class BpfDataPlane:
         """Let go of everything and leave it in place: packets are forwarded as before."""
         self._hooks.close()
         self._tables.close()
+        self.drops.close()
         for view in (*self._views.values(), self._rule_states, self._ring_slots, self._served, self._runtime):
             view.close()
         self._loaded.close()

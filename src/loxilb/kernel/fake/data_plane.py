@@ -18,6 +18,7 @@ from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import tracing
 from loxilb.kernel.fake.columns import page_of
+from loxilb.kernel.fake.drops import FakeDrops
 from loxilb.kernel.fake.undo import Undo, both, remove, restorer, write
 from loxilb.model import (
     AbortedConnection,
@@ -89,6 +90,7 @@ class FakeDataPlane:
         self.happenings: asyncio.Queue[FlowEvent] = asyncio.Queue()
         self.aborted: asyncio.Queue[Sequence[AbortedConnection]] = asyncio.Queue()
         self.lost_aborts = 0
+        self.drops = FakeDrops()
         self._listeners: dict[Listener, RuleId] = {}
         self._rules: dict[RuleId, RuleEntry] = {}
         self._endpoints: dict[EndpointId, EndpointEntry] = {}

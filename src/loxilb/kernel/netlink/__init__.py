@@ -7,6 +7,15 @@ what.
 """
 
 from loxilb.kernel.netlink.events import HeldAddressRemoved, LinkChanged, LinkRemoved, NetworkEvent, RoutesChanged
+from loxilb.kernel.netlink.links import interface_name
 from loxilb.kernel.netlink.network import Network
 
-__all__ = ["HeldAddressRemoved", "LinkChanged", "LinkRemoved", "Network", "NetworkEvent", "RoutesChanged"]
+__all__ = [
+    "HeldAddressRemoved",
+    "LinkChanged",
+    "LinkRemoved",
+    "Network",
+    "NetworkEvent",
+    "RoutesChanged",
+    "interface_name",
+]

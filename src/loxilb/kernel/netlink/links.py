@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Translation of link and address messages (linux/if_link.h, linux/if_addr.h) into ``model.Port``."""
 
+import socket
 from collections import defaultdict
 from collections.abc import Iterable
 from ipaddress import ip_interface
@@ -81,3 +82,11 @@ def ports_of(links: Iterable[Message], addresses: Iterable[Message]) -> tuple[Po
         by_index[message["index"]].append(ip_interface(f"{local}/{message['prefixlen']}"))
     ports = (port_of(link, tuple(by_index[link["index"]])) for link in links)
     return tuple(sorted(ports, key=lambda port: port.index))
+
+
+def interface_name(index: int) -> str:
+    """Return the name of an interface of the calling thread's namespace; "" where there is none."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""

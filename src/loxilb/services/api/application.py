@@ -26,7 +26,7 @@ from loxiapi.refusal import RefusedError, required, too_large, unknown_path, wro
 from loxilb.errors import InvalidRequest, LoxilbError
 from loxilb.model.revision import Author
 from loxilb.services.api.failures import explanation_of, failure_of, fault_of
-from loxilb.services.api.handlers import Call, Handler, Stream, Text
+from loxilb.services.api.handlers import Call, Handler, Lines, Stream, Text
 
 _log = structlog.get_logger(__name__)
 
@@ -93,6 +93,8 @@ class _Path:
         except Exception as fault:  # noqa: BLE001 a fault in one request must not end the connection of others
             _log.exception("request hit a fault", method=request.method, path=request.url.path)
             return _fail(fault_of(fault), "")
+        if isinstance(answer, Lines):
+            return StreamingResponse(answer.parts, media_type=answer.media)
         if isinstance(answer, Text):
             return Response(answer.content, status_code=answer.status, media_type=answer.media)
         return _json(200, wire.encode(answer) + b"\n")

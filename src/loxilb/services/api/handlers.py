@@ -66,7 +66,15 @@ class Stream:
     parts: AsyncGenerator[bytes, None]
 
 
-Answer = Struct | dict[str, Any] | Text | Stream
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """An answer that goes on until the client goes away, or has no more to wait for."""
+
+    parts: AsyncGenerator[bytes, None]
+    media: str
+
+
+Answer = Struct | dict[str, Any] | Text | Stream | Lines
 Handler = Callable[[Call], Awaitable[Answer]]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from loxilb.errors import KernelError
-from loxilb.ports import Configuration, Endpoints, MetricsPage, Reconciling, Tracer
+from loxilb.ports import Configuration, Endpoints, MetricsPage, Packets, Reconciling
 from loxilb.services.api.application import create_application
 from loxilb.services.api.handlers import BuildInfo, Handlers, LogLevel
 from loxilb.services.api.joining import JoiningProtocol
@@ -49,7 +49,7 @@ class ApiServer:
         endpoints: Endpoints,
         log_level: LogLevel,
         metrics: MetricsPage,
-        tracer: Tracer,
+        packets: Packets,
         reconciler: Reconciling,
         build: BuildInfo,
         at: tuple[str, int],
@@ -60,7 +60,7 @@ class ApiServer:
             {
                 **handlers.by_operation(),
                 **MetricsHandlers(metrics).by_operation(),
-                **PacketHandlers(tracer).by_operation(),
+                **PacketHandlers(packets).by_operation(),
                 **StatusHandlers(reconciler).by_operation(),
             }
         )
