@@ -25,6 +25,7 @@ from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings
 from loxilb.kernel.bpf.tables import ARRAYS, COUNTED, FlowTables
+from loxilb.kernel.bpf.traffic import TrafficReader
 from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import (
@@ -69,11 +70,15 @@ class BpfDataPlane:
         self._lock = threading.RLock()
         self._maps = loaded.maps
         base = loaded.object("base").programs
-        self._fold = base["lox_fold_counters"]
         self.drops = DropSampler(loaded.maps)
         self._clock = JiffyClock.measure(base["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
         self._views = {name: self._view(name, layout) for name, layout in ARRAYS.items()}
+        self._traffic = TrafficReader(
+            lambda: run_syscall(base["lox_fold_counters"]),
+            ended=self._views["traffic"],
+            live=self._views["live_traffic"],
+        )
         self._rule_states = ArrayView(
             loaded.maps["rule_states"],
             entries=loaded.sizes["rule_states"],
@@ -260,6 +265,7 @@ class BpfDataPlane:
         match op:
             case PutEndpoint():
                 if op.fresh:
+                    self._traffic.forget(op.endpoint)
                     self._put("traffic", op.endpoint, bytes(ctypes.sizeof(abi.Traffic)), undo)
                     self._put("endpoint_states", op.endpoint, self._next_state(op.endpoint), undo)
                 self._put_endpoint(op.endpoint, convert.endpoint_to_value(op.entry), undo)
@@ -364,10 +370,7 @@ class BpfDataPlane:
     def counters(self) -> Mapping[EndpointId, Counter]:
         """Return the traffic of every endpoint, live flows included."""
         with self._lock:
-            run_syscall(self._fold)
-            ended, live = self._views["traffic"].rows("=QQ"), self._views["live_traffic"].rows("=QQ")
-            used = self._endpoints_used()
-        return {EndpointId(at): _counter(ended[at], live[at]) for at in used}
+            return self._traffic.read(self._endpoints_used())
 
     def flow_counts(self) -> Mapping[EndpointId, FlowCount]:
         """Return the flows of every endpoint."""
@@ -482,7 +485,3 @@ def _ends_flows(op: Op) -> bool:
         case PutEndpoint(entry=entry):
             return EndpointFlags.LIVE not in entry.flags
     return False
-
-
-def _counter(ended: tuple[int, ...], live: tuple[int, ...]) -> Counter:
-    return Counter(ended[0] + live[0], ended[1] + live[1])

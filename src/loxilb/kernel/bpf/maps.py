@@ -163,6 +163,10 @@ class ArrayView:
         """Return every element, unpacked by ``form`` (:mod:`struct`)."""
         return list(struct.iter_unpack(form, self._memory[: self.entries * self.stride]))
 
+    def whole(self) -> bytes:
+        """Return every element."""
+        return self._memory[: self.entries * self.stride]
+
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes from a byte offset on."""
         return self._memory[offset : offset + length]
