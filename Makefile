@@ -8,7 +8,7 @@ BPF_CFLAGS ?= -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -W
 OBJECT_DIR := src/loxilb/kernel/bpf/objects
 OBJECTS := $(patsubst bpf/%.bpf.c,$(OBJECT_DIR)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help install packages bpf demo test lint bench wheel man clean
+.PHONY: help install packages bpf demo test lint bench bench-restart wheel man clean
 
 help:
 	@echo "make demo     see it work: client, load balancer and three servers in network namespaces"
@@ -17,6 +17,7 @@ help:
 	@echo "make bpf      build the BPF objects"
 	@echo "make lint     check style, types and layers"
 	@echo "make bench    measure, beside nft, haproxy and direct routing"
+	@echo "make bench-restart  measure what clients notice of a restart"
 	@echo "make wheel    build dist/*.whl, which carries the BPF objects"
 	@echo "make man      write the man pages to build/man"
 	@echo "make clean    remove what was built"
@@ -55,6 +56,9 @@ lint: install
 
 bench: install
 	@$(PYTHON) -m bench
+
+bench-restart: install
+	@$(PYTHON) -m bench.restart
 
 wheel: install
 	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

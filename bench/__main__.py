@@ -4,7 +4,6 @@
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from tests.support.lab import ROOT, Lab, remove_leftovers
 from bench import control, flows, frames, program, sockets
 from bench.chart import chart
 from bench.figures import Figure, by_key, missing_targets
+from bench.machine import machine
 from bench.place import PREFIX, MeasurementError, interruptible
 from bench.report import as_json, from_json, markdown, replace_figures, summary, table
 from loxilb.errors import LoxilbError
@@ -59,12 +59,6 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _machine() -> dict[str, str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return {"cpu": next(models, platform.machine()), "processors": str(os.cpu_count()), "kernel": platform.release()}
-
-
 def _say(began: float) -> Callable[[str], None]:
     def say(what: str) -> None:
         print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
@@ -81,7 +75,7 @@ def _measured(sections: Mapping[str, Measure], say: Callable[[str], None]) -> It
 
 def _write(path: Path, figures: Sequence[Figure], *, quick: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(as_json(figures, machine=_machine(), quick=quick), indent=1) + "\n")
+    path.write_text(json.dumps(as_json(figures, machine=machine(), quick=quick), indent=1) + "\n")
     path.with_suffix(".svg").write_text(chart(by_key(figures)))
 
 

@@ -6,9 +6,14 @@
  *   traffic CPU close PORT SECONDS ADDRESS...   32 connections at a time, each for one request
  *   traffic CPU keep  PORT SECONDS ADDRESS...   one request after the other on one connection
  *   traffic CPU bulk  PORT SECONDS ADDRESS...   as much as goes into one connection
+ *   traffic CPU open  PORT SECONDS ADDRESS...   one connection after the other, each for one request
  *
- * Addresses are taken in turn. Clients print one line of JSON: what they counted (connections, requests or bytes), what
- * failed, processor and wall time in nanoseconds, and the median and 99th percentile of what one request took.
+ * SECONDS/RATE: at most so many requests (keep), connections (open) or pieces of 128 KiB (bulk) a second. SIGTERM ends a
+ * client early. Addresses are taken in turn, of either IP version.
+ *
+ * Clients print one line of JSON: what they counted (connections, requests or bytes), what failed, how many of these by a
+ * reset, processor and wall time in nanoseconds, the median and 99th percentile of what one request took, and the longest
+ * time without any progress.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -17,6 +22,7 @@
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,16 +37,24 @@ enum { REQUEST = 64, CHUNK = 1 << 17, WIDTH = 32, EVENTS = 128, SAMPLES = 1 << 2
 enum { KEEP = 'K', CLOSE = 'C', BULK = 'B' };
 
 struct result {
-	long count, errors;
+	long count, errors, resets;
+	int64_t progress, longest; /* time of the latest progress, longest time without */
 	uint32_t *took; /* nanoseconds of the first SAMPLES requests */
 };
 
 struct targets {
-	struct sockaddr_in *list;
+	struct sockaddr_storage *list;
 	int count, next;
+	double rate; /* a second; 0: no limit */
 };
 
 static char buffer[CHUNK];
+static volatile sig_atomic_t over;
+
+static void end_early(int number)
+{
+	over = number;
+}
 
 static int64_t now(clockid_t clock)
 {
@@ -70,13 +84,17 @@ static void no_delay(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
-static int listening(int port)
+static int listening(int family, int port)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(port) };
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
+	struct sockaddr_in four = { .sin_family = AF_INET, .sin_port = htons(port) };
+	struct sockaddr_in6 six = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 4096))
+	if (family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+	if (bind(fd, family == AF_INET ? (struct sockaddr *)&four : (struct sockaddr *)&six,
+		 family == AF_INET ? sizeof(four) : sizeof(six)) || listen(fd, 4096))
 		fail("listen");
 	return fd;
 }
@@ -109,22 +127,28 @@ static void take_in(int listener, int epoll)
 static int serve(int port)
 {
 	static char kinds[DESCRIPTORS];
-	int epoll = epoll_create1(0), listener = listening(port);
+	int epoll = epoll_create1(0), four = listening(AF_INET, port), six = listening(AF_INET6, port);
 	struct epoll_event events[EVENTS];
 
-	watch(epoll, listener, EPOLLIN, EPOLL_CTL_ADD);
+	watch(epoll, four, EPOLLIN, EPOLL_CTL_ADD);
+	watch(epoll, six, EPOLLIN, EPOLL_CTL_ADD);
 	puts("serves");
 	fflush(stdout);
 	for (;;) {
 		int ready = epoll_wait(epoll, events, EVENTS, -1);
 
 		for (int i = 0; i < ready; i++) {
-			if (events[i].data.fd == listener)
-				take_in(listener, epoll);
+			if (events[i].data.fd == four || events[i].data.fd == six)
+				take_in(events[i].data.fd, epoll);
 			else
 				answer(events[i].data.fd, &kinds[events[i].data.fd % DESCRIPTORS]);
 		}
 	}
+}
+
+static socklen_t length_of(const struct sockaddr *address)
+{
+	return address->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
 }
 
 static struct sockaddr *next_target(struct targets *to)
@@ -135,66 +159,139 @@ static struct sockaddr *next_target(struct targets *to)
 static int connected(struct targets *to)
 {
 	struct timeval patience = { .tv_sec = 5 };
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	struct sockaddr *target = next_target(to);
+	int fd = socket(target->sa_family, SOCK_STREAM, 0);
 
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-	if (connect(fd, next_target(to), sizeof(struct sockaddr_in)))
-		fail("connect");
+	if (connect(fd, target, length_of(target))) {
+		close(fd);
+		return -1;
+	}
 	no_delay(fd);
 	return fd;
 }
 
-static void done(struct result *r, int64_t took)
+/* What the end of the measurement interrupts has not failed. */
+static void failed(struct result *r)
 {
+	if (over)
+		return;
+	r->errors++;
+	r->resets += errno == ECONNRESET;
+}
+
+static void progress(struct result *r, int64_t at)
+{
+	if (at - r->progress > r->longest)
+		r->longest = at - r->progress;
+	r->progress = at;
+}
+
+static void done(struct result *r, int64_t started)
+{
+	int64_t at = now(CLOCK_MONOTONIC);
+
 	if (r->count < SAMPLES)
-		r->took[r->count] = took;
+		r->took[r->count] = at - started;
 	r->count++;
+	progress(r, at);
+}
+
+/* Sleep until the next one is due; those that were due before are left out. */
+static void pace(const struct targets *to, int64_t *due)
+{
+	int64_t at = now(CLOCK_MONOTONIC);
+	struct timespec until;
+
+	if (!to->rate)
+		return;
+	*due = *due + 1e9 / to->rate < at ? at : *due + 1e9 / to->rate;
+	until.tv_sec = *due / 1000000000;
+	until.tv_nsec = *due % 1000000000;
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 }
 
 static void keep(struct targets *to, int64_t end, struct result *r)
 {
 	int fd = connected(to);
-	int64_t start;
+	int64_t start, due = 0;
 
+	if (fd < 0)
+		fail("connect");
 	memset(buffer, KEEP, REQUEST);
-	while ((start = now(CLOCK_MONOTONIC)) < end && !r->errors) {
+	while ((start = now(CLOCK_MONOTONIC)) < end && !r->errors && !over) {
 		if (write(fd, buffer, REQUEST) == REQUEST && recv(fd, buffer, REQUEST, MSG_WAITALL) == REQUEST)
-			done(r, now(CLOCK_MONOTONIC) - start);
+			done(r, start);
 		else
-			r->errors++;
+			failed(r);
+		pace(to, &due);
 	}
 	close(fd);
+}
+
+/* One request on a connection of its own; the server closes it. */
+static bool asked(struct targets *to)
+{
+	int fd = connected(to);
+	bool answered;
+
+	if (fd < 0)
+		return false;
+	memset(buffer, CLOSE, REQUEST);
+	answered = write(fd, buffer, REQUEST) == REQUEST && recv(fd, buffer, REQUEST, MSG_WAITALL) == REQUEST &&
+		   read(fd, buffer, 1) == 0;
+	close(fd);
+	return answered;
+}
+
+static void open_each(struct targets *to, int64_t end, struct result *r)
+{
+	int64_t start, due = 0;
+
+	while ((start = now(CLOCK_MONOTONIC)) < end && !over) {
+		if (asked(to))
+			done(r, start);
+		else
+			failed(r);
+		pace(to, &due);
+	}
 }
 
 /* Counts what the server has taken: it closes when it has read the end. */
 static void bulk(struct targets *to, int64_t end, struct result *r)
 {
 	int fd = connected(to);
+	int64_t at, due = 0;
 
+	if (fd < 0)
+		fail("connect");
 	memset(buffer, BULK, sizeof(buffer));
-	while (now(CLOCK_MONOTONIC) < end && !r->errors) {
+	while ((at = now(CLOCK_MONOTONIC)) < end && !r->errors && !over) {
 		ssize_t sent = write(fd, buffer, sizeof(buffer));
 
+		progress(r, at);
 		if (sent > 0)
 			r->count += sent;
 		else
-			r->errors++;
+			failed(r);
+		pace(to, &due);
 	}
 	shutdown(fd, SHUT_WR);
 	if (read(fd, buffer, 1) != 0)
-		r->errors++;
+		failed(r);
 	close(fd);
 }
 
 static int open_one(int epoll, struct targets *to, int64_t *started)
 {
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	struct sockaddr *target = next_target(to);
+	int fd = socket(target->sa_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
 
 	if (fd < 0)
 		fail("socket");
 	started[fd] = now(CLOCK_MONOTONIC);
-	if (connect(fd, next_target(to), sizeof(struct sockaddr_in)) && errno != EINPROGRESS) {
+	if (connect(fd, target, length_of(target)) && errno != EINPROGRESS) {
 		close(fd);
 		return -1;
 	}
@@ -229,9 +326,9 @@ static void close_each(struct targets *to, int64_t end, struct result *r)
 	int epoll = epoll_create1(0), active = 0;
 
 	for (;;) {
-		while (active < WIDTH && now(CLOCK_MONOTONIC) < end) {
+		while (active < WIDTH && now(CLOCK_MONOTONIC) < end && !over) {
 			if (open_one(epoll, to, started))
-				r->errors++;
+				failed(r);
 			else
 				active++;
 		}
@@ -240,14 +337,14 @@ static void close_each(struct targets *to, int64_t end, struct result *r)
 		if (ready <= 0)
 			break;
 		for (int i = 0; i < ready; i++) {
-			int fd = events[i].data.fd, over = step(epoll, &events[i]);
+			int fd = events[i].data.fd, ended = step(epoll, &events[i]);
 
-			if (!over)
+			if (!ended)
 				continue;
-			if (over > 0)
-				done(r, now(CLOCK_MONOTONIC) - started[fd]);
+			if (ended > 0)
+				done(r, started[fd]);
 			else
-				r->errors++;
+				failed(r);
 			close(fd);
 			active--;
 		}
@@ -267,26 +364,40 @@ static void report(struct result *r, int64_t cpu, int64_t wall)
 	long n = r->count < SAMPLES ? r->count : SAMPLES;
 
 	qsort(r->took, n, sizeof(*r->took), ascending);
-	printf("{\"count\": %ld, \"errors\": %ld, \"cpu_ns\": %lld, \"wall_ns\": %lld, \"p50_ns\": %u, \"p99_ns\": %u}\n",
-	       r->count, r->errors, (long long)cpu, (long long)wall, n ? r->took[n / 2] : 0, n ? r->took[n * 99 / 100] : 0);
+	printf("{\"count\": %ld, \"errors\": %ld, \"resets\": %ld, \"cpu_ns\": %lld, \"wall_ns\": %lld, ", r->count, r->errors,
+	       r->resets, (long long)cpu, (long long)wall);
+	printf("\"p50_ns\": %u, \"p99_ns\": %u, \"stall_ns\": %lld}\n", n ? r->took[n / 2] : 0,
+	       n ? r->took[n * 99 / 100] : 0, (long long)r->longest);
 }
 
-static int client(const char *what, int port, double seconds, int count, char **addresses)
+static void read_address(const char *text, int port, struct sockaddr_storage *to)
+{
+	struct sockaddr_in *four = (struct sockaddr_in *)to;
+	struct sockaddr_in6 *six = (struct sockaddr_in6 *)to;
+
+	four->sin_port = htons(port); /* at the same place in both */
+	to->ss_family = strchr(text, ':') ? AF_INET6 : AF_INET;
+	if (inet_pton(to->ss_family, text, to->ss_family == AF_INET ? (void *)&four->sin_addr : &six->sin6_addr) != 1)
+		fail(text);
+}
+
+static int client(const char *what, int port, char *limits, int count, char **addresses)
 {
 	struct targets to = { .list = calloc(count, sizeof(*to.list)), .count = count };
 	struct result r = { .took = calloc(SAMPLES, sizeof(*r.took)) };
+	double seconds = strtod(limits, &limits);
 	int64_t cpu, wall;
 
-	for (int i = 0; i < count; i++) {
-		to.list[i].sin_family = AF_INET;
-		to.list[i].sin_port = htons(port);
-		if (inet_pton(AF_INET, addresses[i], &to.list[i].sin_addr) != 1)
-			fail(addresses[i]);
-	}
+	to.rate = *limits == '/' ? atof(limits + 1) : 0;
+	for (int i = 0; i < count; i++)
+		read_address(addresses[i], port, &to.list[i]);
+	signal(SIGTERM, end_early); /* restarts what it interrupts */
 	cpu = now(CLOCK_PROCESS_CPUTIME_ID);
-	wall = now(CLOCK_MONOTONIC);
+	wall = r.progress = now(CLOCK_MONOTONIC);
 	if (!strcmp(what, "close"))
 		close_each(&to, wall + (int64_t)(seconds * 1e9), &r);
+	else if (!strcmp(what, "open"))
+		open_each(&to, wall + (int64_t)(seconds * 1e9), &r);
 	else if (!strcmp(what, "keep"))
 		keep(&to, wall + (int64_t)(seconds * 1e9), &r);
 	else
@@ -308,5 +419,5 @@ int main(int count, char **words)
 	signal(SIGPIPE, SIG_IGN);
 	if (!strcmp(words[2], "serve"))
 		return serve(atoi(words[3]));
-	return count < 6 ? 2 : client(words[2], atoi(words[3]), atof(words[4]), count - 5, words + 5);
+	return count < 6 ? 2 : client(words[2], atoi(words[3]), words[4], count - 5, words + 5);
 }

@@ -9,18 +9,15 @@ import pytest
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import adoption, libbpf, maps, pins
-from loxilb.kernel.bpf.tables import FlowTables
 from tests.support.builds import another_build
+from tests.support.continuity import NAMES, Quiet, State, directory
 from tests.support.lab import Lab
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, take_frames
 from tests.support.load import Load
-from tests.support.traffic import ask, ask_on, connection
 
 pytestmark = pytest.mark.must_run
 VIPS = {"20.20.20.1": SERVERS4, "2001::1": SERVERS6}
 LOADED, IN_TURN, LEAST = 2020, 2021, 2022
-NAMES = ["server1", "server2", "server3"]
-Flows = dict[bytes, tuple[int, int]]
 
 
 @pytest.fixture(scope="module")
@@ -43,37 +40,6 @@ def star(lab: Lab, request: pytest.FixtureRequest) -> Star:
     return made
 
 
-def flows(star: Star) -> Flows:
-    """Return when every live flow was opened, and its packets so far, as the pinned tables have them."""
-
-    def read() -> Flows:
-        found = adoption.pinned_maps(directory())
-        tables = FlowTables(found, {name: maps.describe(one).max_entries for name, one in found.items()})
-        seen = {
-            b"".join(map(bytes, (hot.saddr, hot.head.sport, hot.daddr, hot.head.dport))): (
-                cold.created,
-                hot.head.packets,
-            )
-            for hot, cold in tables.live()
-        }
-        tables.close()
-        adoption.close(found)
-        return seen
-
-    return star.lb.namespace.call(read)
-
-
-def counters(star: Star) -> dict[tuple[str, int, str], tuple[int, ...]]:
-    """Return packets and bytes of every endpoint of every service."""
-    return {
-        (rule["serviceArguments"]["externalIP"], rule["serviceArguments"]["port"], one["endpointIP"]): tuple(
-            map(int, one["counter"].split(":"))
-        )
-        for rule in star.lb.api("GET", "/config/loadbalancer/all")["lbAttr"]
-        for one in rule["endpoints"]
-    }
-
-
 def drops(star: Star) -> set[str]:
     """Return why packets were dropped, but for what two processors at once may come to."""
 
@@ -85,11 +51,6 @@ def drops(star: Star) -> set[str]:
         return {why.name for why, value in values.items() if why.name.startswith("DROP_") and any(value or b"")}
 
     return star.lb.namespace.call(read) - {"DROP_BUSY", "DROP_FLOW_MOVED"}
-
-
-def directory() -> pins.PinDirectory:
-    """Return the pins of the calling thread's namespace."""
-    return pins.PinDirectory(pins.find_bpffs(None))
 
 
 def steps(star: Star) -> dict[str, int]:
@@ -107,45 +68,15 @@ def steps(star: Star) -> dict[str, int]:
     return star.lb.namespace.call(read)
 
 
-class Quiet:
-    """Connections that stay open over all restarts, and services whose next choice is known."""
-
-    def __init__(self, star: Star, stack: ExitStack) -> None:
-        """Open them: on the service for least connections one more to the first server."""
-        self._star = star
-        self._turn = 0
-        self._held = [
-            stack.enter_context(connection(vip, LEAST, timeout=30)) for vip in VIPS for _ in range(len(NAMES) + 1)
-        ]
-        held = [ask_on(sock).server for sock in self._held]
-        assert held == [*NAMES, "server1"] * len(VIPS)
-
-    def check(self) -> None:
-        """Ask whether everything goes on where it was."""
-        due = NAMES[self._turn % len(NAMES)]
-        self._turn += 1
-        assert [ask(vip, IN_TURN, timeout=30).server for vip in VIPS] == [due] * len(VIPS)
-        assert [ask_on(sock).server for sock in self._held] == [*NAMES, "server1"] * len(VIPS)
-        with ExitStack() as stack:
-            for vip in VIPS:
-                two = [stack.enter_context(connection(vip, LEAST, timeout=30)) for _ in range(2)]
-                assert {ask_on(sock).server for sock in two} == {"server2", "server3"}
-
-
 @contextmanager
 def nothing_goes_back(star: Star, load: Load) -> Iterator[None]:
     """Compare flows and counters before and after, while the load goes on."""
-    before, counted = flows(star), counters(star)
+    before = State.of(star)
     yield
     load.flows_on()
-    after, counted_after = flows(star), counters(star)
-    lasting = before.keys() & after.keys()
-    assert len(lasting) >= 2 * len(VIPS) * 2
-    assert [key for key in lasting if after[key][0] == before[key][0] and after[key][1] < before[key][1]] == []
-    assert all(
-        now >= then for key, values in counted.items() for now, then in zip(counted_after[key], values, strict=True)
-    )
-    assert any(counted_after[key] > values for key, values in counted.items())
+    after = State.of(star)
+    assert after.went_back(before) == []
+    assert after.counters != before.counters
 
 
 def restarts(star: Star, newer: Path, load: Load) -> dict[str, Callable[[], None]]:
@@ -172,9 +103,9 @@ def test_nobody_notices_a_restart(star: Star, newer: Path) -> None:
 
     def scenario() -> None:
         with ExitStack() as stack:
-            quiet = Quiet(star, stack)
+            quiet = Quiet(list(VIPS), IN_TURN, LEAST, stack)
             load = stack.enter_context(Load(star.client, list(VIPS), LOADED))
-            opened = flows(star)
+            opened = State.of(star).flows
             for way, restart in restarts(star, newer, load).items():
                 with nothing_goes_back(star, load):
                     restart()
@@ -183,7 +114,7 @@ def test_nobody_notices_a_restart(star: Star, newer: Path) -> None:
                 assert len(steps(star)) == len(own), way
                 sizes = sorted(size - (way == "replaced") for size in steps(star).values())
                 assert sizes == sorted(own.values()), way
-            kept = flows(star)
+            kept = State.of(star).flows
             assert drops(star) == set()
             assert len(opened.keys() & kept.keys()) >= 2 * 2 * len(VIPS) * len(NAMES)
             assert {key for key in opened.keys() & kept.keys() if kept[key][0] != opened[key][0]} == set()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.lab import ROOT, run
 
-_OBJECTS = "loxilb/kernel/bpf/objects"
+_OBJECTS = "src/loxilb/kernel/bpf/objects"
 _REPLACED = ("tc", "xdp")
 # What only programs of one build share may differ from build to build: the record of the packet in hand, the steps.
 _EDITS: Mapping[str, tuple[str, str]] = {
@@ -22,7 +22,7 @@ def another_build(folder: Path) -> Path:
 
     The programs do the same, but an entry program of one build that met steps of the other would go astray.
     """
-    shutil.copytree(ROOT / "src" / "loxilb", folder / "loxilb", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "bpf", folder / "bpf")
     shutil.copy(ROOT / "Makefile", folder)
     for name, (before, after) in _EDITS.items():
@@ -34,4 +34,4 @@ def another_build(folder: Path) -> Path:
     for each in objects:
         (folder / each).unlink()
     run(["make", "-s", "-C", str(folder), f"OBJECT_DIR={_OBJECTS}", *objects], timeout=300)
-    return folder
+    return folder / "src"

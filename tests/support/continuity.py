@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must go on over a restart: flows, counters, turns, least connections."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Self
+
+from loxilb.kernel.bpf import adoption, maps, pins
+from loxilb.kernel.bpf.tables import FlowTables
+from tests.support.lab_star import Star
+from tests.support.traffic import ask, ask_on, connection
+
+NAMES = ("server1", "server2", "server3")
+_PATIENCE_S = 30.0
+
+
+def directory() -> pins.PinDirectory:
+    """Return the pins of the calling thread's namespace."""
+    return pins.PinDirectory(pins.find_bpffs(None))
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What was counted up to a moment.
+
+    ``flows`` says of each live flow when it was opened and how many packets it has had, as the pinned tables have it;
+    ``counters`` are packets and bytes of each endpoint of each service, as the API shows them.
+    """
+
+    flows: dict[bytes, tuple[int, int]]
+    counters: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, star: Star) -> Self:
+        """Read it."""
+        return cls(star.lb.namespace.call(_flows), _counters(star))
+
+    def went_back(self, before: Self) -> list[str]:
+        """Return what is less than it was before, for people."""
+        same = [key for key in before.flows.keys() & self.flows.keys() if before.flows[key][0] == self.flows[key][0]]
+        flows = [key.hex() for key in same if self.flows[key][1] < before.flows[key][1]]
+        counters = [key for key, (packets, size) in before.counters.items() if self._less(key, packets, size)]
+        return [*flows, *counters, *([] if same else ["no flow is left"])]
+
+    def _less(self, key: str, packets: int, size: int) -> bool:
+        now = self.counters[key]
+        return now[0] < packets or now[1] < size
+
+
+def _flows() -> dict[bytes, tuple[int, int]]:
+    found = adoption.pinned_maps(directory())
+    tables = FlowTables(found, {name: maps.describe(one).max_entries for name, one in found.items()})
+    seen = {
+        b"".join(map(bytes, (hot.saddr, hot.head.sport, hot.daddr, hot.head.dport))): (cold.created, hot.head.packets)
+        for hot, cold in tables.live()
+    }
+    tables.close()
+    adoption.close(found)
+    return seen
+
+
+def _counters(star: Star) -> dict[str, tuple[int, int]]:
+    found = {}
+    for rule in star.lb.api("GET", "/config/loadbalancer/all")["lbAttr"]:
+        service = rule["serviceArguments"]
+        for one in rule["endpoints"]:
+            packets, _, size = one["counter"].partition(":")
+            found[f"{service['externalIP']} {service['port']} {one['endpointIP']}"] = (int(packets), int(size))
+    return found
+
+
+class Quiet:
+    """Connections that stay open over all restarts, and services whose next choice is known."""
+
+    def __init__(self, vips: Sequence[str], in_turn: int, least: int, stack: ExitStack) -> None:
+        """Open them, in the client's namespace: on the service for least connections one more to the first server."""
+        self._vips, self._in_turn, self._least = vips, in_turn, least
+        self._turn = 0
+        self._held = [
+            stack.enter_context(connection(vip, least, timeout=_PATIENCE_S))
+            for vip in vips
+            for _ in range(len(NAMES) + 1)
+        ]
+        self._expect_held()
+
+    def _expect_held(self) -> None:
+        assert [ask_on(sock).server for sock in self._held] == [*NAMES, NAMES[0]] * len(self._vips)
+
+    def check(self) -> None:
+        """Ask whether everything goes on where it was; AssertionError where not."""
+        due = NAMES[self._turn % len(NAMES)]
+        self._turn += 1
+        assert [ask(vip, self._in_turn, timeout=_PATIENCE_S).server for vip in self._vips] == [due] * len(self._vips)
+        self._expect_held()
+        with ExitStack() as stack:
+            for vip in self._vips:
+                two = [stack.enter_context(connection(vip, self._least, timeout=_PATIENCE_S)) for _ in range(2)]
+                assert {ask_on(sock).server for sock in two} == set(NAMES[1:])
