@@ -244,6 +244,6 @@ def measure(lab: Lab, effort: Effort, say: Callable[[str], None]) -> Sequence[Fi
     with inside(namespace):
         fill(effort.flows)
         say("flows: measuring")
-        idle = _idle(balancer.pid, effort.idle)
         lists = tuple(_lists(namespace.path, balancer.pid, effort))
-        return (*lists, *_scrapes(namespace.path, effort.samples), idle)
+        scrapes = tuple(_scrapes(namespace.path, effort.samples))
+        return (*lists, *scrapes, _idle(balancer.pid, effort.idle))  # long after the start, and its audit
