@@ -6,13 +6,16 @@ CLANG ?= $(firstword $(foreach c,clang-14 clang-19 clang,$(if $(shell command -v
 LLVM_STRIP ?= $(firstword $(foreach s,llvm-strip llvm-strip-14 llvm-strip-19,$(if $(shell command -v $(s)),$(s))))
 BPF_CFLAGS ?= -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Wno-unused-parameter -Werror -I/usr/include/$(shell uname -m)-linux-gnu
 OBJECT_DIR := src/loxilb/kernel/bpf/objects
+# On which kernels test-kernels runs; see docs/kernels.md.
+KERNELS ?= 6.1 newest 5.10
 OBJECTS := $(patsubst bpf/%.bpf.c,$(OBJECT_DIR)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help install packages bpf demo test lint bench bench-restart wheel man clean
+.PHONY: help install packages bpf demo test test-kernels lint bench bench-restart wheel man clean
 
 help:
 	@echo "make demo     see it work: client, load balancer and three servers in network namespaces"
 	@echo "make test     run the tests"
+	@echo "make test-kernels  run the core subset on other kernels, in an emulated machine"
 	@echo "make install  install what is needed: packages, .venv, BPF objects"
 	@echo "make bpf      build the BPF objects"
 	@echo "make lint     check style, types and layers"
@@ -46,6 +49,10 @@ demo: install
 
 test: install
 	@$(PYTHON) -m pytest
+
+test-kernels: install
+	@./scripts/packages qemu-system-x86 busybox-static kmod debian-archive-keyring
+	@$(PYTHON) -m tests.kernels $(KERNELS)
 
 lint: install
 	@$(PYTHON) -m ruff check

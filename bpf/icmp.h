@@ -177,6 +177,7 @@ LOX_INLINE int lox_translate(lox_ctx *ctx, const bool v6, const struct lox_quote
 				 lox_csum_diff32(((struct iphdr *)quoted)->daddr, rw->saddr.v4);
 	diff += lox_undo_addresses(v6, quoted, rw);
 	diff += lox_undo_ports(ctx, v6, q, rw, addresses);
+	OPAQUE(macs); /* else its test may become one of another variable, which the verifier of 6.1 does not follow */
 	if (macs)
 		__builtin_memcpy(data, macs, sizeof(*macs));
 	if (v6)

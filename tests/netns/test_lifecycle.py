@@ -86,6 +86,7 @@ def test_daemons_in_two_namespaces_do_not_know_each_other(two: tuple[Star, Star]
         one.ask(VIP4, 2020, timeout=0.5)
 
 
+@pytest.mark.kernel
 def test_forwarding_goes_on_while_the_daemon_is_away(fresh: Star) -> None:
     """Stopped and started again: live connections, order and counters survive."""
     fresh.lb.start()

@@ -86,6 +86,7 @@ def exchange(sock: socket.socket, host: str, port: int = 2020) -> tuple[str, tup
     return data.split(b'"')[3].decode(), source[:2]
 
 
+@pytest.mark.kernel
 @by_form
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_connections_from_the_host_take_turns(

@@ -84,6 +84,7 @@ def test_bulk_goes_both_ways(star: Star, vip: str) -> None:
     assert star.client.call(scenario) == (digest_of(BULK),) * 2
 
 
+@pytest.mark.kernel
 @by_family
 @pytest.mark.parametrize("size", [1400, 32_000])
 def test_datagrams_of_any_size_come_back(star: Star, vip: str, size: int) -> None:

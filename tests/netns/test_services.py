@@ -37,6 +37,7 @@ def test_a_range_of_ports_is_one_service(star: Star, port: int) -> None:
             star.ask("20.20.20.2", outside, timeout=0.5)
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize(("vip", "servers"), FAMILIES, ids=["ipv4", "ipv6"])
 def test_udp_is_balanced_in_strict_order(star: Star, vip: str, servers: tuple[str, ...]) -> None:
     """Each datagram from a port of its own is a flow of its own."""
@@ -45,6 +46,7 @@ def test_udp_is_balanced_in_strict_order(star: Star, vip: str, servers: tuple[st
     assert star.names(vip, 2020, 12, udp=True) == NAMES * 4
 
 
+@pytest.mark.kernel
 def test_tcp_over_ipv6_is_balanced_in_strict_order(star: Star) -> None:
     """Also beside an IPv4 service of the same port."""
     star.lb.create(VIP6, f"--tcp=2020:{PORT}", evenly(SERVERS6))

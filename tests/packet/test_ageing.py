@@ -78,6 +78,7 @@ def test_traffic_of_one_direction_keeps_both(module_driver: Driver, version: int
     wait_for(lambda: not module_driver.flows(service), what="the end of the flow")
 
 
+@pytest.mark.kernel
 def test_a_rule_says_how_long_its_flows_may_be_idle(module_driver: Driver, version: int) -> None:
     """Where the state does not; a changed rule counts for the flows that are there."""
     brief, long = (module_driver.service(version, L4Protocol.UDP, inactive_timeout=seconds) for seconds in (1, 60))

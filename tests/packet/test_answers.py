@@ -41,6 +41,7 @@ def addressed(driver: Driver) -> Iterator[Driver]:
     describe(driver, addressed=False)
 
 
+@pytest.mark.kernel
 def test_a_datagram_to_a_service_without_endpoints_is_refused(driver: Driver, hook: Hook, version: int) -> None:
     """Port unreachable, as from a host without that socket, with as much of the datagram as may be quoted."""
     service = without_endpoints(driver, version, L4Protocol.UDP)
@@ -78,6 +79,7 @@ def narrow(version: int) -> Iterator[Endpoint]:
         subprocess.run(["ip", f"-{version}", "route", "del", *route.split()], check=True, timeout=10)
 
 
+@pytest.mark.kernel
 def test_a_packet_too_big_for_the_next_hop_is_answered_with_its_mtu(
     addressed: Driver, hook: Hook, version: int
 ) -> None:

@@ -35,6 +35,7 @@ def changed(do: str, undo: str) -> Iterator[None]:
         ip(undo)
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("ttl", [2, 64, 255])
 def test_the_hops_left_are_one_less(driver: Driver, hook: Hook, version: int, ttl: int) -> None:
     """TTL (RFC 791), hop limit (RFC 8200), on the way there and back."""
@@ -84,6 +85,7 @@ def test_what_follows_the_packet_in_its_frame_stays_and_is_not_counted(
     assert driver.flows(service)[0].counter == Counter(packets=1, bytes=28 if version == 4 else 48)
 
 
+@pytest.mark.kernel
 def test_a_neighbour_that_is_not_known_yet(driver: Driver, hook: Hook, version: int) -> None:
     """XDP leaves the packet to TC, which translates it and has the kernel send it: one flow, one packet."""
     endpoint = Endpoint(address=SERVERS[0].gateway(version) + 9, port=TARGET)
@@ -105,6 +107,7 @@ def test_a_neighbour_that_is_not_known_yet(driver: Driver, hook: Hook, version: 
     assert [flow.counter.packets for flow in driver.flows(service)] == [2, 0]
 
 
+@pytest.mark.kernel
 def test_an_endpoint_on_this_host_gets_its_packets_from_the_stack(driver: Driver, hook: Hook, version: int) -> None:
     """TC translates and passes, for the stack to count the hop if it forwards; XDP leaves that to it."""
     here = SERVERS[0].address(version)
@@ -173,6 +176,7 @@ def test_a_changed_neighbour_is_found_by_the_next_generation(driver: Driver, hoo
     driver.use(hook, path)
 
 
+@pytest.mark.kernel
 def test_a_changed_route_is_found_by_the_next_generation(driver: Driver, hook: Hook, version: int) -> None:
     """The endpoint moves behind another server."""
     address = ip_address("77.77.77.78" if version == 4 else "7ffe::78")

@@ -71,6 +71,7 @@ def test_a_fragmented_datagram_is_translated(
     assert [flow.counter.packets for flow in driver.flows(service)] == [7, 3]
 
 
+@pytest.mark.kernel
 def test_a_datagram_of_32_kilobytes(driver: Driver, hook: Hook, version: int) -> None:
     """In the mode that rewrites all of it."""
     path = driver.path(driver.service(version, L4Protocol.UDP, mode=Mode.FULLNAT))

@@ -103,6 +103,7 @@ def test_an_error_is_translated_with_what_it_quotes(
     assert sum(flow.counter.packets for flow in driver.flows(service)) == (3 if protocol is L4Protocol.TCP else 2) * 4
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: one.value)
 def test_a_quote_may_end_behind_the_ports(driver: Driver, hook: Hook, version: int, protocol: L4Protocol) -> None:
     """Eight bytes of the transport header are all that RFC 792 promises."""
@@ -122,6 +123,7 @@ def test_a_quoted_datagram_without_a_checksum_keeps_none(driver: Driver, hook: H
     both_ways(driver, hook, path, UNREACHABLE[version], summed=False)
 
 
+@pytest.mark.kernel
 def test_an_error_about_a_half_open_flow_is_translated(driver: Driver, hook: Hook, version: int) -> None:
     """A SYN that cannot be delivered."""
     path = driver.path(driver.service(version))

@@ -41,6 +41,7 @@ def end(driver: Driver, hook: Hook, path: Path, ending: str) -> None:
         driver.send(hook, path.reply(flags=RST), path.request(flags=RST))
 
 
+@pytest.mark.kernel
 def test_the_endpoint_with_the_fewest_is_taken(driver: Driver, hook: Hook, version: int) -> None:
     """The first of several; one that loses flows is filled up again."""
     service = least(driver, version)

@@ -38,6 +38,7 @@ def flows(driver: Driver, slots: tuple[EndpointId, ...]) -> list[tuple[int, int]
     return [(counts[slot].active, counts[slot].opened) for slot in slots]
 
 
+@pytest.mark.kernel
 def test_flows_are_counted_once_at_their_endpoint(driver: Driver, hook: Hook, version: int) -> None:
     """When they open, not with every packet; what has ended stays counted."""
     service = driver.service(version)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from loxilb.errors import KernelError
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, loading
 from loxilb.kernel.bpf.object import BpfObject
 from tests.support.bpf import OBJECTS, World
@@ -23,6 +24,17 @@ SOURCES = sorted((ROOT / "bpf").glob("*.bpf.c"))
 COMPILERS = ("clang-14", "clang-19")
 RECORD = Path(__file__).with_name("instructions.json")
 GROWTH = 1.10
+REFUSED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("tc") int refused(struct __sk_buff *ctx)
+{
+    for (long i = 0; i < 3000; i++)
+        asm volatile("" : "+r"(i));
+    return *(volatile int *)(long)ctx->mark;
+}
+char LICENSE[] SEC("license") = "GPL";
+"""
 MEMORY = 128 << 20
 
 
@@ -72,6 +84,17 @@ def test_the_kernel_takes_what_a_compiler_makes(compiler: str, source: Path, tmp
         recorded = json.loads(RECORD.read_text())[object_name(source)]
         assert set(found) == set(recorded)
         assert {name: count for name, count in found.items() if count > recorded[name] * GROWTH} == {}
+
+
+def test_a_refused_program_shows_the_end_of_what_the_verifier_says(tmp_path: Path) -> None:
+    """The cause is there; what comes before it is many times longer than what is kept."""
+    source = tmp_path / "refused.bpf.c"
+    source.write_text(REFUSED)
+
+    with pytest.raises(KernelError, match="invalid mem access") as refused:
+        BpfObject(compiled(COMPILERS[0], source, tmp_path))
+
+    assert len(refused.value.cause) < 1 << 14
 
 
 def test_objects_loaded_side_by_side_share_no_map_of_their_own() -> None:

@@ -29,6 +29,7 @@ def syns(driver: Driver, service: Service, count: int) -> list[Packet]:
     return [driver.path(service).request(flags=SYN) for _ in range(count)]
 
 
+@pytest.mark.kernel
 def test_round_robin_takes_the_endpoints_in_turn(driver: Driver, hook: Hook, version: int) -> None:
     """Strictly, the first one first, whatever their weights."""
     service = driver.service(version, endpoints=endpoints(version, 7, 1, 0))

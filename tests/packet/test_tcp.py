@@ -24,6 +24,7 @@ def established(driver: Driver, hook: Hook, packet: Packet, becomes: Packet) -> 
     driver.expect(hook, packet, Reason.FORWARD_ESTABLISHED, becomes)
 
 
+@pytest.mark.kernel
 def test_a_connection_from_handshake_to_goodbye(driver: Driver, hook: Hook, version: int) -> None:
     """Every packet is rewritten exactly, either way, and both directions share the state."""
     service = driver.service(version)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.must_run
 BOTH = [L4Protocol.UDP, L4Protocol.ICMP]
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("protocol", BOTH, ids=lambda one: one.value)
 def test_a_reply_makes_a_flow_two_way(driver: Driver, hook: Hook, version: int, protocol: L4Protocol) -> None:
     """Half-open until then; payloads of any length."""
@@ -51,6 +52,7 @@ def test_a_flow_without_replies_is_established_in_the_end(
     assert {flow.state for flow in driver.flows(service)} == {FlowState.TWO_WAY}
 
 
+@pytest.mark.kernel
 def test_a_missing_checksum_stays_missing(driver: Driver, hook: Hook, version: int) -> None:
     """Zero says that there is none (RFC 768); over IPv6 tunnels do so (RFC 6935)."""
     path = driver.path(driver.service(version, L4Protocol.UDP))

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from loxilb.kernel import netns
+from tests.support.patience import SLOWER
 
 PREFIX = "loxt"
 NAMED = Path("/run/netns")
@@ -37,7 +38,8 @@ class CommandError(AssertionError):
 
 def run(command: Sequence[str], *, stdin: str | None = None, timeout: float = 30, check: bool = True) -> str:
     """Run a command and return what it printed; raises CommandError."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    patience = timeout * SLOWER
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=patience, check=False)
     if check and done.returncode != 0:
         raise CommandError(f"{shlex.join(command)}: exit {done.returncode}\n{stdin or ''}{done.stdout}{done.stderr}")
     return done.stdout
@@ -45,7 +47,7 @@ def run(command: Sequence[str], *, stdin: str | None = None, timeout: float = 30
 
 def wait_for(condition: Callable[[], _R], *, deadline: float = 5.0, what: str = "") -> _R:
     """Return the first true value of ``condition``; AssertionError after ``deadline`` seconds."""
-    end = time.monotonic() + deadline
+    end = time.monotonic() + deadline * SLOWER
     while not (value := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"not within {deadline} s: {what or condition}")
@@ -122,7 +124,7 @@ class Process:
     def wait_line(self, pattern: str, *, deadline: float) -> str:
         """Return the first line of standard output that matches; AssertionError when none comes in time."""
         assert self.popen.stdout is not None
-        late = threading.Timer(deadline, self.popen.kill)
+        late = threading.Timer(deadline * SLOWER, self.popen.kill)
         late.start()
         try:
             for line in self.popen.stdout:
@@ -138,7 +140,7 @@ class Process:
         if self.popen.poll() is None:
             self.popen.terminate()
         try:
-            code = self.popen.wait(deadline)
+            code = self.popen.wait(deadline * SLOWER)
         except subprocess.TimeoutExpired:
             self.popen.kill()
             code = self.popen.wait()

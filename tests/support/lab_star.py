@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.lab import BIN, ROOT, CommandError, Lab, Namespace, Process, wait_for
+from tests.support.patience import SLOWER
 from tests.support.traffic import Answer, ask, ask_datagram
 
 PORT = 8080
@@ -119,7 +120,7 @@ class LoadBalancer:
 
 
 def _request(method: str, path: str, body: object) -> Any:
-    api = http.client.HTTPConnection("127.0.0.1", 11111, timeout=5)
+    api = http.client.HTTPConnection("127.0.0.1", 11111, timeout=5 * SLOWER)
     try:
         text = None if body is None else json.dumps(body)
         api.request(method, f"/netlox/v1{path}", text, {"Content-Type": "application/json"})

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tests.support.patience import SLOWER
+
 CHUNK = hashlib.shake_256(b"loxilb").digest(1 << 16)
 """What bulk transfers repeat: bytes that do not compress and differ at every place."""
 
@@ -149,7 +151,7 @@ def connection(
 ) -> Iterator[socket.socket]:
     """Connect, and close by reset: the same ports may be used again at once."""
     with socket.socket(family_of(host), socket.SOCK_STREAM) as sock:
-        sock.settimeout(timeout)
+        sock.settimeout(timeout * SLOWER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
         sock.bind((source, source_port))
@@ -223,7 +225,7 @@ def ask_datagram(
 ) -> Answer:
     """Send one datagram and check that its payload comes back unchanged."""
     with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
-        sock.settimeout(timeout)
+        sock.settimeout(timeout * SLOWER)
         if ttl:
             level, option = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if ":" in host else (0, socket.IP_TTL)
             sock.setsockopt(level, option, ttl)

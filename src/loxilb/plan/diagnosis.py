@@ -53,6 +53,9 @@ def _trials(survey: Survey) -> Iterator[Finding]:
     for trial in survey.trials:
         if not trial.error:
             yield Finding(check=trial.name, level=Level.OK, found="works")
+        elif trial.name == "kernel":
+            remedy = "run Linux 5.17 or newer"
+            yield Finding(check=trial.name, level=Level.PROBLEM, found=trial.error, remedy=remedy)
         elif trial.name not in _WITHOUT:
             remedy = "run as root; if it is root, report the last lines with the kernel's version"
             yield Finding(check=trial.name, level=Level.PROBLEM, found=trial.error, remedy=remedy)

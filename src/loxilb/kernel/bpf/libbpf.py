@@ -14,6 +14,7 @@ from typing import Any
 from loxilb.errors import KernelError
 
 _KEPT_LINES = 15
+_KEPT_BYTES = 1 << 14  # of one message; megabytes of a verifier's log come before the error
 
 
 def _open_library() -> ctypes.CDLL:
@@ -178,24 +179,29 @@ ring_buffer_new = _declare("ring_buffer__new", c_void_p, c_int, c_void_p, c_void
 ring_buffer_consume = _declare("ring_buffer__consume", c_int, c_void_p)
 ring_buffer_epoll_fd = _declare("ring_buffer__epoll_fd", c_int, c_void_p)
 ring_buffer_free = _declare("ring_buffer__free", None, c_void_p)
+probe_helper = _declare("libbpf_probe_bpf_helper", c_int, c_int, c_int, c_void_p)
 possible_cpus = _declare("libbpf_num_possible_cpus", c_int)
 _set_print = _declare("libbpf_set_print", c_void_p, c_void_p)
 
-_vsnprintf = _libc.vsnprintf
-_vsnprintf.argtypes = [c_void_p, c_size_t, c_char_p, c_void_p]
-_vsnprintf.restype = c_int
+_vasprintf = _libc.vasprintf
+_vasprintf.argtypes = [POINTER(c_void_p), c_char_p, c_void_p]
+_vasprintf.restype = c_int
+_free = _libc.free
+_free.argtypes = [c_void_p]
+_free.restype = None
 
 _messages = threading.local()
 
 
 def _collect(level: int, template: bytes, arguments: int) -> int:
-    """Keep warnings (level 0) of this thread; a verifier log is far too long to print."""
-    if level == 0:
-        buffer = ctypes.create_string_buffer(1 << 16)
-        _vsnprintf(buffer, len(buffer), template, arguments)
+    """Keep the end of the warnings (level 0) of this thread; a verifier log is far too long to print."""
+    text = c_void_p()
+    if level == 0 and (length := _vasprintf(ctypes.byref(text), template, arguments)) >= 0 and text.value:
+        start = max(0, length - _KEPT_BYTES)
         kept: list[str] = getattr(_messages, "lines", [])
-        kept.extend(buffer.value.decode(errors="replace").splitlines())
+        kept.extend(ctypes.string_at(text.value + start, length - start).decode(errors="replace").splitlines())
         _messages.lines = kept[-_KEPT_LINES:]
+        _free(text)
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi, netns
-from loxilb.kernel.bpf import adoption, attach, maps, pins
+from loxilb.kernel.bpf import adoption, attach, features, maps, pins
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 
@@ -181,9 +181,10 @@ class Loaded:
 def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
     """Load the programs on the pinned maps, or on new ones which are pinned then; raises KernelError.
 
-    The configuration is pinned last: a directory without it is left over from a start that was cut short, so its maps
-    are not adopted.
+    On a kernel that lacks what they need, FeatureMissing is raised before anything is made. The configuration is pinned
+    last: a directory without it is left over from a start that was cut short, so its maps are not adopted.
     """
+    features.require()
     adoption.make_way(directory, settings.bpffs)
     found = adoption.pinned_maps(directory)
     config = make_config(settings)

@@ -15,7 +15,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from loxilb.errors import KernelError
-from loxilb.kernel.bpf import attach, loading
+from loxilb.kernel.bpf import attach, features, loading
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.settings import DataPlaneSettings
 from loxilb.model.survey import Trial
@@ -30,7 +30,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def try_all() -> list[Trial]:
-    """Load every program, and attach those for TC and XDP that could be loaded at each kind of hook."""
+    """Load every program, if the kernel has what they need, and attach what could be loaded at each kind of hook."""
+    lacking = features.missing()
+    if lacking:
+        return [Trial(name="kernel", error=f"no {', '.join(lacking)}")]
     with ExitStack() as stack:
         programs: dict[str, int] = {}
         found = list(_load(stack, programs))
