@@ -44,10 +44,6 @@ class Difference:
     ring: bool
     listeners: tuple[Listener, ...]
 
-    def __bool__(self) -> bool:
-        """Tell whether anything does."""
-        return bool(self.endpoints or self.missing or self.excess or self.rule or self.ring or self.listeners)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
@@ -74,6 +70,7 @@ class Findings:
         return {kind: count for kind, count in found.items() if count}
 
 
+_NONE: frozenset[IPNetwork] = frozenset()
 _STRAYS: Mapping[type, str] = {
     DropListener: "listener",
     DropRule: "rule",
@@ -84,10 +81,16 @@ _STRAYS: Mapping[type, str] = {
 
 def audit(image: Image, services: Mapping[ServiceKey, Programmed]) -> Findings:
     """Compare what is observed with what the services are programmed as."""
-    differences = (_difference(image, key, one) for key, one in services.items())
-    return Findings(
-        differences=tuple(one for one in differences if one), strays=tuple(_strays(image, services.values()))
+    differences = tuple(_difference(image, key, one) for key, one in services.items() if not _is_right(image, one))
+    programmed = services.values()
+    # With every element of every service there, more elements than those are strays: no need to look which.
+    complete = not differences and _sizes(image) == (
+        sum(len(one.listeners) for one in programmed),
+        len(programmed),
+        sum(len(one.endpoints) for one in programmed),
+        sum(bool(one.sources) for one in programmed),
     )
+    return Findings(differences=differences, strays=() if complete else tuple(_strays(image, programmed)))
 
 
 def repair(findings: Findings, ledger: Ledger) -> Plan:
@@ -112,6 +115,22 @@ def repair(findings: Findings, ledger: Ledger) -> Plan:
         for network in in_address_order(one.excess)
     ]
     return Plan(ops=(*first, *puts, *excess, *findings.strays), after=after, taken=taken, freed=freed)
+
+
+def _sizes(image: Image) -> tuple[int, int, int, int]:
+    return len(image.listeners), len(image.rules), len(image.endpoints), len(image.sources)
+
+
+def _is_right(image: Image, one: Programmed) -> bool:
+    """Tell whether nothing differs: what is so of nearly all services is found out first, and cheaply."""
+    rule, endpoints, listeners = one.rule, image.endpoints, image.listeners
+    return (
+        image.rules.get(rule) == one.entry
+        and image.rings[rule] == one.ring
+        and image.sources.get(rule, _NONE) == one.sources
+        and all(endpoints.get(slot) == entry for slot, entry in one.endpoints.items())
+        and all(listeners.get(listener) == rule for listener in one.listeners)
+    )
 
 
 def _difference(image: Image, key: ServiceKey, one: Programmed) -> Difference:
