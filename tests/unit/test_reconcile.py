@@ -4,6 +4,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -185,3 +186,23 @@ def test_repairs_are_counted_by_what_they_were():
     reconciler.note({"link": 2})
     reconciler.note({"link": 1, "pin": 1})
     assert reconciler.status().repairs == {"link": 3, "pin": 1}
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_it_ends_when_it_is_ended_while_something_is_asked_for(turns):
+    """In whichever turn of the loop."""
+
+    async def whole() -> None:
+        stage = Stage()
+        stage.again = 1000
+        stage.reconciler.ask("one")
+        working = asyncio.create_task(stage.reconciler.run())
+        await asyncio.sleep(1)
+        stage.reconciler.ask("one")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        working.cancel()
+        await asyncio.wait({working}, timeout=1)
+        assert working.cancelled()
+
+    play(whole())

@@ -57,8 +57,10 @@ class Reconciler:
             while True:
                 self._woken.clear()
                 running = {task for task in running if not task.done()} | self._begin()
+                # Not wait_for: before Python 3.12 it loses a cancellation that comes together with what it waits for.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), self._wait())
+                    async with asyncio.timeout(self._wait()):
+                        await self._woken.wait()
         finally:
             self._loop = None
             for task in running:
