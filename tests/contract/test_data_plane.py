@@ -128,6 +128,39 @@ def test_a_refused_operation_undoes_those_before_it(driver):
     assert driver.data_plane.observe() == before
 
 
+def crowd(count, *, first=0):
+    """Return services of both families, more than are written one by one."""
+    pairs = ((("31.31.31.1,80", "31.31.31.2,80"), f"20.21.{at // 250}.{at % 250 + 1}") for at in range(first, count))
+    six = (service((f"4ffe::{at % 9 + 1:x},80",), of=key(f"2001::{at + 1:x}")) for at in range(first, count))
+    return (*(service(ends, of=key(vip)) for ends, vip in pairs), *six)
+
+
+def test_a_crowd_is_observed(driver):
+    driver.apply(*SERVICES, *crowd(300))
+    assert driver.data_plane.observe() == driver.expected()
+
+    driver.drop(*crowd(100))
+    assert driver.data_plane.observe() == driver.expected()
+
+
+def test_a_crowd_that_is_refused_in_the_middle_is_undone(driver):
+    """Listeners that move to another service go back to theirs; what was tried can be done after."""
+    driver.apply(*SERVICES, *crowd(100))
+    before = driver.data_plane.observe()
+    moved = service(of=key("20.21.0.1", 2020, port_max=2120))
+    wanted = {one.key: one for one in (*crowd(300, first=100), moved)}
+    planned = plan({crowd(1)[0].key: None, **wanted}, driver.ledger, {})
+    beyond = EndpointEntry(rule=RuleId(1), address=ip_address("31.31.31.1"), port=80)
+
+    with pytest.raises(KernelError):
+        driver.data_plane.apply([*planned.ops, PutEndpoint(endpoint=EndpointId(1 << 31), entry=beyond)])
+    assert driver.data_plane.observe() == before
+
+    driver.data_plane.apply(planned.ops)
+    planned.commit(driver.ledger)
+    assert driver.data_plane.observe() == driver.expected()
+
+
 def test_a_refused_creation_leaves_nothing(driver):
     planned = plan({one.key: one for one in SERVICES}, driver.ledger, {})
     beyond = EndpointEntry(rule=RuleId(1), address=ip_address("31.31.31.1"), port=80)

@@ -55,7 +55,6 @@ def _flows() -> dict[bytes, tuple[int, int]]:
         b"".join(map(bytes, (hot.saddr, hot.head.sport, hot.daddr, hot.head.dport))): (cold.created, hot.head.packets)
         for hot, cold in tables.live()
     }
-    tables.close()
     adoption.close(found)
     return seen
 

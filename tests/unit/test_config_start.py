@@ -5,6 +5,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from msgspec import structs
 from structlog.testing import capture_logs
 
 from loxilb.errors import InvalidRequest, KernelError
@@ -173,7 +174,7 @@ def test_drift_is_counted_repaired_and_said():
         entry = stage.fake.observe().rules[rules[2]]
         unknown = replace(gone, port=99)
         stage.fake._listeners.pop(gone)
-        stage.fake._rules[rules[2]] = replace(entry, timeout=1)
+        stage.fake._rules[rules[2]] = structs.replace(entry, timeout=1)
         stage.fake._rules[RuleId(77)] = entry
         stage.fake.apply([PutListener(listener=unknown, rule=RuleId(77))])
         with capture_logs() as logs:

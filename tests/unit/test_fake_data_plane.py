@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from msgspec import structs
 
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import FakeDataPlane
@@ -43,6 +44,7 @@ def rule(base: int = 0, length: int = 1) -> RuleEntry:
     return RuleEntry(mode=Mode.DEFAULT, selection=Selection.RR, timeout=9, ring_base=base, ring_length=length)
 
 
+RESTRICTED = structs.replace(rule(length=0), restricted=True)
 WORKING: list[Op] = [
     PutEndpoint(endpoint=SLOT, entry=ENTRY),
     PutRing(base=0, endpoints=(SLOT,)),
@@ -66,7 +68,7 @@ REFUSED = {
     "a rule dropped while listened to": (DropRule(rule=RULE), errno.EBUSY),
     "a rule that is not there": (DropRule(rule=OTHER), errno.ENOENT),
     "a listener to no rule": (PutListener(listener=LISTENER, rule=OTHER), errno.ENOENT),
-    "a rule that nobody may use": (PutRule(rule=OTHER, entry=replace(rule(length=0), restricted=True)), errno.EINVAL),
+    "a rule that nobody may use": (PutRule(rule=OTHER, entry=RESTRICTED), errno.EINVAL),
     "a source twice": (PutSource(rule=RULE, network=NETWORK), errno.EEXIST),
     "a source that is not there": (DropSource(rule=OTHER, network=NETWORK), errno.ENOENT),
     "the last source of a rule that asks for one": (DropSource(rule=GUARDED, network=NETWORK), errno.EBUSY),
@@ -88,7 +90,7 @@ def test_it_refuses(name, fake):
     operation, number = REFUSED[name]
     fake.apply(WORKING)
     fake.apply([PutSource(rule=one, network=NETWORK) for one in (RULE, GUARDED)])
-    fake.apply([PutRule(rule=GUARDED, entry=replace(rule(length=0), restricted=True))])
+    fake.apply([PutRule(rule=GUARDED, entry=RESTRICTED)])
     before = fake.observe()
 
     with pytest.raises(KernelError) as caught:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from msgspec import structs
 
 from loxilb.kernel.fake import FakeDataPlane
 from loxilb.model import L4Protocol, Mode, Selection, Service
@@ -89,7 +90,7 @@ def test_weights_read_during_slow_starts_are_weights():
     )
     image = programmed(wanted).observe()
     shares = dict(zip(image.endpoints, (7, 9, 8, 10), strict=True))
-    slow = {slot: replace(entry, share=shares[slot]) for slot, entry in image.endpoints.items()}
+    slow = {slot: structs.replace(entry, share=shares[slot]) for slot, entry in image.endpoints.items()}
 
     (found,) = recover(replace(image, endpoints=slow))
 

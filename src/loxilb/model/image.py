@@ -4,12 +4,16 @@
 The image mirrors the maps of ``bpf/abi.h`` one to one, in host order and with addresses as objects. Selection slices
 live in one flat array (the *ring*); a rule points to its slice with (base, length), which the kernel swaps in one
 write. Mutable state of the packet path (round-robin position, counters) is not part of the image.
+
+Entries and operations are made by the hundred thousand, so they are structs: made in a tenth of a dataclass's time.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import NewType
+
+from msgspec import Struct
 
 from loxilb.model.service import IPAddress, IPNetwork, L4Protocol, Mode, Selection
 
@@ -64,8 +68,10 @@ class EndpointFlags(IntFlag):
     TIMED = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointEntry:
+_TAKING_BITS = int(EndpointFlags.LIVE | EndpointFlags.DRAINING)
+
+
+class EndpointEntry(Struct, frozen=True, kw_only=True):
     """One endpoint of one rule.
 
     ``source`` is what the endpoint sees as the source in the modes that rewrite it, None in the others. ``share`` is
@@ -83,11 +89,10 @@ class EndpointEntry:
     @property
     def takes_flows(self) -> bool:
         """Whether a slice may name it."""
-        return EndpointFlags.LIVE in self.flags and EndpointFlags.DRAINING not in self.flags
+        return int(self.flags) & _TAKING_BITS == EndpointFlags.LIVE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleEntry:
+class RuleEntry(Struct, frozen=True, kw_only=True):
     """One rule; its slice of the ring is ``ring_length`` endpoint ids from ``ring_base``.
 
     ``timeout`` is in seconds. An empty slice means that no endpoint can take a flow. ``persist`` is how many seconds a
@@ -116,8 +121,7 @@ class Image:
     sources: Mapping[RuleId, frozenset[IPNetwork]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutEndpoint:
+class PutEndpoint(Struct, frozen=True, kw_only=True):
     """Write an endpoint slot; ``fresh`` says that its counters start at zero.
 
     Flows that point to a slot that is not LIVE any more end at the next ageing pass.
@@ -128,23 +132,20 @@ class PutEndpoint:
     fresh: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropEndpoint:
+class DropEndpoint(Struct, frozen=True, kw_only=True):
     """Mark an endpoint slot unused; flows that still point to it end at the next ageing pass."""
 
     endpoint: EndpointId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutRing:
+class PutRing(Struct, frozen=True, kw_only=True):
     """Write a slice of the ring, before any rule points to it."""
 
     base: int
     endpoints: tuple[EndpointId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutRule:
+class PutRule(Struct, frozen=True, kw_only=True):
     """Write a rule (one write: a packet sees the old or the new one); ``fresh`` restarts its round robin."""
 
     rule: RuleId
@@ -152,38 +153,33 @@ class PutRule:
     fresh: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropRule:
+class DropRule(Struct, frozen=True, kw_only=True):
     """Mark a rule unused."""
 
     rule: RuleId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutListener:
+class PutListener(Struct, frozen=True, kw_only=True):
     """Send the packets of a listener to a rule."""
 
     listener: Listener
     rule: RuleId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropListener:
+class DropListener(Struct, frozen=True, kw_only=True):
     """Stop looking at packets of a listener."""
 
     listener: Listener
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutSource:
+class PutSource(Struct, frozen=True, kw_only=True):
     """Let clients of a prefix use a rule; one that is not there yet."""
 
     rule: RuleId
     network: IPNetwork
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropSource:
+class DropSource(Struct, frozen=True, kw_only=True):
     """Take a prefix that is there from a rule."""
 
     rule: RuleId

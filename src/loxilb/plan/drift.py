@@ -3,7 +3,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from loxilb.model import ServiceKey
 from loxilb.model.image import Image
@@ -43,7 +45,7 @@ def drift_of(image: Image, before: Ledger, after: Mapping[ServiceKey, Programmed
 def _essence(one: Programmed) -> tuple[object, ...]:
     """Return what the configuration alone decides; the slice of the ring follows from it and from health."""
     return (
-        replace(one.entry, ring_base=0, ring_length=0),
+        structs.replace(one.entry, ring_base=0, ring_length=0),
         one.listeners,
         one.sources,
         Counter((endpoint.address, endpoint.port) for endpoint in one.endpoints.values()),

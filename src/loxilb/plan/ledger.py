@@ -12,7 +12,7 @@ from math import inf
 from loxilb.model import IPNetwork, ServiceKey
 from loxilb.model.image import EndpointEntry, EndpointFlags, EndpointId, Listener, RuleEntry, RuleId
 from loxilb.plan.pools import IdPool, Limits, Slice, SlicePool
-from loxilb.plan.stay import Policy, Stay, next_change
+from loxilb.plan.stay import PLAIN, Policy, Stay, next_change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,15 @@ class Programmed:
     @property
     def leaving(self) -> tuple[EndpointId, ...]:
         """The slots of removed endpoints, which are kept for their flows."""
+        if len(self.endpoints) == len(self.ids):
+            return ()
         return tuple(slot for slot, entry in self.endpoints.items() if EndpointFlags.REMOVED in entry.flags)
 
     @property
     def next_change(self) -> float:
         """When the time alone will change it; infinity where it will not."""
+        if self.policy is PLAIN:
+            return inf
         times = (next_change(self.policy, stay, self.endpoints[slot]) for slot, stay in self.stays.items())
         return min(times, default=inf)
 
@@ -103,6 +107,12 @@ class Ledger:
         """Take an endpoint id and note it in ``taken``; raises InvalidRequest when none is left."""
         taken.endpoints.append(EndpointId(self._endpoints.take()))
         return taken.endpoints[-1]
+
+    def take_endpoints(self, taken: Holdings, count: int) -> tuple[EndpointId, ...]:
+        """Take endpoint ids in ascending order and note them; raises InvalidRequest when too few are left."""
+        found = tuple(map(EndpointId, self._endpoints.take_some(count)))
+        taken.endpoints.extend(found)
+        return found
 
     def take_slice(self, taken: Holdings, length: int) -> Slice:
         """Take ring slots and note them in ``taken``; raises InvalidRequest when too few are in a row."""

@@ -9,8 +9,11 @@ many services there are.
 
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
+from operator import itemgetter
+
+from msgspec import structs
 
 from loxilb.errors import Conflict, InvalidRequest
 from loxilb.model import Endpoint, IPAddress, LossPolicy, Mode, Service, ServiceKey
@@ -71,14 +74,25 @@ class Plan:
 
 
 @dataclass(slots=True, kw_only=True)
+class _New:
+    """What services that are new consist of; the lists follow each other, so that each is written at once."""
+
+    endpoints: list[Op] = field(default_factory=list)
+    sources: list[Op] = field(default_factory=list)
+    rings: list[Op] = field(default_factory=list)
+    rules: list[Op] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
 class _Draft:
-    """A plan in the making; the three lists of operations follow each other."""
+    """A plan in the making; the lists of operations follow each other."""
 
     ledger: Ledger
     sources: Sources
     health: Health
     now: float
     without_flows: Collection[EndpointId]
+    new: _New = field(default_factory=_New)
     first: list[Op] = field(default_factory=list)
     listeners: dict[Listener, RuleId] = field(default_factory=dict)
     gone: list[Listener] = field(default_factory=list)
@@ -91,7 +105,8 @@ class _Draft:
         """Put the operations in order; a listener that moves to another rule is overwritten, not dropped."""
         puts = [PutListener(listener=listener, rule=rule) for listener, rule in self.listeners.items()]
         drops = [DropListener(listener=listener) for listener in self.gone if listener not in self.listeners]
-        ops = (*self.first, *puts, *drops, *self.last)
+        new = (*self.new.endpoints, *self.new.sources, *self.new.rings, *self.new.rules)
+        ops = (*new, *self.first, *puts, *drops, *self.last)
         return Plan(ops=ops, after=self.after, taken=self.taken, freed=self.freed)
 
 
@@ -142,7 +157,9 @@ def _check(service: Service | None, ledger: Ledger) -> None:
 
 def _plan_one(draft: _Draft, key: ServiceKey, service: Service | None) -> None:
     before = draft.ledger.services.get(key)
-    if service is not None:
+    if service is not None and before is None:
+        _create(draft, service)
+    elif service is not None and before is not None:
         after = _program(draft, service, before)
         _put(draft, before, after)
         draft.after[key] = after
@@ -153,7 +170,10 @@ def _plan_one(draft: _Draft, key: ServiceKey, service: Service | None) -> None:
 
 def listeners_of(service: Service) -> frozenset[Listener]:
     """Return the listeners of a service: one for each of its addresses and ports."""
-    key, addresses = service.key, (service.data_address, *service.secondary_addresses)
+    key = service.key
+    if key.port == key.port_max and not service.secondary_addresses:
+        return frozenset((Listener.of(service.data_address, key.protocol, key.port, mark=key.block),))
+    addresses = (service.data_address, *service.secondary_addresses)
     return frozenset(
         Listener.of(address, key.protocol, port, mark=key.block, secondary=bool(place))
         for place, address in enumerate(addresses)
@@ -161,18 +181,62 @@ def listeners_of(service: Service) -> frozenset[Listener]:
     )
 
 
-def _program(draft: _Draft, service: Service, before: Programmed | None) -> Programmed:
-    """Say how ``service`` is to be programmed, with the ids and the slice of ``before`` where they fit."""
+def _create(draft: _Draft, service: Service) -> None:
+    """Plan a service that is new: what :func:`_program` says of one without a past, and all of it is written."""
     ordered = in_rule_order(service.endpoints)
-    rule = before.rule if before else draft.ledger.take_rule(draft.taken)
+    rule, ids = draft.ledger.take_rule(draft.taken), draft.ledger.take_endpoints(draft.taken, len(ordered))
+    policy = Policy.of(service)
+    if draft.health:
+        states = [_health(service, endpoint, draft.health) for endpoint in ordered]
+        stays = {slot: stays_of.present(state, policy, None, -inf) for slot, state in zip(ids, states, strict=True)}
+    else:
+        stays = dict.fromkeys(ids, stays_of.ALWAYS)
+    ring = _ring(service, ordered, ids, [FULL_SHARE if stays[slot].phase is Phase.TAKING else 0 for slot in ids])
+    entry = _rule_entry(service, draft.ledger.take_slice(draft.taken, len(ring)))
+    entries = [
+        EndpointEntry(
+            rule=rule,
+            address=endpoint.address,
+            port=endpoint.port,
+            source=_source(service, endpoint, draft.sources),
+            flags=FLAGS[stays[slot].phase],
+        )
+        for slot, endpoint in zip(ids, ordered, strict=True)
+    ]
+    listeners, sources = listeners_of(service), frozenset(service.allowed_sources)
+    draft.after[service.key] = Programmed(
+        rule=rule,
+        entry=entry,
+        ring=ring,
+        ids=ids,
+        endpoints=dict(zip(ids, entries, strict=True)),
+        listeners=listeners,
+        sources=sources,
+        policy=policy,
+        stays=stays,
+    )
+    draft.new.endpoints += map(_put_endpoint, ids, entries)
+    draft.new.sources += [PutSource(rule=rule, network=one) for one in in_address_order(sources)] if sources else ()
+    draft.new.rings += [PutRing(base=entry.ring_base, endpoints=ring)] if ring else ()
+    draft.new.rules.append(PutRule(rule=rule, entry=entry))
+    draft.listeners.update(dict.fromkeys(sorted(listeners) if len(listeners) > 1 else listeners, rule))
+
+
+def _put_endpoint(slot: EndpointId, entry: EndpointEntry) -> PutEndpoint:
+    return PutEndpoint(endpoint=slot, entry=entry)
+
+
+def _program(draft: _Draft, service: Service, before: Programmed) -> Programmed:
+    """Say how ``service`` is to be programmed from now on, with the ids and the slice of ``before`` where they fit."""
+    ordered = in_rule_order(service.endpoints)
+    rule = before.rule
     ids = _endpoint_ids(draft, ordered, before)
     stays = _stays(draft, service, dict(zip(ids, ordered, strict=True)), before)
     policy = Policy.of(service)
     shares = [stays_of.share(policy, stays[slot], draft.now) for slot in ids]
     taking = [stays[slot].phase is Phase.TAKING for slot in ids]
     ring = _ring(service, ordered, ids, [share if takes else 0 for share, takes in zip(shares, taking, strict=True)])
-    same_ring = before is not None and before.ring == ring
-    place = before.slice if before and same_ring else draft.ledger.take_slice(draft.taken, len(ring))
+    place = before.slice if before.ring == ring else draft.ledger.take_slice(draft.taken, len(ring))
     present = {
         slot: EndpointEntry(
             rule=rule,
@@ -211,16 +275,12 @@ def _rule_entry(service: Service, place: Slice) -> RuleEntry:
 
 
 def _stays(
-    draft: _Draft, service: Service, endpoints: Mapping[EndpointId, Endpoint], before: Programmed | None
+    draft: _Draft, service: Service, endpoints: Mapping[EndpointId, Endpoint], before: Programmed
 ) -> dict[EndpointId, Stay]:
-    """Say what each slot does from now on, those of removed endpoints last.
-
-    The endpoints of a new service all have their full share.
-    """
-    old = before.stays if before else {}
-    since, policy = draft.now if before else -inf, Policy.of(service)
+    """Say what each slot does from now on, those of removed endpoints last."""
+    old, policy = before.stays, Policy.of(service)
     stays = {
-        slot: stays_of.present(_health(service, endpoint, draft.health), policy, old.get(slot), since)
+        slot: stays_of.present(_health(service, endpoint, draft.health), policy, old.get(slot), draft.now)
         for slot, endpoint in endpoints.items()
     }
     for slot in old.keys() - endpoints.keys() - set(draft.without_flows):
@@ -231,12 +291,14 @@ def _stays(
 
 
 def _removed_entries(
-    policy: Policy, stays: Mapping[EndpointId, Stay], ids: Collection[EndpointId], before: Programmed | None
+    policy: Policy, stays: Mapping[EndpointId, Stay], ids: Collection[EndpointId], before: Programmed
 ) -> dict[EndpointId, EndpointEntry]:
+    if len(stays) == len(ids):
+        return {}
     timed = EndpointFlags.TIMED if policy.loss is LossPolicy.DRAIN else EndpointFlags.NONE
     flags = FLAGS[Phase.LEAVING] | EndpointFlags.REMOVED | timed
-    old = before.endpoints if before else {}
-    return {slot: replace(old[slot], flags=flags, share=FULL_SHARE) for slot in sorted(stays.keys() - set(ids))}
+    old = before.endpoints
+    return {slot: structs.replace(old[slot], flags=flags, share=FULL_SHARE) for slot in sorted(stays.keys() - set(ids))}
 
 
 def _health(service: Service, endpoint: Endpoint, health: Health) -> Availability:
@@ -262,14 +324,14 @@ def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress
     return sources.get(endpoint.address) if service.mode is Mode.ONEARM else None
 
 
-def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed | None) -> tuple[EndpointId, ...]:
+def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed) -> tuple[EndpointId, ...]:
     """Give each endpoint the slot it has, or a new one.
 
     Equal endpoints hold their slots in ascending order, so that a ledger read back from the kernel agrees. One that was
     removed and still has flows is taken back with them.
     """
     present: defaultdict[tuple[IPAddress, int], list[EndpointId]] = defaultdict(list)
-    for slot, entry in sorted(before.endpoints.items()) if before else ():
+    for slot, entry in sorted(before.endpoints.items(), key=itemgetter(0)):
         present[entry.address, entry.port].append(slot)
     wanted: defaultdict[tuple[IPAddress, int], list[EndpointId]] = defaultdict(list)
     for endpoint in ordered:
@@ -280,44 +342,42 @@ def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed
     return tuple(queues[endpoint.address, endpoint.port].popleft() for endpoint in ordered)
 
 
-def _put(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+def _put(draft: _Draft, before: Programmed, after: Programmed) -> None:
     _put_endpoints(draft, before, after)
     _put_sources(draft, before, after)
-    if before is None or before.ring != after.ring:
+    if before.ring != after.ring:
         if after.ring:
             draft.first.append(PutRing(base=after.entry.ring_base, endpoints=after.ring))
-        if before:
-            draft.freed.slices.append(before.slice)
-    if before is None or before.entry != after.entry:
-        draft.first.append(PutRule(rule=after.rule, entry=after.entry, fresh=before is None))
+        draft.freed.slices.append(before.slice)
+    if before.entry != after.entry:
+        draft.first.append(PutRule(rule=after.rule, entry=after.entry, fresh=False))
     _put_losses(draft, before, after)
-    old = before.listeners if before else frozenset()
-    draft.listeners.update((listener, after.rule) for listener in sorted(after.listeners - old))
-    draft.gone.extend(sorted(old - after.listeners))
-    for slot in before.endpoints if before else ():
+    draft.listeners.update((listener, after.rule) for listener in sorted(after.listeners - before.listeners))
+    draft.gone.extend(sorted(before.listeners - after.listeners))
+    for slot in before.endpoints:
         if slot not in after.endpoints:
             draft.last.append(DropEndpoint(endpoint=slot))
             draft.freed.endpoints.append(slot)
 
 
-def _put_endpoints(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+def _put_endpoints(draft: _Draft, before: Programmed, after: Programmed) -> None:
     for slot, entry in after.endpoints.items():
-        old = before.endpoints.get(slot) if before else None
+        old = before.endpoints.get(slot)
         if old is None or (old != entry and not _loses(old, entry)):
             draft.first.append(PutEndpoint(endpoint=slot, entry=entry, fresh=old is None))
 
 
-def _put_sources(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+def _put_sources(draft: _Draft, before: Programmed, after: Programmed) -> None:
     """Let new sources in before the rule asks for them; old ones stay until it has changed."""
-    old = before.sources if before else frozenset()
-    draft.first.extend(PutSource(rule=after.rule, network=one) for one in in_address_order(after.sources - old))
-    draft.last.extend(DropSource(rule=after.rule, network=one) for one in in_address_order(old - after.sources))
+    added, removed = in_address_order(after.sources - before.sources), in_address_order(before.sources - after.sources)
+    draft.first.extend(PutSource(rule=after.rule, network=one) for one in added)
+    draft.last.extend(DropSource(rule=after.rule, network=one) for one in removed)
 
 
-def _put_losses(draft: _Draft, before: Programmed | None, after: Programmed) -> None:
+def _put_losses(draft: _Draft, before: Programmed, after: Programmed) -> None:
     """Endpoints lose something only after the rule has stopped to need it."""
     for slot, entry in after.endpoints.items():
-        old = before.endpoints.get(slot) if before else None
+        old = before.endpoints.get(slot)
         if old is not None and old != entry and _loses(old, entry):
             draft.first.append(PutEndpoint(endpoint=slot, entry=entry, fresh=False))
 
@@ -360,7 +420,7 @@ def _check_listeners(draft: _Draft) -> None:
 
 def _check_sources(draft: _Draft) -> None:
     """Refuse too many; new ones come before old ones go, so both count."""
-    added = sum(isinstance(op, PutSource) for op in draft.first)
+    added = len(draft.new.sources) + sum(isinstance(op, PutSource) for op in draft.first)
     limit = draft.ledger.limits.sources
     if added and draft.ledger.sources + added > limit:
         raise exhausted("allowed sources", limit)

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from loxilb.errors import InvalidRequest
 
@@ -61,13 +62,18 @@ class IdPool:
             raise exhausted(self._what, self._limit)
         return self._returned.popleft()
 
+    def take_some(self, count: int) -> list[int]:
+        """Take ids, in ascending order; raises InvalidRequest when too few are left, and takes none then."""
+        if count > self.free:
+            raise exhausted(self._what, self._limit)
+        return sorted(self.take() for _ in range(count))
+
     def give(self, numbers: Iterable[int]) -> None:
         """Give ids back."""
         self._returned.extend(numbers)
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """``length`` slots of the ring from ``base``."""
 
     base: int
@@ -118,11 +124,16 @@ class SlicePool:
         return base + self._lengths[base] - self._cursor
 
     def _cut(self, position: int, at: int, length: int) -> Slice:
-        base = self._bases.pop(position)
-        end = base + self._lengths.pop(base)
-        self._insert(base, at - base)
-        self._insert(at + length, end - at - length)
-        self._cursor = at + length
+        base = self._bases[position]
+        rest, end = at + length, base + self._lengths.pop(base)
+        if at == base and rest < end:  # as nearly always: what is left stays where it is in the order
+            self._bases[position] = rest
+            self._lengths[rest] = end - rest
+        else:
+            del self._bases[position]
+            self._insert(base, at - base)
+            self._insert(rest, end - rest)
+        self._cursor = rest
         return Slice(at, length)
 
     def _give_one(self, one: Slice) -> None:

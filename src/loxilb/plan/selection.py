@@ -15,8 +15,9 @@ def in_rule_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     IPv4 endpoints are sorted by the address read as a little-endian integer, then by port; among equals, and
     for IPv6, the given order stays.
     """
-    if any(endpoint.address.version == 6 for endpoint in endpoints):
-        return tuple(endpoints)
+    for endpoint in endpoints:
+        if endpoint.address.version == 6:
+            return tuple(endpoints)
     return tuple(sorted(endpoints, key=_ipv4_order))
 
 

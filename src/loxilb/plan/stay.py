@@ -39,6 +39,10 @@ class Stay:
     since: float = -inf
 
 
+ALWAYS = Stay(phase=Phase.TAKING)
+"""That of an endpoint that is up, of a new service."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a service says about endpoints that are lost or new; times are in seconds."""
@@ -50,7 +54,13 @@ class Policy:
     @classmethod
     def of(cls, service: Service) -> "Policy":
         """Return that of a service."""
+        if service.loss is LossPolicy.RESET and not service.slow_start:
+            return PLAIN
         return cls(loss=service.loss, drain_time=service.drain_time, slow_start=service.slow_start)
+
+
+PLAIN = Policy(loss=LossPolicy.RESET, drain_time=0, slow_start=0)
+"""That of most services: one for all of them."""
 
 
 _SIMPLE = {Availability.UP: Phase.TAKING, Availability.DRAINING: Phase.RESTING, Availability.OUT: Phase.OUT}

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Map layouts to model values and back: one function per direction."""
 
+import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from loxilb.kernel import abi
@@ -27,8 +29,13 @@ _ICMP = {4: 1, 6: 58}
 _NAME = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmp"}
 
 
-def _port_bytes(port: int) -> tuple[int, int]:
-    return port >> 8, port & 0xFF
+# A field by a Python call each is too slow for a hundred thousand services: their elements are packed whole.
+_LISTENER4 = struct.Struct("=4s2sBxI")
+_LISTENER6 = struct.Struct("=16s2sBxI")
+_RULE = struct.Struct("=IIIIBBBBI")
+_ENDPOINT = struct.Struct("=16s16sI2sBB")
+_FAMILY = abi.Endpoint.family.offset
+_FLAGS = [EndpointFlags(bits) for bits in range(1 << abi.SHARE_SHIFT)]
 
 
 def _port(field: Iterable[int]) -> int:
@@ -39,6 +46,12 @@ def _packed(address: IPAddress) -> bytes:
     return address.packed.ljust(16, b"\0")
 
 
+@lru_cache(maxsize=1 << 16)
+def _unpacked(raw: bytes, version: int) -> IPAddress:
+    """Read an address; many services have the same endpoints."""
+    return _address(raw, version)
+
+
 def _address(raw: Iterable[int], version: int) -> IPAddress:
     packed = bytes(raw)
     return IPv4Address(packed[:4]) if version == 4 else IPv6Address(packed[:16])
@@ -47,63 +60,57 @@ def _address(raw: Iterable[int], version: int) -> IPAddress:
 def listener_to_key(listener: Listener) -> bytes:
     """Return the key of the listener map of its family."""
     number = _ICMP[listener.version] if listener.protocol == "icmp" else _NUMBER[listener.protocol]
+    port = listener.port.to_bytes(2, "big")
     if listener.version == 4:
-        key4 = abi.Listener4(proto=number, mark=listener.mark)
-        key4.addr[:] = listener.address.to_bytes(4, "big")
-        key4.port[:] = _port_bytes(listener.port)
-        return bytes(key4)
-    key6 = abi.Listener6(proto=number, mark=listener.mark)
-    key6.addr[:] = listener.address.to_bytes(16, "big")
-    key6.port[:] = _port_bytes(listener.port)
-    return bytes(key6)
+        return _LISTENER4.pack(listener.address.to_bytes(4, "big"), port, number, listener.mark)
+    return _LISTENER6.pack(listener.address.to_bytes(16, "big"), port, number, listener.mark)
 
 
-def listener_from_key(key: bytes, version: int) -> Listener:
-    """Inverse of :func:`listener_to_key`."""
-    raw = (abi.Listener4 if version == 4 else abi.Listener6).from_buffer_copy(key)
+def listener_from_key(key: bytes, version: int, secondary: bool) -> Listener:
+    """Inverse of :func:`listener_to_key`; ``secondary`` is said by the element's value."""
+    address, port, number, mark = (_LISTENER4 if version == 4 else _LISTENER6).unpack(key)
     return Listener(
         version=version,
-        address=int.from_bytes(bytes(raw.addr), "big"),
-        protocol=_NAME[raw.proto],
-        port=_port(raw.port),
-        mark=raw.mark,
+        address=int.from_bytes(address, "big"),
+        protocol=_NAME[number],
+        port=int.from_bytes(port, "big"),
+        mark=mark,
+        secondary=secondary,
     )
 
 
-def listener_address(listener: Listener) -> IPAddress:
+def listener_packed(listener: Listener) -> bytes:
     """Return the address a listener is on."""
-    return IPv4Address(listener.address) if listener.version == 4 else IPv6Address(listener.address)
+    return listener.address.to_bytes(4 if listener.version == 4 else 16, "big")
 
 
 def rule_to_value(entry: RuleEntry, clock: JiffyClock) -> bytes:
     """Return the element of the rule array."""
-    return bytes(
-        abi.Rule(
-            ring_base=entry.ring_base,
-            ring_length=entry.ring_length,
-            timeout=clock.ticks(entry.timeout),
-            persist=clock.ticks(entry.persist) if entry.persist else 0,
-            mode=entry.mode,
-            select=entry.selection,
-            live=1,
-            restricted=int(entry.restricted),
-            half_open_limit=entry.half_open_limit,
-        )
+    return _RULE.pack(
+        entry.ring_base,
+        entry.ring_length,
+        clock.ticks(entry.timeout),
+        clock.ticks(entry.persist) if entry.persist else 0,
+        entry.mode,
+        entry.selection,
+        1,
+        entry.restricted,
+        entry.half_open_limit,
     )
 
 
 def rule_from_value(value: bytes, clock: JiffyClock) -> RuleEntry:
     """Inverse of :func:`rule_to_value`."""
-    raw = abi.Rule.from_buffer_copy(value)
+    ring_base, ring_length, timeout, persist, mode, selection, _, restricted, half_open_limit = _RULE.unpack(value)
     return RuleEntry(
-        mode=Mode(raw.mode),
-        selection=Selection(raw.select),
-        timeout=round(raw.timeout / clock.rate),
-        persist=round(raw.persist / clock.rate),
-        restricted=bool(raw.restricted),
-        half_open_limit=raw.half_open_limit,
-        ring_base=raw.ring_base,
-        ring_length=raw.ring_length,
+        mode=Mode(mode),
+        selection=Selection(selection),
+        timeout=round(timeout / clock.rate),
+        persist=round(persist / clock.rate),
+        restricted=bool(restricted),
+        half_open_limit=half_open_limit,
+        ring_base=ring_base,
+        ring_length=ring_length,
     )
 
 
@@ -131,32 +138,35 @@ def link_to_value(port: Port) -> bytes:
 
 def endpoint_to_value(entry: EndpointEntry) -> bytes:
     """Return the element of the endpoint array."""
+    address, source = entry.address, entry.source
     share = entry.share % abi.FULL_SHARE << abi.SHARE_SHIFT
-    raw = abi.Endpoint(rule=entry.rule, flags=int(entry.flags) | share, family=entry.address.version)
-    raw.addr[:] = _packed(entry.address)
-    raw.port[:] = _port_bytes(entry.port)
-    if entry.source is not None:
-        raw.source[:] = _packed(entry.source)
-    return bytes(raw)
+    return _ENDPOINT.pack(
+        address.packed,
+        source.packed if source is not None else b"",
+        entry.rule,
+        entry.port.to_bytes(2, "big"),
+        int(entry.flags) | share,
+        address.version,
+    )
 
 
-def endpoint_address(value: bytes) -> IPAddress | None:
+def endpoint_packed(value: bytes) -> bytes | None:
     """Return the address in an element of the endpoint array; None in an unused one."""
-    raw = abi.Endpoint.from_buffer_copy(value)
-    return _address(raw.addr, raw.family) if raw.family else None
+    if not value or not value[_FAMILY]:
+        return None
+    return value[:4] if value[_FAMILY] == 4 else value[:16]
 
 
 def endpoint_from_value(value: bytes) -> EndpointEntry:
     """Inverse of :func:`endpoint_to_value`."""
-    raw = abi.Endpoint.from_buffer_copy(value)
-    source = bytes(raw.source)
+    address, source, rule, port, flags, family = _ENDPOINT.unpack(value)
     return EndpointEntry(
-        rule=RuleId(raw.rule),
-        address=_address(raw.addr, raw.family),
-        port=_port(raw.port),
-        source=_address(source, raw.family) if any(source) else None,
-        flags=EndpointFlags(raw.flags & (1 << abi.SHARE_SHIFT) - 1),
-        share=raw.flags >> abi.SHARE_SHIFT or abi.FULL_SHARE,
+        rule=RuleId(rule),
+        address=_unpacked(address, family),
+        port=int.from_bytes(port, "big"),
+        source=_unpacked(source, family) if any(source) else None,
+        flags=_FLAGS[flags & (1 << abi.SHARE_SHIFT) - 1],
+        share=flags >> abi.SHARE_SHIFT or abi.FULL_SHARE,
     )
 
 

@@ -7,7 +7,7 @@ import struct
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import structlog
@@ -26,23 +26,18 @@ from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings
 from loxilb.kernel.bpf.tables import ARRAYS, COUNTED, FlowTables
 from loxilb.kernel.bpf.traffic import TrafficReader
+from loxilb.kernel.bpf.writing import ConfigurationWriter
 from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import (
     DropEndpoint,
-    DropListener,
-    DropRule,
     DropSource,
     EndpointFlags,
     EndpointId,
     Image,
-    Listener,
     Op,
     PutEndpoint,
-    PutListener,
-    PutRing,
     PutRule,
-    PutSource,
     RuleEntry,
     RuleId,
 )
@@ -52,8 +47,6 @@ from loxilb.model.trace import Traced
 from loxilb.ports import Fill, FlowCount, FlowPage, Tampering
 
 _log = structlog.get_logger(__name__)
-
-_Undo = Callable[[], None]
 
 
 class BpfDataPlane:
@@ -79,25 +72,16 @@ class BpfDataPlane:
             ended=self._views["traffic"],
             live=self._views["live_traffic"],
         )
-        self._rule_states = ArrayView(
-            loaded.maps["rule_states"],
-            entries=loaded.sizes["rule_states"],
-            value_size=ctypes.sizeof(abi.RuleState),
-            writable=True,
-        )
-        self._ring_slots = ArrayView(
-            loaded.maps["ring"],
-            entries=loaded.sizes["ring"],
-            value_size=ctypes.sizeof(abi.RingLine),
-            writable=True,
-        )
         self._runtime = ArrayView(
             loaded.maps["runtime"], entries=1, value_size=ctypes.sizeof(abi.Runtime), writable=True
         )
         self._served = ArrayView(loaded.maps["served"], entries=abi.SERVED_BITS // 64, value_size=8, writable=True)
         self._listeners = ListenerMaps(loaded.maps)
         self._hosts = HostIndex(loaded.maps["hosts"], self._served)
-        self._index_hosts()
+        self._writer = ConfigurationWriter(
+            descriptors=loaded.maps, views=self._views, listeners=self._listeners, hosts=self._hosts, clock=self._clock
+        )
+        self._writer.index()
         self._hooks = Hooks(
             directory, lambda: loaded.pinned, settings, self._program, lambda: self._loaded.object("sock").programs
         )
@@ -112,7 +96,8 @@ class BpfDataPlane:
         return cls(loading.load(directory, settings), directory, settings)
 
     def _view(self, name: str, layout: type[ctypes.Structure]) -> ArrayView:
-        return ArrayView(self._maps[name], entries=self._loaded.sizes[name], value_size=ctypes.sizeof(layout))
+        size, entries = ctypes.sizeof(layout), self._loaded.sizes[name]
+        return ArrayView(self._maps[name], entries=entries, value_size=size, writable=name != "live_traffic")
 
     def _write_timeouts(self) -> None:
         ticks = [0] * abi.STATES
@@ -204,12 +189,12 @@ class BpfDataPlane:
 
         What makes no sense is left out: somebody else wrote it.
         """
-        rules = dict(self._rules())
+        rules, endpoints = dict(self._rules()), self._views["endpoints"]
         return Image(
             listeners=dict(self._listeners.read()),
             rules=rules,
             endpoints={
-                EndpointId(at): convert.endpoint_from_value(bytes(self._views["endpoints"].element(at)))
+                EndpointId(at): convert.endpoint_from_value(endpoints.read(at * endpoints.stride, endpoints.stride))
                 for at in self._endpoints_used()
             },
             rings={rule: self._ring(entry.ring_base, entry.ring_length) for rule, entry in rules.items()},
@@ -220,7 +205,7 @@ class BpfDataPlane:
         view, room = self._views["rules"], self._loaded.config.ring
         for at in view.indexes(abi.Rule.live.offset, 1):
             with contextlib.suppress(ValueError):  # a mode that there is not: somebody else wrote it
-                entry = convert.rule_from_value(bytes(view.element(at)), self._clock)
+                entry = convert.rule_from_value(view.read(at * view.stride, view.stride), self._clock)
                 if entry.ring_base + entry.ring_length <= room:
                     yield RuleId(at), entry
 
@@ -236,115 +221,24 @@ class BpfDataPlane:
         return {rule: frozenset(networks) for rule, networks in found.items()}
 
     def _ring(self, base: int, length: int) -> tuple[EndpointId, ...]:
-        return tuple(map(EndpointId, struct.unpack(f"={length}I", self._ring_slots.read(base * 4, length * 4))))
+        slots: tuple[EndpointId, ...] = struct.unpack(f"={length}I", self._views["ring"].read(base * 4, length * 4))
+        return slots
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
-        undo: list[_Undo] = []
         with self._lock:
-            try:
-                for op in ops:
-                    self._execute(op, undo)
-                self._hooks.egress.want(self._hosts.has_local_endpoint)
-            except KernelError:
-                for step in reversed(undo):
-                    with contextlib.suppress(KernelError):
-                        step()
-                self._index_hosts()
-                raise
+            for op in ops:
+                if isinstance(op, PutEndpoint) and op.fresh:
+                    self._traffic.forget(op.endpoint)
+            self._writer.apply(ops, lambda: self._hooks.egress.want(self._hosts.has_local_endpoint))
             if any(map(_ends_flows, ops)):
                 self._purge()
 
     def repair(self, ops: Sequence[Op]) -> None:
         """As :meth:`apply`, after somebody else wrote: what is derived from the elements is made anew first."""
         with self._lock:
-            self._index_hosts()
+            self._writer.index()
             self.apply(ops)
-
-    def _execute(self, op: Op, undo: list[_Undo]) -> None:
-        match op:
-            case PutEndpoint():
-                if op.fresh:
-                    self._traffic.forget(op.endpoint)
-                    self._put("traffic", op.endpoint, bytes(ctypes.sizeof(abi.Traffic)), undo)
-                    self._put("endpoint_states", op.endpoint, self._next_state(op.endpoint), undo)
-                self._put_endpoint(op.endpoint, convert.endpoint_to_value(op.entry), undo)
-            case DropEndpoint():
-                self._put_endpoint(op.endpoint, bytes(ctypes.sizeof(abi.Endpoint)), undo)
-            case PutRing():
-                # No rule points here yet, so there is nothing to swap at once or to take back.
-                self._ring_slots.write(op.base * 4, struct.pack(f"={len(op.endpoints)}I", *op.endpoints))
-            case PutRule():
-                self._put_rule(op, undo)
-            case DropRule():
-                self._put("rules", op.rule, bytes(ctypes.sizeof(abi.Rule)), undo)
-            case PutListener():
-                self._put_listener(op.listener, op.rule, undo)
-            case DropListener():
-                self._put_listener(op.listener, None, undo)
-            case PutSource() | DropSource():
-                present = isinstance(op, PutSource)
-                self._set_source(op.rule, op.network, present=present)
-                undo.append(lambda: self._set_source(op.rule, op.network, present=not present))
-
-    def _next_state(self, index: int) -> bytes:
-        """Return the state of an endpoint new in its slot: what was counted for the one before is not taken off it."""
-        before = maps.lookup(self._maps["endpoint_states"], maps.index_key(index), ctypes.sizeof(abi.EndpointState))
-        epoch = abi.EndpointState.from_buffer_copy(before).epoch if before else 0
-        return bytes(abi.EndpointState(epoch=(epoch + 1) & 0xFFFFFFFF))
-
-    def _put(self, name: str, index: int, value: bytes, undo: list[_Undo]) -> None:
-        """Write an array element, remembering how to take it back."""
-        key = maps.index_key(index)
-        before = maps.lookup(self._maps[name], key, len(value)) if index < self._loaded.sizes[name] else None
-        maps.update(self._maps[name], key, value, f"write {name}[{index}]")
-        if before is not None:
-            undo.append(lambda: maps.update(self._maps[name], key, before, f"restore {name}[{index}]"))
-
-    def _put_rule(self, op: PutRule, undo: list[_Undo]) -> None:
-        if op.fresh:
-            self._restart_position(op.rule, undo)
-        self._put("rules", op.rule, convert.rule_to_value(op.entry, self._clock), undo)
-
-    def _restart_position(self, rule: RuleId, undo: list[_Undo]) -> None:
-        """Restart a rule's round robin. Flows of a rule that had the id before still count themselves off beside it."""
-        offset = rule * self._rule_states.stride + abi.RuleState.position.offset
-        before = self._rule_states.read(offset, 4)
-        self._rule_states.write(offset, bytes(4))
-        undo.append(lambda: self._rule_states.write(offset, before))
-
-    def _put_endpoint(self, index: int, value: bytes, undo: list[_Undo]) -> None:
-        before = convert.endpoint_address(bytes(self._views["endpoints"].element(index)))
-        after = convert.endpoint_address(value)
-        if after is not None:
-            self._hosts.add(after)
-        self._put("endpoints", index, value, undo)
-        if before is not None:
-            self._hosts.drop(before)
-
-    def _put_listener(self, listener: Listener, rule: RuleId | None, undo: list[_Undo]) -> None:
-        address = convert.listener_address(listener)
-        if rule is not None:
-            self._hosts.add_service(address)
-        if self._listeners.put(listener, rule, undo):
-            self._hosts.drop_service(address)
-
-    def _index_hosts(self) -> None:
-        """Make the address index, and the count of marks, agree with what is programmed."""
-        self._listeners.count()
-        image = self.observe()
-        self._hosts.rebuild(
-            map(convert.listener_address, image.listeners), (one.address for one in image.endpoints.values())
-        )
-
-    def _set_source(self, rule: RuleId, network: IPNetwork, *, present: bool) -> None:
-        """Write or remove one prefix. A look-up would answer with a shorter one, which says nothing of it."""
-        key = convert.source_to_key(rule, network)
-        if present:
-            value = struct.pack("=I", network.version)
-            maps.update(self._maps["sources"], key, value, f"allow {network}")
-        else:
-            maps.delete(self._maps["sources"], key, f"stop allowing {network}")
 
     def _purge(self) -> None:
         """End flows and sockets that have no endpoint or no right any more: the ager looks at every flow."""
@@ -462,9 +356,8 @@ class BpfDataPlane:
     def close(self) -> None:
         """Let go of everything and leave it in place: packets are forwarded as before."""
         self._hooks.close()
-        self._tables.close()
         self.drops.close()
-        for view in (*self._views.values(), self._rule_states, self._ring_slots, self._served, self._runtime):
+        for view in (*self._views.values(), self._served, self._runtime):
             view.close()
         self._loaded.close()
 
@@ -483,5 +376,5 @@ def _ends_flows(op: Op) -> bool:
         case PutRule(entry=entry):
             return entry.restricted
         case PutEndpoint(entry=entry):
-            return EndpointFlags.LIVE not in entry.flags
+            return not int(entry.flags) & EndpointFlags.LIVE
     return False

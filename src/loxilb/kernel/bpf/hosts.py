@@ -3,31 +3,35 @@
 
 Two maps of the packet path follow from what is programmed and are kept here, not by the planner: ``served`` (a bit a
 service address, so that other packets pass quickly) and ``hosts`` (addresses of services and endpoints, whose stray
-fragments must not pass untranslated).
+fragments must not pass untranslated). Addresses are packed here (4 or 16 bytes): their numbers are great, and bytes are
+quicker to look up than address objects.
 """
 
 import struct
-from collections import Counter
-from collections.abc import Iterable
+from array import array
+from collections.abc import Collection, Iterable
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import maps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model import IPAddress
 
-_KNOWN, _LOCAL = struct.pack("=I", abi.HOST_KNOWN), struct.pack("=I", abi.HOST_LOCAL)
+_KEY = 16  # bytes of a key of ``hosts``: an IPv4 address is its beginning
+_WORD_BITS = 64
+_KNOWN = struct.pack("=I", abi.HOST_KNOWN)
+_LOCAL = struct.pack("=I", abi.HOST_LOCAL)
 
 
-def served_bit(address: IPAddress) -> int:
-    """Return the bit of ``served`` that stands for an address (``LOX_SERVED_FACTOR`` in bpf/abi.h)."""
+def served_bit(address: bytes) -> int:
+    """Return the bit of ``served`` that stands for a packed address (``LOX_SERVED_FACTOR`` in bpf/abi.h)."""
     word = 0
-    for (part,) in struct.iter_unpack("=I", address.packed):
+    for (part,) in struct.iter_unpack("=I", address):
         word ^= part
     return (word * abi.SERVED_FACTOR & 0xFFFFFFFF) >> 16
 
 
 class HostIndex:
-    """Reference counts of addresses, and the two maps that follow from them.
+    """Reference counts of addresses, and the two maps that follow from them, once ``flush`` has written them.
 
     An endpoint is local when its address is one of this host's interfaces, or a service's, which this host owns too.
     """
@@ -36,11 +40,13 @@ class HostIndex:
         """Take the descriptor of ``hosts`` and a writable view of ``served``; call :meth:`rebuild` next."""
         self._hosts = hosts
         self._served = served
-        self._services: Counter[IPAddress] = Counter()
-        self._endpoints: Counter[IPAddress] = Counter()
-        self._bits: Counter[int] = Counter()
-        self._own: frozenset[IPAddress] | None = None
-        self._local: set[IPAddress] = set()
+        self._services: dict[bytes, int] = {}
+        self._endpoints: dict[bytes, int] = {}
+        self._bits = array("I", bytes(4 * abi.SERVED_BITS))
+        self._own: frozenset[bytes] | None = None
+        self._local: set[bytes] = set()
+        self._stale: set[bytes] = set()
+        self._stale_words: set[int] = set()
 
     @property
     def has_local_endpoint(self) -> bool:
@@ -49,20 +55,22 @@ class HostIndex:
 
     def know_own(self, addresses: frozenset[IPAddress]) -> None:
         """Learn the addresses of this host's interfaces; raises KernelError."""
-        changed, self._own = addresses ^ (self._own or frozenset()), addresses
-        for address in changed:
-            if address in self._endpoints:
-                self._write(address)
+        own = frozenset(address.packed for address in addresses)
+        changed, self._own = own ^ (self._own or frozenset()), own
+        self._stale.update(changed & self._endpoints.keys())
+        self.flush()
 
-    def rebuild(self, services: Iterable[IPAddress], endpoints: Iterable[IPAddress]) -> None:
+    def rebuild(self, services: Iterable[bytes], endpoints: Iterable[bytes]) -> None:
         """Count anew what is programmed and make the maps agree; raises KernelError.
 
         Until :meth:`know_own` tells, those endpoints are on this host that were for the daemon before.
         """
-        found = tuple(maps.dump(self._hosts, 16, 4))
-        self._services, self._endpoints = Counter(services), Counter(endpoints)
-        self._bits = Counter(map(served_bit, self._services.elements()))
+        found = tuple(maps.dump(self._hosts, _KEY, 4))
+        self._services, self._endpoints = {}, {}
+        self._bits = array("I", bytes(4 * abi.SERVED_BITS))
         self._local.clear()
+        self.add_services(services)
+        self.add_endpoints(endpoints)
         wanted = self._services.keys() | self._endpoints.keys()
         if self._own is None:
             local = {key for key, value in found if value == _LOCAL}
@@ -71,60 +79,79 @@ class HostIndex:
         for key, _ in found:
             if key not in keys:
                 maps.delete(self._hosts, key, "forget an address")
-        for address in wanted:
-            self._write(address)
-        for at in range(abi.SERVED_BITS // 64):
-            self._write_word(at)
+        self._stale = set(wanted)
+        self._stale_words = set(range(abi.SERVED_BITS // _WORD_BITS))
+        self.flush()
 
-    def add_service(self, address: IPAddress) -> None:
-        """Note one more listener on ``address``; raises KernelError."""
-        self._services[address] += 1
-        if self._services[address] == 1:
-            self._write(address)
+    def add_services(self, addresses: Iterable[bytes]) -> None:
+        """Note one more listener on each address."""
+        counts = self._services
+        for address in addresses:
+            present = counts.get(address, 0)
+            counts[address] = present + 1
+            if not present:
+                self._stale.add(address)
+                self._count_bit(address, 1)
+
+    def drop_services(self, addresses: Iterable[bytes]) -> None:
+        """Note one listener less on each address."""
+        for address in addresses:
+            if self._drop(self._services, address):
+                self._count_bit(address, -1)
+
+    def add_endpoints(self, addresses: Iterable[bytes]) -> None:
+        """Note one more endpoint at each address."""
+        counts = self._endpoints
+        for address in addresses:
+            present = counts.get(address, 0)
+            counts[address] = present + 1
+            if not present:
+                self._stale.add(address)
+
+    def drop_endpoints(self, addresses: Iterable[bytes]) -> None:
+        """Note one endpoint less at each address."""
+        for address in addresses:
+            self._drop(self._endpoints, address)
+
+    def flush(self) -> None:
+        """Make the maps say what was noted; raises KernelError."""
+        stale, self._stale = self._stale, set()
+        self._write(stale)
+        words, self._stale_words = self._stale_words, set()
+        for at in words:
+            bits = self._bits[at * _WORD_BITS : (at + 1) * _WORD_BITS]
+            word = sum(1 << bit for bit, count in enumerate(bits) if count)
+            self._served.write(at * 8, struct.pack("=Q", word))
+
+    def _count_bit(self, address: bytes, by: int) -> None:
         bit = served_bit(address)
-        self._bits[bit] += 1
-        if self._bits[bit] == 1:
-            self._write_word(bit // 64)
+        before = self._bits[bit]
+        self._bits[bit] = before + by
+        if not before or not self._bits[bit]:
+            self._stale_words.add(bit // _WORD_BITS)
 
-    def drop_service(self, address: IPAddress) -> None:
-        """Note one listener less on ``address``; raises KernelError."""
-        self._drop(self._services, address)
-        bit = served_bit(address)
-        self._bits[bit] -= 1
-        if not self._bits[bit]:
-            del self._bits[bit]
-            self._write_word(bit // 64)
-
-    def add(self, address: IPAddress) -> None:
-        """Note one more endpoint at ``address``; raises KernelError."""
-        self._endpoints[address] += 1
-        if self._endpoints[address] == 1:
-            self._write(address)
-
-    def drop(self, address: IPAddress) -> None:
-        """Note one endpoint less at ``address``; raises KernelError."""
-        self._drop(self._endpoints, address)
-
-    def _drop(self, users: Counter[IPAddress], address: IPAddress) -> None:
+    def _drop(self, users: dict[bytes, int], address: bytes) -> bool:
+        """Count one user less; tells whether it was the last."""
         users[address] -= 1
-        if not users[address]:
-            del users[address]
-            self._write(address)
+        if users[address]:
+            return False
+        del users[address]
+        self._stale.add(address)
+        return True
 
-    def _write(self, address: IPAddress) -> None:
-        """Make the map say what an address is now."""
-        local = address in self._endpoints and (address in (self._own or ()) or address in self._services)
-        (self._local.add if local else self._local.discard)(address)
-        if address in self._endpoints or address in self._services:
-            value = _LOCAL if local else _KNOWN
-            maps.update(self._hosts, _key(address), value, f"note address {address}")
-        else:
-            maps.delete(self._hosts, _key(address), f"forget address {address}")
+    def _write(self, stale: Collection[bytes]) -> None:
+        """Make ``hosts`` say what these addresses are now."""
+        present, own = [], self._own or frozenset()
+        for address in stale:
+            endpoint, service = address in self._endpoints, address in self._services
+            local = endpoint and (service or address in own)
+            (self._local.add if local else self._local.discard)(address)
+            if endpoint or service:
+                present.append((_key(address), _LOCAL if local else _KNOWN))
+            else:
+                maps.delete(self._hosts, _key(address), "forget an address")
+        maps.update_all(self._hosts, present, "note addresses")
 
-    def _write_word(self, at: int) -> None:
-        word = sum(1 << bit for bit in range(64) if self._bits.get(at * 64 + bit))
-        self._served.write(at * 8, struct.pack("=Q", word))
 
-
-def _key(address: IPAddress) -> bytes:
-    return address.packed.ljust(16, b"\0")
+def _key(address: bytes) -> bytes:
+    return address.ljust(_KEY, b"\0")

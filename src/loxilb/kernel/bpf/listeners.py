@@ -8,16 +8,18 @@ exists for that alone where there is no rule without a mark. That is kept here, 
 import contextlib
 import ctypes
 import struct
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import convert, maps
-from loxilb.model.image import Listener, RuleId
+from loxilb.model.image import Listener, PutListener, RuleId
 
 _Undo = Callable[[], None]
+
+_MANY = 64  # from so many on it is cheaper to read a whole map than to look each of its elements up
+_WORD = struct.Struct("=I")
 
 
 class ListenerMaps:
@@ -37,29 +39,56 @@ class ListenerMaps:
         for listener, word in words.items():
             found = not listener.mark or words.get(replace(listener, mark=0), 0) & abi.LISTENER_MARKED
             if found and word & abi.LISTENER_RULE:
-                yield (
-                    replace(listener, secondary=True) if word & abi.LISTENER_SECONDARY else listener,
-                    RuleId(word & abi.LISTENER_RULE),
-                )
+                yield listener, RuleId(word & abi.LISTENER_RULE)
 
     def _words(self) -> Iterator[tuple[Listener, int]]:
-        for version, layout in ((4, abi.Listener4), (6, abi.Listener6)):
-            for key, value in maps.dump(self._maps[version], ctypes.sizeof(layout), 4):
+        for version in self._maps:
+            for key, word in self._dump(version):
                 with contextlib.suppress(KeyError):  # a protocol that there is not: no packet finds it
-                    yield convert.listener_from_key(key, version), int.from_bytes(value, sys.byteorder)
+                    yield convert.listener_from_key(key, version, bool(word & abi.LISTENER_SECONDARY)), word
 
     def count(self) -> None:
         """Count anew the listeners with a mark; raises KernelError."""
         words = self._words()
         self._marked = Counter(replace(one, mark=0) for one, word in words if one.mark and word & abi.LISTENER_RULE)
 
+    def put_all(self, ops: Sequence[PutListener], undo: list[_Undo]) -> list[Listener]:
+        """Lead listeners to rules; returns those that were there, and adds what undoes it. Raises KernelError."""
+        if len(ops) < _MANY or any(op.listener.mark for op in ops):
+            return [op.listener for op in ops if self.put(op.listener, op.rule, undo)]
+        found = []
+        for version in self._maps:
+            found += self._put_many(version, [op for op in ops if op.listener.version == version], undo)
+        return found
+
+    def _put_many(self, version: int, ops: Sequence[PutListener], undo: list[_Undo]) -> list[Listener]:
+        """Write listeners without a mark in few calls."""
+        if not ops:
+            return []
+        present, descriptor = dict(self._dump(version)), self._maps[version]
+        keys = [convert.listener_to_key(op.listener) for op in ops]
+        words = [
+            _word(op.listener, op.rule) | (present.get(key, 0) & abi.LISTENER_MARKED)
+            for key, op in zip(keys, ops, strict=True)
+        ]
+
+        def restore() -> None:
+            for key in keys:
+                self._set(descriptor, key, present.get(key, 0))
+
+        undo.append(restore)
+        maps.update_all(descriptor, list(zip(keys, map(_WORD.pack, words), strict=True)), "write listeners")
+        if not present:
+            return []
+        return [op.listener for key, op in zip(keys, ops, strict=True) if present.get(key, 0) & abi.LISTENER_RULE]
+
     def put(self, listener: Listener, rule: RuleId | None, undo: list[_Undo]) -> bool:
         """Lead a listener to a rule (None: to none); tells whether it was there, and adds what undoes it.
 
         Raises KernelError.
         """
-        before = self._word(listener)
-        word = (rule or 0) | (abi.LISTENER_SECONDARY if rule and listener.secondary else 0)
+        before = self._found(listener)
+        word = _word(listener, rule) if rule else 0
         if not listener.mark:
             self._change(listener, before, word | (before & abi.LISTENER_MARKED), undo)
             return bool(before & abi.LISTENER_RULE)
@@ -67,21 +96,30 @@ class ListenerMaps:
         base = replace(listener, mark=0)
         self._marked[base] += bool(rule) - bool(before)
         marked = abi.LISTENER_MARKED if self._marked[base] else 0
-        found = self._word(base)
+        found = self._found(base)
         self._change(base, found, (found & ~abi.LISTENER_MARKED) | marked, undo)
         return bool(before)
 
+    def _dump(self, version: int) -> Iterator[tuple[bytes, int]]:
+        size = ctypes.sizeof(abi.Listener4 if version == 4 else abi.Listener6)
+        for key, value in maps.dump(self._maps[version], size, 4):
+            yield key, _WORD.unpack(value)[0]
+
     def _change(self, listener: Listener, before: int, word: int, undo: list[_Undo]) -> None:
-        self._set(listener, word)
-        undo.append(lambda: self._set(listener, before))
+        descriptor, key = self._maps[listener.version], convert.listener_to_key(listener)
+        self._set(descriptor, key, word)
+        undo.append(lambda: self._set(descriptor, key, before))
 
-    def _word(self, listener: Listener) -> int:
+    def _found(self, listener: Listener) -> int:
         found = maps.lookup(self._maps[listener.version], convert.listener_to_key(listener), 4)
-        return struct.unpack("=I", found)[0] if found else 0
+        return _WORD.unpack(found)[0] if found else 0
 
-    def _set(self, listener: Listener, word: int) -> None:
-        key = convert.listener_to_key(listener)
+    def _set(self, descriptor: int, key: bytes, word: int) -> None:
         if word:
-            maps.update(self._maps[listener.version], key, struct.pack("=I", word), "write a listener")
+            maps.update(descriptor, key, _WORD.pack(word), "write a listener")
         else:
-            maps.delete(self._maps[listener.version], key, "remove a listener")
+            maps.delete(descriptor, key, "remove a listener")
+
+
+def _word(listener: Listener, rule: RuleId) -> int:
+    return rule | (abi.LISTENER_SECONDARY if listener.secondary else 0)

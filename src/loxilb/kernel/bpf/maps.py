@@ -5,7 +5,7 @@ import ctypes
 import errno
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import compress
 
@@ -15,6 +15,7 @@ from loxilb.kernel.bpf.libbpf import check
 
 _ANY = 0
 _BATCH = 4096
+_UPDATE_BATCH = 1 << 16
 _ARRAY = 2
 _PART = 1 << 20
 
@@ -27,6 +28,17 @@ def index_key(index: int) -> bytes:
 def update(descriptor: int, key: bytes, value: bytes, operation: str) -> None:
     """Write one element; raises KernelError."""
     check(libbpf.map_update(descriptor, key, value, _ANY), operation)
+
+
+def update_all(descriptor: int, elements: Sequence[tuple[bytes, bytes]], operation: str) -> None:
+    """Write elements of a hash map in few calls; those before one that is refused are done. Raises KernelError."""
+    for at in range(0, len(elements), _UPDATE_BATCH):
+        part = elements[at : at + _UPDATE_BATCH]
+        count = ctypes.c_uint32(len(part))
+        keys, values = b"".join(key for key, _ in part), b"".join(value for _, value in part)
+        options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions), elem_flags=_ANY)
+        result = libbpf.map_update_batch(descriptor, keys, values, ctypes.byref(count), ctypes.byref(options))
+        check(result, operation)
 
 
 def delete(descriptor: int, key: bytes, operation: str) -> None:
@@ -189,6 +201,27 @@ class ArrayView:
         for at in range(0, length, _PART):
             end = min(at + _PART, length)
             self._memory[at:end] = other.read(at, end - at)
+
+    def put(self, elements: Sequence[tuple[int, bytes]], undo: list[Callable[[], None]]) -> None:
+        """Write whole elements in this order, neighbours at once; adds what undoes it.
+
+        Raises KernelError for an index beyond the end, and has written nothing then.
+        """
+        beyond = next((at for at, _ in elements if not 0 <= at < self.entries), None)
+        if beyond is not None:
+            raise KernelError("write to an array", errno.E2BIG, detail=f"no element {beyond}")
+        start = 0
+        for end in range(1, len(elements) + 1):
+            if end == len(elements) or elements[end][0] != elements[end - 1][0] + 1:
+                self._put_neighbours(elements[start:end], undo)
+                start = end
+
+    def _put_neighbours(self, elements: Sequence[tuple[int, bytes]], undo: list[Callable[[], None]]) -> None:
+        offset = elements[0][0] * self.stride
+        data = b"".join(value for _, value in elements)
+        before = self.read(offset, len(data))
+        undo.append(lambda: self.write(offset, before))
+        self.write(offset, data)
 
     def close(self) -> None:
         """Unmap; where somebody still has a view of :attr:`memory`, as soon as that is gone."""

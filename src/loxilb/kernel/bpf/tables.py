@@ -18,8 +18,10 @@ ARRAYS: Mapping[str, type[ctypes.Structure]] = {
     "endpoint_states": abi.EndpointState,
     "traffic": abi.Traffic,
     "live_traffic": abi.Traffic,
+    "rule_states": abi.RuleState,
+    "ring": abi.RingLine,
 }
-"""Arrays that are read whole, with the layout of their elements."""
+"""Arrays that are read whole or written, with the layout of their elements."""
 COUNTED: Mapping[str, int] = {
     "listeners4": ctypes.sizeof(abi.Listener4),
     "listeners6": ctypes.sizeof(abi.Listener6),
@@ -28,30 +30,33 @@ COUNTED: Mapping[str, int] = {
 }
 """Hash tables whose elements are counted, with the size of their keys."""
 _HOT = abi.Flow4 | abi.Flow6
+_TABLES: Mapping[str, type[ctypes.Structure]] = {
+    "flow4": abi.Flow4,
+    "flow4_cold": abi.Cold,
+    "flow6": abi.Flow6,
+    "half4": abi.Whole4,
+    "half6": abi.Flow6,
+}
 
 
 class FlowTables:
-    """The four tables and the two overflow maps, read only."""
+    """The four tables and the two overflow maps, read only.
+
+    The tables are in memory only while they are read: all of what is mapped counts as memory of the daemon.
+    """
 
     def __init__(self, descriptors: Mapping[str, int], sizes: Mapping[str, int]) -> None:
-        """Map the arrays; ``sizes`` are their numbers of slots."""
+        """Take the maps; ``sizes`` are their numbers of slots."""
         self._descriptors = descriptors
+        self._sizes = sizes
         self._searching = threading.Lock()
-        self._views = {
-            name: ArrayView(descriptors[name], entries=sizes[name], value_size=ctypes.sizeof(layout))
-            for name, layout in (
-                ("flow4", abi.Flow4),
-                ("flow4_cold", abi.Cold),
-                ("flow6", abi.Flow6),
-                ("half4", abi.Whole4),
-                ("half6", abi.Flow6),
-            )
-        }
 
-    def close(self) -> None:
-        """Unmap."""
-        for view in self._views.values():
-            view.close()
+    def _mapped(self) -> dict[str, ArrayView]:
+        """Map the tables, until nobody refers to them any more; raises KernelError."""
+        return {
+            name: ArrayView(self._descriptors[name], entries=self._sizes[name], value_size=ctypes.sizeof(layout))
+            for name, layout in _TABLES.items()
+        }
 
     def page(self, query: FlowQuery, rules: ArrayView) -> FlowPage:
         """Return the flows asked for, in order; ``rules`` says what is done with the packets of each.
@@ -62,26 +67,22 @@ class FlowTables:
         from loxilb.kernel.bpf import listing  # noqa: PLC0415 loads numpy, for those who list flows
 
         with self._searching:
-            return listing.page({**self._views, "rules": rules}, self._descriptors, query)
+            return listing.page({**self._mapped(), "rules": rules}, self._descriptors, query)
 
     def live(self) -> Iterator[tuple[_HOT, abi.Cold]]:
         """Return both halves of every live slot. A flow that ends meanwhile may or may not be among them."""
-        yield from self._established4()
+        views = self._mapped()
+        yield from _established4(views)
         for name in ("flow6", "half6"):
-            view = self._views[name]
+            view = views[name]
             for at in view.indexes(0, abi.SLOT_LIVE):
                 six = abi.Flow6.from_buffer_copy(view.element(at))
                 yield six, six.cold
-        view = self._views["half4"]
+        view = views["half4"]
         for at in view.indexes(0, abi.SLOT_LIVE):
             whole = abi.Whole4.from_buffer_copy(view.element(at))
             yield whole.flow, whole.cold
         yield from self._overflowing()
-
-    def _established4(self) -> Iterator[tuple[abi.Flow4, abi.Cold]]:
-        hot, cold = self._views["flow4"], self._views["flow4_cold"]
-        for at in hot.indexes(0, abi.SLOT_LIVE):
-            yield abi.Flow4.from_buffer_copy(hot.element(at)), abi.Cold.from_buffer_copy(cold.element(at))
 
     def _overflowing(self) -> Iterator[tuple[_HOT, abi.Cold]]:
         whole_size, six_size = ctypes.sizeof(abi.Whole4), ctypes.sizeof(abi.Flow6)
@@ -91,3 +92,9 @@ class FlowTables:
         for _, value in maps.dump(self._descriptors["overflow6"], ctypes.sizeof(abi.Key6), six_size):
             six = abi.Flow6.from_buffer_copy(value)
             yield six, six.cold
+
+
+def _established4(views: Mapping[str, ArrayView]) -> Iterator[tuple[abi.Flow4, abi.Cold]]:
+    hot, cold = views["flow4"], views["flow4_cold"]
+    for at in hot.indexes(0, abi.SLOT_LIVE):
+        yield abi.Flow4.from_buffer_copy(hot.element(at)), abi.Cold.from_buffer_copy(cold.element(at))

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is configured, in the maps: operations carried out in order, all or none.
+
+Operations of one kind that follow each other are carried out together: arrays are written through memory, neighbours at
+once, hash maps in batches. So a hundred thousand services take as many seconds as a thousand take milliseconds.
+"""
+
+import contextlib
+import ctypes
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from loxilb.errors import KernelError
+from loxilb.kernel import abi
+from loxilb.kernel.bpf import convert, maps
+from loxilb.kernel.bpf.clock import JiffyClock
+from loxilb.kernel.bpf.hosts import HostIndex
+from loxilb.kernel.bpf.listeners import ListenerMaps
+from loxilb.kernel.bpf.maps import ArrayView
+from loxilb.model import IPNetwork
+from loxilb.model.image import (
+    DropEndpoint,
+    DropListener,
+    DropRule,
+    DropSource,
+    EndpointId,
+    Op,
+    PutEndpoint,
+    PutListener,
+    PutRing,
+    PutRule,
+    PutSource,
+    RuleId,
+)
+
+_Undo = Callable[[], None]
+_Step = Callable[[Sequence[Any], list[_Undo]], None]
+
+_NO_ENDPOINT = bytes(ctypes.sizeof(abi.Endpoint))
+_NO_RULE = bytes(ctypes.sizeof(abi.Rule))
+_NO_TRAFFIC = bytes(ctypes.sizeof(abi.Traffic))
+_STATE = struct.Struct("=iIII")
+
+
+class ConfigurationWriter:
+    """Writes rules, endpoints, slices, sources and listeners; its owner calls from one thread at a time."""
+
+    def __init__(
+        self,
+        *,
+        descriptors: Mapping[str, int],
+        views: Mapping[str, ArrayView],
+        listeners: ListenerMaps,
+        hosts: HostIndex,
+        clock: JiffyClock,
+    ) -> None:
+        """Take what to write to; the views are writable. Call :meth:`index` before the first change."""
+        self._descriptors = descriptors
+        self._views = views
+        self._listeners = listeners
+        self._hosts = hosts
+        self._clock = clock
+        self._steps: Mapping[type, _Step] = {
+            PutEndpoint: self._put_endpoints,
+            DropEndpoint: self._drop_endpoints,
+            PutRing: self._put_rings,
+            PutRule: self._put_rules,
+            DropRule: self._drop_rules,
+            PutListener: self._put_listeners,
+            DropListener: self._drop_listeners,
+            PutSource: self._put_sources,
+            DropSource: self._drop_sources,
+        }
+
+    def apply(self, ops: Sequence[Op], finish: Callable[[], None]) -> None:
+        """Carry out ``ops`` in order, then ``finish``, all or none; raises KernelError."""
+        undo: list[_Undo] = []
+        try:
+            for kind, run in groupby(ops, key=type):
+                self._steps[kind](tuple(run), undo)
+            self._hosts.flush()
+            finish()
+        except KernelError:
+            for step in reversed(undo):
+                with contextlib.suppress(KernelError):
+                    step()
+            self.index()
+            raise
+
+    def index(self) -> None:
+        """Make the address index, and the count of marks, agree with what is programmed; raises KernelError."""
+        self._listeners.count()
+        self._hosts.rebuild(
+            (convert.listener_packed(listener) for listener, _ in self._listeners.read()), self._endpoint_addresses()
+        )
+
+    def _endpoint_addresses(self) -> Iterator[bytes]:
+        view = self._views["endpoints"]
+        for family, size in ((4, 4), (6, 16)):
+            for at in view.indexes(abi.Endpoint.family.offset, family):
+                yield view.read(at * view.stride, size)
+
+    def _put_endpoints(self, ops: Sequence[PutEndpoint], undo: list[_Undo]) -> None:
+        fresh = [op.endpoint for op in ops if op.fresh]
+        if fresh:
+            self._views["traffic"].put([(at, _NO_TRAFFIC) for at in fresh], undo)
+            self._views["endpoint_states"].put(self._new_states(fresh), undo)
+        self._write_endpoints([(op.endpoint, convert.endpoint_to_value(op.entry)) for op in ops], undo)
+
+    def _drop_endpoints(self, ops: Sequence[DropEndpoint], undo: list[_Undo]) -> None:
+        self._write_endpoints([(op.endpoint, _NO_ENDPOINT) for op in ops], undo)
+
+    def _write_endpoints(self, elements: Sequence[tuple[int, bytes]], undo: list[_Undo]) -> None:
+        """Write endpoints; their addresses are known before, and those they replace are forgotten after."""
+        view, now, before = self._views["endpoints"], dict[int, bytes](), list[bytes]()
+        for at, value in elements:
+            # An index beyond the end reads as nothing here, and is refused below before anything is written.
+            before.append(now.get(at) or view.read(at * view.stride, len(value)))
+            now[at] = value
+        self._hosts.add_endpoints(_packed(value for _, value in elements))
+        self._hosts.flush()
+        view.put(elements, undo)
+        self._hosts.drop_endpoints(_packed(before))
+
+    def _new_states(self, slots: Sequence[EndpointId]) -> list[tuple[int, bytes]]:
+        """Return states of endpoints new in their slots: what was counted for those before is not taken off them."""
+        view = self._views["endpoint_states"]
+        found = list[tuple[int, bytes]]()
+        for at in slots:
+            before = view.read(at * view.stride, _STATE.size)
+            epoch = _STATE.unpack(before)[1] if before else 0
+            found.append((at, _STATE.pack(0, (epoch + 1) & 0xFFFFFFFF, 0, 0)))
+        return found
+
+    def _put_rings(self, ops: Sequence[PutRing], _undo: list[_Undo]) -> None:
+        # No rule points there yet, so there is nothing to swap at once or to take back.
+        view, start, slots = self._views["ring"], 0, list[int]()
+        for op in ops:
+            if op.base != start + len(slots):
+                view.write(start * 4, struct.pack(f"={len(slots)}I", *slots))
+                start, slots = op.base, []
+            slots.extend(op.endpoints)
+        view.write(start * 4, struct.pack(f"={len(slots)}I", *slots))
+
+    def _put_rules(self, ops: Sequence[PutRule], undo: list[_Undo]) -> None:
+        self._restart_positions([op.rule for op in ops if op.fresh], undo)
+        self._views["rules"].put([(op.rule, convert.rule_to_value(op.entry, self._clock)) for op in ops], undo)
+
+    def _drop_rules(self, ops: Sequence[DropRule], undo: list[_Undo]) -> None:
+        self._views["rules"].put([(op.rule, _NO_RULE) for op in ops], undo)
+
+    def _restart_positions(self, rules: Sequence[RuleId], undo: list[_Undo]) -> None:
+        """Restart round robin. Flows of a rule that had the id before still count themselves off beside it."""
+        view = self._views["rule_states"]
+        moved = []
+        for rule in rules:
+            offset = rule * view.stride + abi.RuleState.position.offset
+            before = view.read(offset, 4)
+            if any(before):
+                view.write(offset, bytes(4))
+                moved.append((offset, before))
+        undo.append(lambda: _write_back(view, moved))
+
+    def _put_listeners(self, ops: Sequence[PutListener], undo: list[_Undo]) -> None:
+        self._hosts.add_services(convert.listener_packed(op.listener) for op in ops)
+        self._hosts.flush()
+        replaced = self._listeners.put_all(ops, undo)
+        self._hosts.drop_services(map(convert.listener_packed, replaced))
+
+    def _drop_listeners(self, ops: Sequence[DropListener], undo: list[_Undo]) -> None:
+        for op in ops:
+            if self._listeners.put(op.listener, None, undo):
+                self._hosts.drop_services([convert.listener_packed(op.listener)])
+
+    def _put_sources(self, ops: Sequence[PutSource], undo: list[_Undo]) -> None:
+        for op in ops:
+            self._set_source(op.rule, op.network, True, undo)
+
+    def _drop_sources(self, ops: Sequence[DropSource], undo: list[_Undo]) -> None:
+        for op in ops:
+            self._set_source(op.rule, op.network, False, undo)
+
+    def _set_source(self, rule: RuleId, network: IPNetwork, present: bool, undo: list[_Undo]) -> None:
+        """Write or remove one prefix. A look-up would answer with a shorter one, which says nothing of it."""
+        self._write_source(rule, network, present)
+        undo.append(lambda: self._write_source(rule, network, not present))
+
+    def _write_source(self, rule: RuleId, network: IPNetwork, present: bool) -> None:
+        key = convert.source_to_key(rule, network)
+        if present:
+            value = struct.pack("=I", network.version)
+            maps.update(self._descriptors["sources"], key, value, f"allow {network}")
+        else:
+            maps.delete(self._descriptors["sources"], key, f"stop allowing {network}")
+
+
+def _packed(values: Iterable[bytes]) -> list[bytes]:
+    """Return the addresses in elements of the endpoint array, without those that are not used."""
+    return [address for address in map(convert.endpoint_packed, values) if address]
+
+
+def _write_back(view: ArrayView, moved: Sequence[tuple[int, bytes]]) -> None:
+    for offset, before in moved:
+        view.write(offset, before)
