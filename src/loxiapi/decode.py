@@ -14,12 +14,15 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
+from msgspec.structs import fields
 
 from loxiapi.document import Members, Number, Value, clean_text, parse
+from loxiapi.exact import exactly_from
 from loxiapi.refusal import RefusedError, not_one_of, required, unparsable
 from loxiapi.wire import Wire
 
 _W = TypeVar("_W", bound=Wire)
+_M = TypeVar("_M", bound=Wire)
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _NOTHING = object()
 
@@ -122,10 +125,56 @@ def decode_body(content: bytes, kind: type[_W]) -> _W:
 
     ``content`` is the body as received, empty when the request had none.
     """
+    return _decoded(_document(content), kind)
+
+
+def decode_some(content: bytes, kind: type[_W], many: type[_M]) -> _W | _M:
+    """Decode a body that is one ``kind``, or a list of them in the only member of ``many``; raises RefusedError.
+
+    What is wrong with one of the list is refused with its place in it, counted from 0.
+    """
+    name = fields(many)[0].encode_name
+    if re.match(rb'\s*\{\s*"' + name.encode() + rb'"', content):
+        exact = exactly_from(content, many)
+        if exact is not None:
+            return exact
+    document = _document(content)
+    listed = _listed(document, name, _shape_of(kind))
+    if listed is None:
+        return _decoded(document, kind)
+    return many(**{fields(many)[0].name: [_decoded_at(f"{name}.{at}", one, kind) for at, one in enumerate(listed)]})
+
+
+def _listed(document: Value, name: str, shape: _Object) -> list[Value] | None:
+    """Return the list in a document that has one and nothing that belongs to a single object."""
+    if not isinstance(document, Members):
+        return None
+    given = {key.lower(): value for key, value in document}
+    if name.lower() not in given or any(one.required and key in given for key, one in shape.members.items()):
+        return None
+    found = given[name.lower()]
+    if found is not None and (not isinstance(found, list) or isinstance(found, Members)):
+        raise unparsable(f"json: cannot unmarshal {_kind(found)} into Go struct field {name} of type []*{shape.go}")
+    return found or []
+
+
+def _decoded_at(place: str, document: Value, kind: type[_W]) -> _W:
+    if document is None:
+        raise required(place)
     try:
-        document = parse(content)
+        return _decoded(document, kind)
+    except RefusedError as refused:
+        raise RefusedError(refused.code, f"{place}: {refused.message}") from None
+
+
+def _document(content: bytes) -> Value:
+    try:
+        return parse(content)
     except EOFError:
         raise required("attr") from None
+
+
+def _decoded(document: Value, kind: type[_W]) -> _W:
     shape = _shape_of(kind)
     reader = _Reader()
     plain = reader.read(shape, document, shape.go)

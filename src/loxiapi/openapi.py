@@ -17,7 +17,7 @@ _REFUSED = {
     "405": "The path has no such method",
     "406": "The client does not accept JSON",
     "409": "It is there already",
-    "413": "The body is larger than 16 MiB",
+    "413": "The body is larger than 64 MiB",
     "415": "The body is not JSON",
     "422": "The body or a parameter breaks the schema",
     "500": "The kernel refused, or a fault of the daemon",
@@ -58,9 +58,13 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.parameters:
         described["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
     if operation.body:
-        described["requestBody"] = {"required": True, "content": _content(_schema(operation.body))}
+        described["requestBody"] = {"required": True, "content": _content(_body(operation.body, operation.many))}
     described["responses"] = {"200": {"description": "Done", "content": _answer(operation)}} | _refused()
     return described
+
+
+def _body(body: type[Wire], many: type[Wire] | None) -> dict[str, Any]:
+    return {"anyOf": [_schema(body), _schema(many)]} if many else _schema(body)
 
 
 def _answer(operation: Operation) -> dict[str, Any]:

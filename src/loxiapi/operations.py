@@ -59,9 +59,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of one path; ``body`` is None where a request body is ignored, ``media`` is the answer's type.
+    """One method of one path.
 
-    A ``strict`` one refuses query parameters that it does not have: a filter with a typing error would show everything.
+    ``body`` is None where a request body is ignored; ``many`` is a list of such bodies where one may be sent instead.
+    ``media`` is the answer's type. A ``strict`` one refuses query parameters that it does not have: a filter with a
+    typing error would show everything.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Operation:
     about: str
     parameters: tuple[Parameter, ...] = ()
     body: type[wire.Wire] | None = None
+    many: type[wire.Wire] | None = None
     answer: type[wire.Wire] | None = wire.Result
     media: str = JSON_TYPE
     strict: bool = False
@@ -137,8 +140,9 @@ OPERATIONS: tuple[Operation, ...] = (
         name="write_rule",
         method="POST",
         path=_LB,
-        about="Create or replace a load balancer rule, or attach or detach endpoints (oper 1, 2)",
+        about="Create or replace a load balancer rule, attach or detach endpoints (oper 1, 2); of a list all or none",
         body=wire.LoadBalancerEntry,
+        many=wire.LoadBalancerList,
     ),
     _get("list_rules", f"{_LB}/all", "Every load balancer rule", wire.LoadBalancerList),
     Operation(name="delete_all_rules", method="DELETE", path=f"{_LB}/all", about="Delete every load balancer rule"),

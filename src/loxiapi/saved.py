@@ -9,6 +9,7 @@ import json
 from typing import Any, TypeVar
 
 from loxiapi.decode import decode_body
+from loxiapi.exact import exactly
 from loxiapi.wire import LoadBalancerEntry, MonitoredEndpoint, Wire
 
 RULES_FILE, RULES_MEMBER = "lbconfig.txt", "lbAttr"
@@ -17,6 +18,7 @@ NOT_BUILT_FILES = ("sessionconfig.txt", "sessionulclconfig.txt", "FWconfig.txt",
 
 _W = TypeVar("_W", bound=Wire)
 _SPELLINGS = {"lbsec": "security", "path": "host"}
+_AS_DECLARED = {"BGP": "bgp", "Monitor": "monitor"}
 
 
 class BadFileError(ValueError):
@@ -43,7 +45,15 @@ def rule_of(entry: object) -> LoadBalancerEntry:
     """Decode one rule in either spelling; raises RefusedError."""
     arguments = entry.get("serviceArguments") if isinstance(entry, dict) else None
     if isinstance(entry, dict) and isinstance(arguments, dict):
-        entry = {**entry, "serviceArguments": {_SPELLINGS.get(name, name): one for name, one in arguments.items()}}
+        spelt = {_SPELLINGS.get(str(name), name): one for name, one in arguments.items()}
+        entry = {**entry, "serviceArguments": spelt}
+        written = {_AS_DECLARED.get(str(name), name): one for name, one in spelt.items()}
+        exact = exactly(
+            {**{name: one for name, one in entry.items() if one is not None}, "serviceArguments": written},
+            LoadBalancerEntry,
+        )
+        if exact is not None and len(written) == len(arguments):
+            return exact
     return _decoded(entry, LoadBalancerEntry)
 
 

@@ -140,7 +140,9 @@ class LoadBalancerEntry(Wire, kw_only=True, frozen=True):
 
 
 class LoadBalancerList(Wire, kw_only=True, frozen=True):
-    """Answer with every load balancer rule."""
+    """Load balancer rules: all of them in an answer, those to be written as one in a request."""
+
+    go_name: ClassVar[str] = "LoadbalanceList"
 
     entries: list[LoadBalancerEntry] = field(name="lbAttr")
 

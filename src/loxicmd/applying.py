@@ -4,6 +4,8 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,22 +45,25 @@ _OK, _EXISTS = 200, 409
 
 
 class _Request(NamedTuple):
-    """One write, and where in its file it stands."""
+    """One write, and where in its file it stands; ``member`` is that of a list of such writes, "" without one."""
 
     place: str
     path: str
     body: bytes
+    member: str
 
 
 class _Kind(NamedTuple):
     path: str
     member: str
     decode: Callable[[object], Wire]
+    listed: bool
 
 
-_LONG_WORK = 100  # requests; fewer are done before a bar could be read
-_RULES = _Kind("/config/loadbalancer", RULES_MEMBER, rule_of)
-_ENDPOINTS = _Kind("/config/endpoint", ENDPOINTS_MEMBER, endpoint_of)
+_LONG_WORK = 100  # entries; fewer are done before a bar could be read
+_TOGETHER = 1000  # entries of a request: few enough for a bar that moves, and for a server to hold beside its own
+_RULES = _Kind("/config/loadbalancer", RULES_MEMBER, rule_of, listed=True)
+_ENDPOINTS = _Kind("/config/endpoint", ENDPOINTS_MEMBER, endpoint_of, listed=False)
 _BY_NAME: Mapping[str, _Kind] = dict.fromkeys(_RULE_KINDS, _RULES) | dict.fromkeys(_ENDPOINT_KINDS, _ENDPOINTS)
 
 
@@ -78,7 +83,7 @@ _BY_NAME: Mapping[str, _Kind] = dict.fromkeys(_RULE_KINDS, _RULES) | dict.fromke
 @click.option("--bfd", default="", help="Not built yet")
 @click.pass_context
 def apply(ctx: click.Context, /, words: tuple[str, ...], config_path: str, **given: Any) -> None:
-    """Read all, check all, then send one after the other; what is there already is left as it is."""
+    """Read all, check all, then send, many rules at once; what is there already is left as it is."""
     reject_surplus(words, 0)
     for name in _MISSING:
         if given[name]:
@@ -141,7 +146,7 @@ def _described(path: Path, documents: Sequence[tuple[int, Any]]) -> Iterator[_Re
 
 def _request(place: str, kind: _Kind, entry: object) -> _Request:
     try:
-        return _Request(place, kind.path, encode(kind.decode(entry)))
+        return _Request(place, kind.path, encode(kind.decode(entry)), kind.member if kind.listed else "")
     except RefusedError as refused:
         raise CommandError(f"{place}: {refused}") from refused
     except (TypeError, ValueError) as error:  # YAML knows dates and circles, which no member is
@@ -159,13 +164,35 @@ def _send(ctx: click.Context, path: Path, requests: Sequence[_Request]) -> bool:
     """Send all, also after one that is refused; tells whether none was."""
     applied = True
     quiet = not sys.stderr.isatty() or len(requests) < _LONG_WORK
-    with click.progressbar(requests, label=str(path), file=sys.stderr, hidden=quiet) as shown:
-        for request in shown:
-            answer = call(server_of(ctx), "POST", request.path, body=request.body)
-            if answer.status != _OK and not _is_there(answer):
-                click.echo(f"Error: {request.place}: {reason_of(answer)}", err=True)
-                applied = False
+    with click.progressbar(length=len(requests), label=str(path), file=sys.stderr, hidden=quiet) as shown:
+        for member, group in groupby(requests, key=attrgetter("member")):
+            for batch in _batches(list(group), _TOGETHER if member else 1):
+                applied &= _sent_together(ctx, member, batch) or _sent_singly(ctx, batch)
+                shown.update(len(batch))
     print(f"Configuration {'applied' if applied else 'failed'} - {path}")
+    return applied
+
+
+def _batches(requests: list[_Request], size: int) -> Iterator[list[_Request]]:
+    return (requests[at : at + size] for at in range(0, len(requests), size))
+
+
+def _sent_together(ctx: click.Context, member: str, batch: Sequence[_Request]) -> bool:
+    """Send a batch in one request, which is carried out as a whole or not at all; tells whether it was."""
+    if len(batch) == 1:
+        return False
+    body = b'{"%s":[%s]}' % (member.encode(), b",".join(request.body for request in batch))
+    return call(server_of(ctx), "POST", batch[0].path, body=body).status == _OK
+
+
+def _sent_singly(ctx: click.Context, batch: Sequence[_Request]) -> bool:
+    """Send each by itself, also after one that is refused; tells whether none was."""
+    applied = True
+    for request in batch:
+        answer = call(server_of(ctx), "POST", request.path, body=request.body)
+        if answer.status != _OK and not _is_there(answer):
+            click.echo(f"Error: {request.place}: {reason_of(answer)}", err=True)
+            applied = False
     return applied
 
 

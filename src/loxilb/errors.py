@@ -32,7 +32,8 @@ class LoxilbError(Exception):
 class InvalidRequest(LoxilbError):
     """A request that cannot be carried out as it stands.
 
-    ``code`` is the compatible text of the REST contract, ``field`` the wire name of the offending field.
+    ``code`` is the compatible text of the REST contract, ``field`` the wire name of the offending field. Where several
+    things were asked for at once, ``about`` is the key of the one that is wrong, ``index`` its place, counted from 0.
     """
 
     def __init__(self, code: str, *, field: str = "", cause: str = "", remedy: str = "") -> None:
@@ -41,6 +42,8 @@ class InvalidRequest(LoxilbError):
         super().__init__(detail or code, remedy=remedy)
         self.code = code
         self.field = field
+        self.about: object = None
+        self.index: int | None = None
 
 
 class NotFound(InvalidRequest):

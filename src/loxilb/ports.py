@@ -293,6 +293,24 @@ class FlowList:
     names: Mapping[int, str]
 
 
+class EditKind(Enum):
+    """What is done with a service: it is put, or its endpoints are attached to the one there is, or detached from it.
+
+    The value is the number in the REST API.
+    """
+
+    PUT = 0
+    ATTACH = 1
+    DETACH = 2
+
+
+class Edit(NamedTuple):
+    """One of several things done with services as one write."""
+
+    kind: EditKind
+    service: Service
+
+
 class Configuration(Protocol):
     """What an API can ask of the load balancer.
 
@@ -311,6 +329,12 @@ class Configuration(Protocol):
 
     async def detach(self, service: Service, *, author: Author = NOBODY) -> None:
         """Take the endpoints of ``service`` from the one with its key; the last one takes the service with it."""
+
+    async def write(self, edits: Sequence[Edit], *, author: Author = NOBODY) -> None:
+        """Carry out ``edits`` in order as one write, all or none; what changes nothing is left out.
+
+        ``index`` of an InvalidRequest says which one it is about.
+        """
 
     async def delete(self, key: ServiceKey, *, author: Author = NOBODY) -> None:
         """Delete one service; NotFound when there is none."""

@@ -157,7 +157,7 @@ def test_a_server_that_cannot_serve_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_body_that_is_too_large_is_refused(announced: bool) -> None:
     """With its limit, before it is in memory; the connection goes on."""
     chunk = b" " * (1 << 20)
-    body = b"".join(repeat(chunk, 17)) if announced else repeat(chunk, 17)
+    body = b"".join(repeat(chunk, 65)) if announced else repeat(chunk, 65)
     with fake_kernel_api() as api:
         connection = http.client.HTTPConnection(*api.address, timeout=_DEADLINE_S)
         headers = {"Content-Type": "application/json"}
@@ -169,7 +169,7 @@ def test_a_body_that_is_too_large_is_refused(announced: bool) -> None:
         connection.close()
 
     assert refused.status == 413
-    assert content == b'{"code":413,"message":"body is larger than 16777216 bytes, send it in parts"}'
+    assert content == b'{"code":413,"message":"body is larger than 67108864 bytes, send it in parts"}'
     assert status == 200
 
 

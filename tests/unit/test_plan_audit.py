@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from loxilb.kernel.fake import FakeDataPlane
 from loxilb.model import Selection, Service
@@ -48,7 +49,7 @@ def mend(fake: FakeDataPlane, ledger: Ledger) -> dict[str, int]:
 
 def strange_rule(fake: FakeDataPlane, rule: RuleId) -> None:
     """Make a rule that nobody asked for, like another one without endpoints."""
-    fake._rules[RuleId(8)] = replace(fake._rules[rule], ring_base=0, ring_length=0)
+    fake._rules[RuleId(8)] = structs.replace(fake._rules[rule], ring_base=0, ring_length=0)
 
 
 def other_slot(fake: FakeDataPlane, rule: RuleId) -> None:
@@ -57,7 +58,7 @@ def other_slot(fake: FakeDataPlane, rule: RuleId) -> None:
     if entry.ring_length:
         fake._ring[entry.ring_base] = EndpointId(39)
     else:
-        fake._rules[rule] = replace(entry, timeout=entry.timeout + 1)
+        fake._rules[rule] = structs.replace(entry, timeout=entry.timeout + 1)
 
 
 STRAY = EndpointEntry(rule=RuleId(8), address=ip_address("9.9.9.9"), port=9)
@@ -67,11 +68,13 @@ THINGS: Mapping[str, Callable[[FakeDataPlane, Listener, RuleId, EndpointId], obj
     "listener moved": lambda fake, listener, _rule, _slot: fake._listeners.update({listener: RuleId(7)}),
     "listener strange": lambda fake, one, rule, _slot: fake._listeners.update({replace(one, port=9999): rule}),
     "rule gone": lambda fake, _listener, rule, _slot: fake._rules.pop(rule),
-    "rule changed": lambda fake, _, rule, _slot: fake._rules.update({rule: replace(fake._rules[rule], timeout=7777)}),
+    "rule changed": lambda fake, _, rule, _slot: fake._rules.update(
+        {rule: structs.replace(fake._rules[rule], timeout=7777)}
+    ),
     "rule strange": lambda fake, _listener, rule, _slot: strange_rule(fake, rule),
     "endpoint gone": lambda fake, _listener, _rule, slot: fake._endpoints.pop(slot),
     "endpoint changed": lambda fake, _, _rule, slot: fake._endpoints.update(
-        {slot: replace(fake._endpoints[slot], flags=EndpointFlags.TIMED)}
+        {slot: structs.replace(fake._endpoints[slot], flags=EndpointFlags.TIMED)}
     ),
     "endpoint strange": lambda fake, _listener, _rule, _slot: fake._endpoints.update({EndpointId(40): STRAY}),
     "ring changed": lambda fake, _listener, rule, _slot: other_slot(fake, rule),
@@ -111,8 +114,8 @@ def test_whatever_was_changed_is_as_it_was(wanted: list[Service], changes: list[
     assert bool(found) is differs
     assert (after.listeners, after.endpoints, after.sources) == (before.listeners, before.endpoints, before.sources)
     assert after.rings == before.rings
-    assert {at: replace(one, ring_base=0) for at, one in after.rules.items()} == {
-        at: replace(one, ring_base=0) for at, one in before.rules.items()
+    assert {at: structs.replace(one, ring_base=0) for at, one in after.rules.items()} == {
+        at: structs.replace(one, ring_base=0) for at, one in before.rules.items()
     }
     assert not audit(after, ledger.services)
     again, strays = adopt(after, LIMITS, wanted)

@@ -19,12 +19,14 @@ from loxilb.model import (
     Service,
     ServiceKey,
 )
-from loxilb.ports import EndpointView, ServiceStatus
+from loxilb.ports import Edit, EditKind, EndpointView, ServiceStatus
 
 _SEL_N3 = 6
 _SEL_N3_KUBERNETES = 7  # kube-loxilb numbers n2det 6 and n3 7
 _NO_PROBES = ("", "none")
 _MAX_SECONDARY = 3
+
+_EDITS = {kind.value: kind for kind in EditKind}
 
 # Many services have the same endpoints, and a start reads them all: parsing takes half of that time.
 _parsed = lru_cache(maxsize=1 << 16)(ip_address)
@@ -56,6 +58,18 @@ def service_of(entry: wire.LoadBalancerEntry) -> Service:
         secondary_addresses=_secondary_of(entry),
         allowed_sources=_sources_of(entry),
     )
+
+
+def edits_of(body: wire.LoadBalancerList) -> list[Edit]:
+    """Convert a request that writes several rules as one; raises InvalidRequest, which says where it is."""
+    edits: list[Edit] = []
+    try:
+        for entry in body.entries:
+            edits.append(Edit(_EDITS[entry.service_arguments.oper], service_of(entry)))
+    except InvalidRequest as error:
+        error.index = len(edits)
+        raise
+    return edits
 
 
 def entry_of(status: ServiceStatus) -> wire.LoadBalancerEntry:

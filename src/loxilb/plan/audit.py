@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from loxilb.model import IPNetwork, ServiceKey
 from loxilb.model.image import (
     DropEndpoint,
@@ -153,7 +155,7 @@ def _moved(before: Programmed, ledger: Ledger, taken: Holdings, freed: Holdings)
         return before
     place = ledger.take_slice(taken, len(before.ring))
     freed.slices.append(before.slice)
-    return replace(before, entry=replace(before.entry, ring_base=place.base))
+    return replace(before, entry=structs.replace(before.entry, ring_base=place.base))
 
 
 def _mending(one: Difference, before: Programmed, now: Programmed) -> Iterable[Op]:

@@ -130,18 +130,27 @@ def plan(
     Raises NotBuilt (a field that the data plane cannot honour), Conflict (a port that another service listens
     on) and InvalidRequest (a limit is reached); the ledger is then as before.
     """
-    for service in changes.values():
-        _check(service, ledger)
     draft = _Draft(ledger=ledger, sources=sources, health=health, now=now, without_flows=without_flows)
     try:
-        for key, service in changes.items():
-            _plan_one(draft, key, service)
+        _plan_all(draft, changes)
         _check_listeners(draft)
         _check_sources(draft)
     except InvalidRequest:
         ledger.give(draft.taken)
         raise
     return draft.finish()
+
+
+def _plan_all(draft: _Draft, changes: Mapping[ServiceKey, Service | None]) -> None:
+    """Plan each; an error says which service it is about."""
+    key = None
+    try:
+        for key, service in changes.items():
+            _check(service, draft.ledger)
+            _plan_one(draft, key, service)
+    except InvalidRequest as error:
+        error.about = key
+        raise
 
 
 def _check(service: Service | None, ledger: Ledger) -> None:
@@ -410,7 +419,7 @@ def _check_listeners(draft: _Draft) -> None:
                 owner = draft.ledger.owners.get(listener, key)
                 owner = key if owner in draft.after else owner
             if owner != key:
-                raise _taken(listener, owner)
+                raise _taken(listener, owner, key)
     ledger = draft.ledger
     gone = sum(places(listener) for listener in draft.gone if listener not in draft.listeners)
     added = sum(places(listener) for listener in draft.listeners if listener not in ledger.owners)
@@ -426,10 +435,12 @@ def _check_sources(draft: _Draft) -> None:
         raise exhausted("allowed sources", limit)
 
 
-def _taken(listener: Listener, owner: ServiceKey) -> Conflict:
-    return Conflict(
+def _taken(listener: Listener, owner: ServiceKey, key: ServiceKey) -> Conflict:
+    error = Conflict(
         "lbrule-exists error",
         field="port",
         cause=f"port {listener.port}/{listener.protocol} belongs to the service "
         f"{owner.address} {owner.port}-{owner.port_max}",
     )
+    error.about = key
+    return error

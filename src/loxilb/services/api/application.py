@@ -5,6 +5,7 @@ Paths are matched as sent, so that a percent-encoded slash stays inside its segm
 after.
 """
 
+import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -19,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from loxiapi import wire
-from loxiapi.decode import decode_body
+from loxiapi.decode import decode_body, decode_some
 from loxiapi.negotiate import check_accept, check_content_type
 from loxiapi.operations import JSON_TYPE, OPERATIONS, Operation, Place
 from loxiapi.refusal import RefusedError, required, too_large, unknown_path, wrong_method
@@ -30,8 +31,9 @@ from loxilb.services.api.handlers import Call, Handler, Lines, Stream, Text
 
 _log = structlog.get_logger(__name__)
 
-MAX_BODY = 16 << 20
-"""Largest request body in bytes: ten thousand rules with a dozen endpoints each."""
+MAX_BODY = 64 << 20
+"""Largest request body in bytes: a hundred thousand rules with half a dozen endpoints each."""
+_LARGE_BODY = 1 << 16
 _LONGEST_AGENT = 120
 CAUSE_HEADER = "x-loxilb-cause"
 _SHARING_HEADERS = (
@@ -159,7 +161,17 @@ async def _call_of(request: Request, operation: Operation) -> Call:
         return Call(parameters=parameters, author=_author_of(request))
     if not content:
         raise required("attr")
-    return Call(parameters=parameters, body=decode_body(content, operation.body), author=_author_of(request))
+    return Call(parameters=parameters, body=await _decoded(content, operation), author=_author_of(request))
+
+
+async def _decoded(content: bytes, operation: Operation) -> wire.Wire:
+    """Decode a body, a large one beside the event loop; raises RefusedError."""
+    assert operation.body is not None
+    if operation.many is None:
+        return decode_body(content, operation.body)
+    if len(content) < _LARGE_BODY:
+        return decode_some(content, operation.body, operation.many)
+    return await asyncio.to_thread(decode_some, content, operation.body, operation.many)
 
 
 def _author_of(request: Request) -> Author:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Failures as answers: error text to HTTP status, in the contract's order of evaluation."""
 
+from msgspec.structs import fields
+
 from loxiapi import wire
 from loxilb.errors import Conflict, InvalidRequest, LoxilbError, NotBuilt, NotFound, StoreError
 
@@ -13,6 +15,8 @@ _MESSAGES = {
     501: "Not built",
     503: "Maintenance mode",
 }
+
+_LIST = fields(wire.LoadBalancerList)[0].encode_name
 
 # A text belongs to the first status with a fragment that it contains, whatever the case of its letters.
 _FRAGMENTS: tuple[tuple[int, tuple[str, ...]], ...] = (
@@ -70,9 +74,14 @@ def failure_of(error: LoxilbError) -> wire.Failure:
 
 
 def _result_of(error: LoxilbError) -> str:
-    if isinstance(error, NotBuilt):
-        return f"{error.code}: {error}"
-    return error.code if isinstance(error, InvalidRequest) else str(error)
+    if not isinstance(error, InvalidRequest):
+        return str(error)
+    return _placed(error, f"{error.code}: {error}" if isinstance(error, NotBuilt) else error.code)
+
+
+def _placed(error: InvalidRequest, text: str) -> str:
+    """Say which of a list an error is about."""
+    return text if error.index is None else f"{_LIST}.{error.index}: {text}"
 
 
 def explanation_of(error: LoxilbError) -> str:
@@ -80,7 +89,7 @@ def explanation_of(error: LoxilbError) -> str:
     text = str(error)
     if not isinstance(error, InvalidRequest) or isinstance(error, NotBuilt):
         return ""  # the body says it all
-    return "" if text in (error.code, error.field) else text
+    return "" if text in (error.code, error.field) else _placed(error, text)
 
 
 def fault_of(error: Exception) -> wire.Failure:

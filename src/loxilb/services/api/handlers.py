@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operations: one method each, from parsed parameters and a decoded body to a wire answer."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from loxiapi import wire
 from loxiapi.openapi import document
 from loxilb.codec.endpoints import choice_of, endpoint_of, host_state_of, status_entry_of
 from loxilb.codec.flows import query_of
-from loxilb.codec.rules import address_of, entry_of, protocol_of, service_of
+from loxilb.codec.rules import address_of, edits_of, entry_of, protocol_of, service_of
 from loxilb.errors import InvalidRequest, NotFound
 from loxilb.model import L4Protocol, ServiceKey
 from loxilb.model.revision import LOG_LEVEL, Author, Revision
@@ -117,6 +118,10 @@ class Handlers:
         }
 
     async def _write_rule(self, call: Call) -> Answer:
+        if isinstance(call.body, wire.LoadBalancerList):
+            edits = await asyncio.to_thread(edits_of, call.body)
+            await self._configuration.write(edits, author=call.author)
+            return wire.SUCCESS
         entry: wire.LoadBalancerEntry = call.body
         service = service_of(entry)
         match entry.service_arguments.oper:

@@ -2,15 +2,21 @@
 """What a write makes of the services that are there: pure functions from before and request to after."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from loxilb.errors import Conflict, NotFound
+from loxilb.errors import Conflict, InvalidRequest, NotFound
 from loxilb.model import Endpoint, IPAddress, Mode, Service, ServiceKey
 from loxilb.model.service import DEFAULT_DRAIN_S, DEFAULT_PERSISTENCE_S
 from loxilb.plan import in_address_order, in_rule_order
+from loxilb.ports import Edit, EditKind
 
 _Place = tuple[IPAddress, int]
+
+
+class _UnchangedError(Conflict):
+    """Everything is as asked for already."""
+
 
 _FIXED: tuple[tuple[str, str, Callable[[Service], object]], ...] = (
     ("secondaryIPs", "secIP modify error", lambda s: sorted(s.secondary_addresses, key=int)),
@@ -79,6 +85,31 @@ def detached(before: Service | None, wanted: Service) -> Service | None:
     return _changed(before, before.with_endpoints(kept)) if kept else None
 
 
+_EDITS: Mapping[EditKind, Callable[[Service | None, Service], Service | None]] = {
+    EditKind.PUT: replaced,
+    EditKind.ATTACH: attached,
+    EditKind.DETACH: detached,
+}
+
+
+def edited(present: Mapping[ServiceKey, Service], edits: Sequence[Edit]) -> dict[ServiceKey, Service | None]:
+    """Return what becomes of services by ``edits`` in order; what is as asked for already is left out.
+
+    Raises what the single edits do, with the index of the one that is wrong.
+    """
+    after: dict[ServiceKey, Service | None] = {}
+    for index, (kind, wanted) in enumerate(edits):
+        key = wanted.key
+        try:
+            after[key] = _EDITS[kind](after[key] if key in after else present.get(key), wanted)
+        except _UnchangedError:
+            continue
+        except InvalidRequest as error:
+            error.index = index
+            raise
+    return after
+
+
 def matching_key(keys: Iterable[ServiceKey], wanted: ServiceKey) -> ServiceKey | None:
     """Return the only one of ``keys`` that differs from ``wanted`` by the host at most, else None.
 
@@ -105,5 +136,5 @@ def _merged(before: Sequence[Endpoint], wanted: Sequence[Endpoint]) -> tuple[End
 def _changed(before: Service, after: Service) -> Service:
     after = normal(after)
     if after == before:
-        raise Conflict("lbrule-exists error", cause="the service is there and already as asked for")
+        raise _UnchangedError("lbrule-exists error", cause="the service is there and already as asked for")
     return after

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import structlog
 
-from loxilb.errors import KernelError, LoxilbError, NotFound
+from loxilb.errors import InvalidRequest, KernelError, LoxilbError, NotFound
 from loxilb.model import Counter, IPAddress, Mode, Port, Service, ServiceKey
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import EndpointId
@@ -38,6 +38,7 @@ from loxilb.ports import (
     Account,
     ChangeWatcher,
     DataPlane,
+    Edit,
     FlowList,
     Links,
     ServiceStatus,
@@ -45,9 +46,10 @@ from loxilb.ports import (
     Store,
     VipHost,
 )
-from loxilb.services.config.edits import attached, detached, matching_key, normal, replaced
+from loxilb.services.config.edits import attached, detached, edited, matching_key, normal, replaced
 from loxilb.services.config.health import HealthBook, said
 from loxilb.services.config.journal import StoreJournal
+from loxilb.services.config.many import many
 from loxilb.services.config.order import key_order
 from loxilb.services.config.status import status_of
 from loxilb.services.config.tending import Quiet, is_due, next_look
@@ -162,6 +164,10 @@ class ConfigurationService:
     async def detach(self, service: Service, *, author: Author = NOBODY) -> None:
         """Take the endpoints of ``service`` from the one with its key; the last takes the service with it."""
         await self._run(self._edit, detached, service, author)
+
+    async def write(self, edits: Sequence[Edit], *, author: Author = NOBODY) -> None:
+        """Carry out ``edits`` in order as one write, all or none; what changes nothing is left out."""
+        await self._run(self._write, edits, author)
 
     async def delete(self, key: ServiceKey, *, author: Author = NOBODY) -> None:
         """Delete one service; NotFound when there is none.
@@ -289,6 +295,17 @@ class ConfigurationService:
 
     def _edit(self, edit: _Edit, wanted: Service, author: Author) -> None:
         self._change(Changes(services={wanted.key: edit(self._desired.get(wanted.key), wanted)}), author)
+
+    def _write(self, edits: Sequence[Edit], author: Author) -> None:
+        with many(len(edits)):
+            try:
+                changes = edited(self._desired, edits)
+                if changes:
+                    self._change(Changes(services=changes), author)
+            except InvalidRequest as error:
+                if error.index is None and error.about is not None:
+                    error.index = max(at for at, edit in enumerate(edits) if edit.service.key == error.about)
+                raise
 
     def _delete(self, key: ServiceKey, author: Author) -> None:
         found = key if key in self._desired else matching_key(self._desired, key)
