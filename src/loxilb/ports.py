@@ -199,11 +199,11 @@ class VipHost(Protocol):
     An address that was there before is never removed.
     """
 
-    def hold(self, address: IPAddress) -> None:
-        """Own and announce ``address``; idempotent; raises KernelError."""
+    def hold(self, *addresses: IPAddress) -> None:
+        """Own and announce ``addresses``, all or none; idempotent; raises KernelError."""
 
-    def release(self, address: IPAddress) -> None:
-        """Give ``address`` up if ``hold`` added it; idempotent; raises KernelError."""
+    def release(self, *addresses: IPAddress) -> None:
+        """Give up those of ``addresses`` that ``hold`` added, all or none; idempotent; raises KernelError."""
 
     def refresh(self) -> None:
         """Own and announce every held address where its subnet is connected now, if that is new; raises KernelError."""

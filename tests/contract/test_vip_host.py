@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pytest
 
+from loxilb.errors import KernelError
 from loxilb.kernel.fake import FakeVipHost
 from loxilb.kernel.netlink import Network
 from loxilb.model import IPAddress, LinkKind, Port
@@ -120,6 +121,31 @@ def test_an_address_is_taken_and_given_up(stage: Stage) -> None:
     stage.host.release(V4)
     stage.host.release(V4)
     assert stage.places() == {}
+
+
+def crowd() -> tuple[IPAddress, ...]:
+    """Return addresses of both families, more than go into one message to the kernel."""
+    return tuple(one for at in range(700) for one in (V4 + 1000 + at, V6 + 1000 + at))
+
+
+def test_many_addresses_are_taken_and_given_up_at_once(stage: Stage) -> None:
+    stage.give("3ffe::2/64")
+    stage.host.hold(V4, *crowd(), V4)
+    assert stage.places() == {V4: "lo"} | {one: "lo" if one.version == 4 else "eth1" for one in crowd()}
+
+    stage.host.release(*crowd())
+    assert stage.places() == {V4: "lo"}
+
+
+def test_all_addresses_are_taken_or_none(stage: Stage) -> None:
+    """No interface can have a multicast address of IPv6."""
+    stage.host.hold(V4)
+    with pytest.raises(KernelError, match="EADDRNOTAVAIL"):
+        stage.host.hold(V4, *crowd(), ip_address("ff0e::1"))
+    assert stage.places() == {V4: "lo"}
+
+    stage.host.hold(*crowd())
+    assert len(stage.places()) == 1 + len(crowd())
 
 
 def test_only_ipv6_moves_to_a_subnet_that_comes(stage: Stage) -> None:

@@ -67,6 +67,16 @@ def test_a_subnet_that_comes_later_is_told_of_the_address(pair: Pair, ears: sock
     assert (f"{V6}/128" in pair.addresses()["eth1"]) == (address == V6)
 
 
+def test_each_of_many_is_told_once_before_any_is_told_again(pair: Pair, ears: socket.socket) -> None:
+    """More than are sent at once: the others follow, and their repetitions after them."""
+    crowd = [V4 + at for at in range(1, 150)]
+    pair.network.hold(*crowd)
+
+    heard = [announced(frame) for frame in until(ears, lambda frame: announced(frame) != b"", len(crowd))]
+
+    assert sorted(heard) == sorted(one.packed for one in crowd)
+
+
 @both
 def test_a_link_that_was_down_is_told_again(pair: Pair, ears: socket.socket, address: IPAddress) -> None:
     """The switch behind it may have forgotten; the kernel has thrown the IPv6 addresses away."""

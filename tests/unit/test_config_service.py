@@ -119,13 +119,13 @@ class CountingHost(FakeVipHost):
         super().__init__()
         self.calls: list[str] = []
 
-    def hold(self, address: IPAddress) -> None:
-        self.calls.append(f"hold {address}")
-        super().hold(address)
+    def hold(self, *addresses: IPAddress) -> None:
+        self.calls += [f"hold {address}" for address in addresses]
+        super().hold(*addresses)
 
-    def release(self, address: IPAddress) -> None:
-        self.calls.append(f"release {address}")
-        super().release(address)
+    def release(self, *addresses: IPAddress) -> None:
+        self.calls += [f"release {address}" for address in addresses]
+        super().release(*addresses)
 
 
 def test_an_address_is_touched_by_its_first_and_last_service_only():

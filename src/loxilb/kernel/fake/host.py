@@ -30,18 +30,22 @@ class FakeVipHost:
         self.announced: list[tuple[IPAddress, str]] = []
         self._told: dict[IPAddress, Connection] = {}
 
-    def hold(self, address: IPAddress) -> None:
-        """Own ``address``; raises KernelError."""
-        if address not in self.addresses and not has(self.interfaces, address):
+    def hold(self, *addresses: IPAddress) -> None:
+        """Own ``addresses``, all or none; raises KernelError."""
+        new = [one for one in addresses if one not in self.addresses and not has(self.interfaces, one)]
+        for address in new:
             self._check(address, "add address")
+        for address in dict.fromkeys(new):
             self.addresses.add(address)
             self.places[address] = LOOPBACK
             self._settle(address)
 
-    def release(self, address: IPAddress) -> None:
-        """Give ``address`` up if ``hold`` added it; raises KernelError."""
-        if address in self.places:
+    def release(self, *addresses: IPAddress) -> None:
+        """Give those of ``addresses`` up that ``hold`` added, all or none; raises KernelError."""
+        held = [one for one in dict.fromkeys(addresses) if one in self.places]
+        for address in held:
             self._check(address, "delete address")
+        for address in held:
             self._told.pop(address, None)
             del self.places[address]
             self.addresses.remove(address)
@@ -76,6 +80,8 @@ class FakeVipHost:
             self.announced.append((address, link.name))
 
     def _check(self, address: IPAddress, operation: str) -> None:
+        if address.version == 6 and address.is_multicast:
+            raise KernelError(operation, errno.EADDRNOTAVAIL, detail=str(address))
         if address in self.refused:
             raise KernelError(operation, errno.EPERM, detail=str(address))
 

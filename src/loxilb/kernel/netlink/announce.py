@@ -3,7 +3,8 @@
 
 IPv4: ARP announcements (RFC 5227 §2.3), as request and as reply because some stacks take only one of them.
 IPv6: unsolicited neighbour advertisements (RFC 4861 §7.2.6). Each goes out at once and twice more, one second
-apart: frames get lost, and a switch may still be learning.
+apart: frames get lost, and a switch may still be learning. Very many are spread out, as neighbours have to take all of
+them in: first each once, then the repetitions.
 """
 
 import heapq
@@ -14,12 +15,15 @@ import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from math import inf
 from typing import NamedTuple
 
 import structlog
 
 from loxilb.model import IPAddress
 
+PER_SECOND = 1000  # announcements of all addresses together, after BURST at once
+BURST = 100
 REPEATS = 3  # RFC 4861 §10 MAX_NEIGHBOR_ADVERTISEMENT
 INTERVAL_S = 1.0  # RFC 4861 §10 RETRANS_TIMER
 
@@ -101,6 +105,7 @@ class Announcer:
         self._due: list[_Due] = []
         self._number = 0
         self._closed = False
+        self._free_at = -inf
         self._thread: threading.Thread | None = None
 
     def announce(self, address: IPAddress, station: Station) -> None:
@@ -141,9 +146,11 @@ class Announcer:
         """Wait for the next announcement and schedule its repetition; None when closed."""
         with self._changed:
             while not self._closed:
-                wait = self._due[0].at - time.monotonic() if self._due else None
+                now = time.monotonic()
+                wait = max(self._due[0].at - now, self._free_at - now) if self._due else None
                 if wait is not None and wait <= 0:
                     due = heapq.heappop(self._due)
+                    self._free_at = max(self._free_at, now - BURST / PER_SECOND) + 1 / PER_SECOND
                     if due.left > 1:
                         self._push(due.at + INTERVAL_S, due.address, due.station, due.left - 1)
                     return due

@@ -2,24 +2,25 @@
 """The service addresses that this host holds: where each is, and who was told."""
 
 import errno
+import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
+from loxilb.kernel.netlink.addresses import adding, present, removing, routes_to
 from loxilb.kernel.netlink.announce import Announcer, Station
+from loxilb.kernel.netlink.batch import Batches, Request
 from loxilb.kernel.netlink.links import ADDRESS_METRIC, Message, port_of, ports_of
-from loxilb.kernel.netlink.routes import route_to
 from loxilb.kernel.netlink.subnets import Connection, connected, connection_of, has
 from loxilb.model import IPAddress, Port
 
 LOOPBACK = 1  # LOOPBACK_IFINDEX, the same in every namespace
-_IFA_F_NODAD = 0x02
-_IFA_F_NOPREFIXROUTE = 0x200
 _GONE = {errno.EADDRNOTAVAIL, errno.ENODEV}  # alone or with its interface
+
+
+_Step = Callable[[IPAddress, int], Request]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +37,16 @@ class Holdings:
     An address is /32 or /128 on the loopback; an IPv6 address inside a connected subnet is on that interface,
     since the kernel answers neighbour solicitations only for addresses of the interface they come in on (it answers
     ARP for any address it has). IPv6 addresses are added as deprecated (RFC 4862 §5.5.4), so that the host
-    does not choose them as a source. All methods raise NetlinkError.
+    does not choose them as a source. All methods raise NetlinkError and OSError.
     """
 
-    def __init__(self, netlink: IPRoute, announcer: Announcer) -> None:
+    def __init__(self, netlink: IPRoute, batches: Batches, announcer: Announcer) -> None:
         """Find the addresses an earlier process left in our name."""
         self._netlink = netlink
+        self._batches = batches
         self._announcer = announcer
         self._told: dict[IPAddress, Connection] = {}
-        self._held = {address: indexes[-1] for address, indexes in _ours(netlink.get_addr()).items()}
+        self._held = {address: indexes[-1] for address, indexes in _ours(present(batches)).items()}
 
     def __len__(self) -> int:
         """How many addresses are held."""
@@ -58,36 +60,56 @@ class Holdings:
         """Tell whether an address is held on an interface; for any thread."""
         return self._held.get(address) == index
 
-    def hold(self, address: IPAddress) -> None:
-        """Own ``address`` and announce it where it is on link; one the host already has is left alone."""
-        route = route_to(self._netlink, address)
-        if address in self._held or route.local:
-            return
-        on_interface = address.version == 6 and route.on_link is not None
-        index = route.on_link if on_interface and route.on_link is not None else LOOPBACK
-        self._add(address, index)
-        self._held[address] = index
-        if route.on_link is not None:
-            (link,) = self._netlink.get_links(route.on_link)
-            self._announce(address, connection_of(port_of(link, ())))
+    def hold(self, *addresses: IPAddress) -> None:
+        """Own ``addresses``, all or none, and announce those on link; one the host already has is left alone."""
+        wanted = [address for address in dict.fromkeys(addresses) if address not in self._held]
+        routes = dict(zip(wanted, routes_to(self._batches, wanted), strict=True))
+        on_link = {address: route.on_link for address, route in routes.items() if not route.local}
+        places = {
+            address: index if index is not None and address.version == 6 else LOOPBACK
+            for address, index in on_link.items()
+        }
+        self._change(adding, places, removing)
+        self._held.update(places)
+        links = {index: self._link(index) for index in set(on_link.values()) if index is not None}
+        for address, index in on_link.items():
+            if index is not None:
+                self._announce(address, links[index])
 
-    def release(self, address: IPAddress) -> None:
-        """Give up ``address`` if it is held."""
-        index = self._held.get(address)
-        if index is None:
-            return
-        self._announcer.withdraw({address})
-        self._remove(address, index)
-        del self._held[address]
-        self._told.pop(address, None)
+    def release(self, *addresses: IPAddress) -> None:
+        """Give up those of ``addresses`` that are held, all or none."""
+        # The kernel looks an interface's addresses through from the first it was given, those of IPv6 from the last.
+        order: list[IPAddress] = [one for one in addresses if one.version == 4]
+        order += [one for one in reversed(addresses) if one.version == 6]
+        places = {address: self._held[address] for address in order if address in self._held}
+        self._announcer.withdraw(places.keys())
+        self._change(removing, places, adding, fine=_GONE)
+        for address in places:
+            del self._held[address]
+            self._told.pop(address, None)
+
+    def _change(self, step: _Step, places: Mapping[IPAddress, int], back: _Step, fine: Collection[int] = ()) -> None:
+        """Add or remove all addresses at their places, or none; errors in ``fine`` are none."""
+        replies = self._batches.carry_out([step(address, index) for address, index in places.items()])
+        failed = next((one.error for one in replies if one.error and one.error not in fine), 0)
+        if failed:
+            done = [place for place, one in zip(places.items(), replies, strict=True) if not one.error]
+            self._batches.carry_out([back(address, index) for address, index in done])
+            raise OSError(failed, os.strerror(failed))
+
+    def _link(self, index: int) -> Connection:
+        (link,) = self._netlink.get_links(index)
+        return connection_of(port_of(link, ()))
 
     def release_all(self) -> int:
         """Give up all that is marked as ours, by whichever process; return how many there were."""
-        ours = _ours(self._netlink.get_addr())
+        ours = _ours(present(self._batches))
         self._announcer.withdraw(ours)
-        for address, indexes in ours.items():
-            for index in indexes:
-                self._remove(address, index)
+        everywhere = [(address, index) for address, indexes in ours.items() for index in indexes]
+        replies = self._batches.carry_out([removing(address, index) for address, index in everywhere])
+        failed = next((one.error for one in replies if one.error and one.error not in _GONE), 0)
+        if failed:
+            raise OSError(failed, os.strerror(failed))
         self._held, self._told = {}, {}
         return len(ours)
 
@@ -103,7 +125,7 @@ class Holdings:
             link = self._connection(address, host.ports)
             try:
                 self._place(address, link, host)
-            except NetlinkError as error:
+            except OSError as error:
                 failure = failure or error
                 continue
             if self._told.get(address) != link:
@@ -117,7 +139,7 @@ class Holdings:
             raise failure
 
     def _look(self) -> _Host:
-        messages = list(self._netlink.get_addr())
+        messages = present(self._batches)
         foreign = [message for message in messages if not _is_ours(message)]
         return _Host(ports=ports_of(self._netlink.get_links(), foreign), ours=_ours(messages))
 
@@ -145,22 +167,10 @@ class Holdings:
                 self._remove(address, other)
 
     def _add(self, address: IPAddress, index: int) -> None:
-        flags = {"flags": _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE, "preferred": 0} if address.version == 6 else {}
-        self._netlink.addr(
-            "add",
-            index=index,
-            address=str(address),
-            prefixlen=address.max_prefixlen,
-            rt_priority=ADDRESS_METRIC,
-            **flags,
-        )
+        self._change(adding, {address: index}, removing)
 
     def _remove(self, address: IPAddress, index: int) -> None:
-        try:
-            self._netlink.addr("del", index=index, address=str(address), prefixlen=address.max_prefixlen)
-        except NetlinkError as error:
-            if error.code not in _GONE:
-                raise
+        self._change(removing, {address: index}, adding, fine=_GONE)
 
     def _announce(self, address: IPAddress, link: Connection) -> None:
         self._told[address] = link
@@ -175,7 +185,8 @@ def _is_ours(message: Message) -> bool:
 
 
 def _address(message: Message) -> IPAddress:
-    return ip_address(message.get("local") or message.get("address"))
+    address: IPAddress = message.get("local") or message.get("address")
+    return address
 
 
 def _ours(messages: Iterable[Message]) -> dict[IPAddress, list[int]]:

@@ -14,7 +14,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from loxilb.errors import KernelError
+from loxilb.kernel.netlink.addresses import present
 from loxilb.kernel.netlink.announce import Announcer
+from loxilb.kernel.netlink.batch import Batches
 from loxilb.kernel.netlink.events import HeldAddressRemoved, NetworkEvent, Tracker, drain, subscribe
 from loxilb.kernel.netlink.holdings import LOOPBACK, Holdings
 from loxilb.kernel.netlink.host import HostSwitches
@@ -42,6 +44,7 @@ class Network:
         self._tracker = Tracker()
         self._holdings: Holdings
         self._netlink: IPRoute
+        self._batches: Batches
         self._channel: socket.socket
         self._switches: HostSwitches
         try:
@@ -83,13 +86,15 @@ class Network:
         """Return the interface towards ``destination``; None without a route, or where it is this host."""
         return self._call(f"route to {destination}", self._way_to, destination)
 
-    def hold(self, address: IPAddress) -> None:
-        """Own ``address`` and announce it where it is on link; one the host already has is left alone."""
-        self._call(f"hold {address}", self._hold, address)
+    def hold(self, *addresses: IPAddress) -> None:
+        """Own ``addresses``, all or none, and announce those on link; one the host already has is left alone."""
+        if addresses:
+            self._call(f"hold {_some(addresses)}", self._hold, *addresses)
 
-    def release(self, address: IPAddress) -> None:
-        """Give up ``address`` if it is marked as ours, by this process or an earlier one."""
-        self._call(f"release {address}", self._release, address)
+    def release(self, *addresses: IPAddress) -> None:
+        """Give up those of ``addresses`` that are marked as ours, by this process or an earlier one, all or none."""
+        if addresses:
+            self._call(f"release {_some(addresses)}", self._release, *addresses)
 
     def refresh(self) -> None:
         """Follow the subnets of the held addresses: move and announce what is new there. Raises KernelError."""
@@ -135,9 +140,11 @@ class Network:
         self._netlink = IPRoute()
         self._channel = subscribe()
         self._dump_tracked()
-        self._holdings = Holdings(self._netlink, self._announcer)
+        self._batches = Batches()
+        self._holdings = Holdings(self._netlink, self._batches, self._announcer)
 
     def _close(self) -> None:
+        self._batches.close()
         self._netlink.close()
         self._channel.close()
 
@@ -145,7 +152,7 @@ class Network:
         return self._tracker.reset(self._netlink.get_links(), self._netlink.get_neighbours())
 
     def _ports(self) -> tuple[Port, ...]:
-        return ports_of(self._netlink.get_links(), self._netlink.get_addr())
+        return ports_of(self._netlink.get_links(), present(self._batches))
 
     def _source_for(self, destination: IPAddress) -> IPAddress | None:
         return route_to(self._netlink, destination).source
@@ -154,13 +161,13 @@ class Network:
         found = route_to(self._netlink, destination)
         return None if found.local or found.interface is None else IfIndex(found.interface)
 
-    def _hold(self, address: IPAddress) -> None:
-        if address not in self._holdings:
+    def _hold(self, *addresses: IPAddress) -> None:
+        if any(address not in self._holdings for address in addresses):
             self._raise_loopback()
-            self._holdings.hold(address)
+            self._holdings.hold(*addresses)
 
-    def _release(self, address: IPAddress) -> None:
-        self._holdings.release(address)
+    def _release(self, *addresses: IPAddress) -> None:
+        self._holdings.release(*addresses)
 
     def _refresh(self) -> None:
         if len(self._holdings):
@@ -193,6 +200,10 @@ def _kernel_errors(operation: str) -> Iterator[None]:
     except OSError as error:
         code = error.errno or errno.EIO
         raise KernelError(operation, code, remedy=_remedy(code)) from error
+
+
+def _some(addresses: Sequence[IPAddress]) -> str:
+    return str(addresses[0]) if len(addresses) == 1 else f"{len(addresses)} addresses, {addresses[0]} and others"
 
 
 def _remedy(code: int) -> str:

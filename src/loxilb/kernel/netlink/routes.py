@@ -11,7 +11,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from loxilb.model import IPAddress
 
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
-_NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
+NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ def route_to(netlink: IPRoute, destination: IPAddress) -> Route:
     try:
         (message,) = netlink.route("get", dst=str(destination))
     except NetlinkError as error:
-        if error.code in _NO_ROUTE:  # unreachable, prohibit and blackhole answer by an error
+        if error.code in NO_ROUTE:  # unreachable, prohibit and blackhole answer by an error
             return Route()
         raise
     kind, source = message["type"], message.get("prefsrc")

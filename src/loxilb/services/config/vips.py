@@ -2,7 +2,7 @@
 """Which addresses the host holds for its services, counted by service."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import structlog
@@ -41,39 +41,27 @@ class VipBook:
 
         Raises KernelError.
         """
-        services = self._services.copy()
-        services.update(chain.from_iterable(map(vips_of, after)))
-        services.subtract(chain.from_iterable(map(vips_of, before)))
-        needed = +services
-        self._carry_out(
-            [
-                *((self._host.hold, self._host.release, one) for one in needed if one not in self._services),
-                *((self._host.release, self._host.hold, one) for one in self._services if one not in needed),
-            ]
-        )
-        self._services = needed
+        change: Counter[IPAddress] = Counter()
+        change.update(chain.from_iterable(map(vips_of, after)))
+        change.subtract(chain.from_iterable(map(vips_of, before)))
+        new = [one for one, by in change.items() if by > 0 and one not in self._services]
+        gone = [one for one, by in change.items() if by < 0 and self._services[one] + by <= 0]
+        self._host.hold(*new)
+        try:
+            self._host.release(*gone)
+        except KernelError:
+            self._undo(new)
+            raise
+        self._services.update(change)
+        for address in gone:
+            del self._services[address]
 
     def refresh(self) -> None:
         """Follow the subnets of what is held; raises KernelError."""
         self._host.refresh()
 
-    def _carry_out(self, steps: "list[tuple[_Step, _Step, IPAddress]]") -> None:
-        done: list[tuple[_Step, IPAddress]] = []
+    def _undo(self, held: Sequence[IPAddress]) -> None:
         try:
-            for step, undo, address in steps:
-                step(address)
-                done.append((undo, address))
-        except KernelError:
-            for undo, address in reversed(done):
-                _undo(undo, address)
-            raise
-
-
-_Step = Callable[[IPAddress], None]
-
-
-def _undo(undo: _Step, address: IPAddress) -> None:
-    try:
-        undo(address)
-    except KernelError as error:
-        _log.error("address not restored", address=str(address), cause=error.cause)
+            self._host.release(*held)
+        except KernelError as error:
+            _log.error("addresses not given up again", addresses=len(held), cause=error.cause)
