@@ -10,7 +10,7 @@ OBJECT_DIR := src/loxilb/kernel/bpf/objects
 KERNELS ?= 6.1 newest 5.10
 OBJECTS := $(patsubst bpf/%.bpf.c,$(OBJECT_DIR)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help install packages bpf demo test test-kernels lint bench bench-restart wheel man clean
+.PHONY: help install packages bpf demo test test-kernels lint bench bench-restart bench-scale wheel man clean
 
 help:
 	@echo "make demo     see it work: client, load balancer and three servers in network namespaces"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint     check style, types and layers"
 	@echo "make bench    measure, beside nft, haproxy and direct routing"
 	@echo "make bench-restart  measure what clients notice of a restart"
+	@echo "make bench-scale  measure with a hundred thousand services"
 	@echo "make wheel    build dist/*.whl, which carries the BPF objects"
 	@echo "make man      write the man pages to build/man"
 	@echo "make clean    remove what was built"
@@ -66,6 +67,9 @@ bench: install
 
 bench-restart: install
 	@$(PYTHON) -m bench.restart
+
+bench-scale: install
+	@$(PYTHON) -m bench.scale
 
 wheel: install
 	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ctypes import sizeof
+from ctypes import Structure, sizeof
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
@@ -64,22 +64,21 @@ def _create_services() -> None:
 class Watch:
     """The endpoints of one service, read from the data plane's arrays without a system call."""
 
-    def __init__(self, service: IPv4Address) -> None:
+    def __init__(self, service: IPv4Address, port: int = _PORT) -> None:
         """Map the arrays of the data plane of the calling thread's namespace."""
         directory = pins.PinDirectory(pins.find_bpffs(None))
         self._pins = {
-            name: pins.get(directory.map_path(name)) or -1
-            for name in ("config", "listeners4", "rules", "ring", "endpoints")
+            name: pins.get(directory.map_path(name)) or -1 for name in ("listeners4", "rules", "ring", "endpoints")
         }
-        raw = maps.lookup(self._pins["config"], maps.index_key(0), sizeof(abi.Config))
-        config = abi.Config.from_buffer_copy(raw or b"")
-        self._rules = ArrayView(self._pins["rules"], entries=config.rules, value_size=sizeof(abi.Rule))
-        self._ring = ArrayView(
-            self._pins["ring"], entries=config.ring // abi.RING_LINE, value_size=sizeof(abi.RingLine)
-        )
-        self._endpoints = ArrayView(self._pins["endpoints"], entries=config.endpoints, value_size=sizeof(abi.Endpoint))
-        key = convert.listener_to_key(Listener.of(service, L4Protocol.TCP, _PORT))
+        self._rules = self._view("rules", abi.Rule)
+        self._ring = self._view("ring", abi.RingLine)
+        self._endpoints = self._view("endpoints", abi.Endpoint)
+        key = convert.listener_to_key(Listener.of(service, L4Protocol.TCP, port))
         self._rule = int.from_bytes(maps.lookup(self._pins["listeners4"], key, 4) or b"", "little")
+
+    def _view(self, name: str, layout: type[Structure]) -> ArrayView:
+        entries = maps.describe(self._pins[name]).max_entries
+        return ArrayView(self._pins[name], entries=entries, value_size=sizeof(layout))
 
     def holds(self, address: IPv4Address) -> bool:
         """Tell whether new flows of the service can go to this endpoint now."""
@@ -99,21 +98,20 @@ class Watch:
 
 
 @contextmanager
-def _connected() -> Iterator[socket.socket]:
+def connected() -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", _API_PORT), timeout=_DEADLINE_S) as api:
         api.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield api
 
 
-def _request(body: Mapping[str, Any]) -> bytes:
+def request_of(body: Mapping[str, Any]) -> bytes:
     text = json.dumps(body).encode()
     head = f"POST {client.BASE_PATH}{_PATH} HTTP/1.1\r\nHost: lb\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text
 
 
-def _change(api: socket.socket, watch: Watch, number: int, last: int) -> float:
-    """Change one endpoint; returns the milliseconds from the request to the data plane."""
-    address, request = IPv4Address(f"198.19.1.{last}"), _request(_service(number, last))
+def change(api: socket.socket, watch: Watch, request: bytes, address: IPv4Address) -> tuple[float, float]:
+    """Change an endpoint to ``address``; returns the milliseconds to the data plane, and to the answer."""
     if watch.holds(address):
         raise MeasurementError(f"{address} is there before the change")
     began = time.perf_counter()
@@ -125,16 +123,17 @@ def _change(api: socket.socket, watch: Watch, number: int, last: int) -> float:
     answer = api.recv(4096)
     if b" 200 " not in answer.partition(b"\r\n")[0]:
         raise MeasurementError(f"change refused: {answer!r}")
-    return took * 1e3
+    return took * 1e3, (time.perf_counter() - began) * 1e3
 
 
 def _changes(samples: int) -> Iterator[float]:
     number = SERVICES // 2
     watch = Watch(_vip(number))
     try:
-        with _connected() as api:
+        with connected() as api:
             for sample in range(samples):
-                yield _change(api, watch, number, last=10 + sample)
+                request = request_of(_service(number, 10 + sample))
+                yield change(api, watch, request, IPv4Address(f"198.19.1.{10 + sample}"))[0]
     finally:
         watch.close()
 

@@ -13,6 +13,7 @@ TITLES: Mapping[str, str] = {
     "sockets": "Sockets at both ends, over veth",
     "control": "Control plane",
     "flows": "A daemon with many flows and services",
+    "scale": "Scale",
 }
 BEGIN, END = "<!-- figures: written by python -m bench --document -->", "<!-- end of figures -->"
 

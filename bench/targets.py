@@ -25,6 +25,13 @@ TARGETS: Mapping[str, float] = {
     "flows.longest": 50,
     "flows.scrape": 300,
     "flows.idle": 1,
+    "scale.load": 3,
+    "scale.kernel": 1,
+    "scale.restart": 3,
+    "scale.change": 10,
+    "scale.reply": 10,
+    "scale.memory10k": 150,
+    "scale.idle": 1,
 }
 """Upper bound of the median by figure, in the figure's unit."""
 

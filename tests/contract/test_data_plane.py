@@ -135,6 +135,17 @@ def crowd(count, *, first=0):
     return (*(service(ends, of=key(vip)) for ends, vip in pairs), *six)
 
 
+@pytest.mark.parametrize("selection", [Selection.RR, Selection.HASH], ids=lambda one: one.name)
+def test_a_service_may_have_4096_endpoints(driver, selection):
+    """Two of which change afterwards."""
+    ends = [f"31.{at // 65536}.{at // 256 % 256}.{at % 256},80" for at in range(1, 4097)]
+    driver.apply(service(ends, selection=selection))
+    assert driver.data_plane.observe() == driver.expected()
+
+    driver.apply(service([*ends[2:], "32.0.0.1,80", "32.0.0.2,80"], selection=selection))
+    assert driver.data_plane.observe() == driver.expected()
+
+
 def test_a_crowd_is_observed(driver):
     driver.apply(*SERVICES, *crowd(300))
     assert driver.data_plane.observe() == driver.expected()

@@ -116,6 +116,32 @@ def test_what_is_saved_and_applied_is_what_was(cli: Cli, api: LiveApi, tmp_path:
     assert {one.name: one.read_text() for one in tmp_path.iterdir() if one.suffix == ".txt"} == files
 
 
+def test_many_rules_are_applied_as_one_write(cli: Cli, api: LiveApi, tmp_path: Path) -> None:
+    """In one revision; where one of them is refused, each by itself, and the one is named."""
+    end = {"endpointIP": "31.31.31.1", "targetPort": 80, "weight": 1}
+    vips = [f"20.21.0.{at}" for at in range(1, 151)]
+    rules: list[dict[str, Any]] = [
+        {"serviceArguments": {"externalIP": one, "port": 80, "protocol": "tcp", "BGP": False}, "endpoints": [end]}
+        for one in vips
+    ]
+    file = tmp_path / "rules"
+    file.write_text(json.dumps({"lbAttr": rules}))
+    clear(api)
+
+    assert cli("apply", "--lb", str(file), port(api))[0] == 0
+    assert len(shown(api)[0]["lbAttr"]) == len(rules)
+    newest = api.request("GET", f"{BASE}/revisions/all").json["revisionAttr"][0]
+    assert (newest["changes"], newest["summary"]) == (150, "create 150 services")
+
+    rules[7]["serviceArguments"]["protocol"] = "sctp"
+    file.write_text(json.dumps({"lbAttr": rules}))
+    clear(api)
+    code, _, error = cli("apply", "--lb", str(file), port(api))
+    assert code == 1
+    assert f"Error: {file} lbAttr 8: not-built error: protocol: sctp is not built yet" in error
+    assert len(shown(api)[0]["lbAttr"]) == len(rules) - 1
+
+
 def test_files_have_the_form_of_the_original(cli: Cli, api: LiveApi, tmp_path: Path) -> None:
     """Its spelling, its members, its indent; counters are blank."""
     cli("save", "--lb", f"--config-path={tmp_path}", port(api))

@@ -5,6 +5,8 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from math import ceil
 
+from msgspec import structs
+
 from loxiapi import wire
 from loxilb.errors import InvalidRequest, NotBuilt
 from loxilb.model import (
@@ -28,19 +30,26 @@ _MAX_SECONDARY = 3
 
 _EDITS = {kind.value: kind for kind in EditKind}
 
-# Many services have the same endpoints, and a start reads them all: parsing takes half of that time.
-_parsed = lru_cache(maxsize=1 << 16)(ip_address)
+_MODES = {int(mode): mode for mode in Mode}
+_SELECTIONS = {int(selection): selection for selection in Selection}
+
+# Many services have the same endpoints and probes, and a start reads them all: one object of each takes less time, and
+# less memory.
+_CACHED = 1 << 16
+_parsed = lru_cache(maxsize=_CACHED)(ip_address)
+_text = lru_cache(maxsize=_CACHED)(str)
 
 
 def service_of(entry: wire.LoadBalancerEntry) -> Service:
     """Convert a request; raises InvalidRequest with the code of the contract."""
     arguments = entry.service_arguments
+    key = _key_of(arguments)
     return Service(
-        key=_key_of(arguments),
-        endpoints=tuple(_endpoint_of(endpoint) for endpoint in entry.endpoints),
-        mode=Mode(arguments.mode),
+        key=key,
+        endpoints=tuple([_endpoint(one.endpoint_ip, one.target_port, one.weight) for one in entry.endpoints]),
+        mode=_MODES[arguments.mode],
         selection=_selection_of(arguments),
-        inactive_timeout=arguments.inactive_timeout,
+        inactive_timeout=arguments.inactive_timeout or key.protocol.default_timeout,
         persist_timeout=arguments.persist_timeout,
         half_open_limit=arguments.half_open_limit,
         loss=LossPolicy(arguments.on_endpoint_loss or LossPolicy.RESET.value),
@@ -74,22 +83,37 @@ def edits_of(body: wire.LoadBalancerList) -> list[Edit]:
 
 def entry_of(status: ServiceStatus) -> wire.LoadBalancerEntry:
     """Convert a service and the state of its endpoints to an answer."""
-    service = status.service
+    return structs.replace(
+        body_of(status.service),
+        endpoints=list(map(_endpoint_entry_of, status.endpoints)),
+        removed_endpoints=list(map(_endpoint_entry_of, status.removed)),
+    )
+
+
+def body_of(service: Service) -> wire.LoadBalancerEntry:
+    """Convert a service to the request that creates it."""
     secondary = [wire.SecondaryAddress(secondary_ip=str(address)) for address in service.secondary_addresses]
     sources = [wire.AllowedSource(prefix=str(network)) for network in service.allowed_sources]
     return wire.LoadBalancerEntry(
         service_arguments=_arguments_of(service),
         secondary_ips=secondary or None,
         allowed_sources=sources or None,
-        endpoints=list(map(_endpoint_entry_of, status.endpoints)),
-        removed_endpoints=list(map(_endpoint_entry_of, status.removed)),
+        endpoints=[
+            wire.EndpointEntry(endpoint_ip=_text(one.address), target_port=one.port, weight=one.weight)
+            for one in service.endpoints
+        ],
     )
+
+
+def name_of(key: ServiceKey) -> str:
+    """Return a text that no other service has: address, transport, ports, mark, host."""
+    return f"{_text(key.address)} {key.protocol.value} {key.port}-{key.port_max} {key.block} {key.host}"
 
 
 def _endpoint_entry_of(view: EndpointView) -> wire.EndpointEntry:
     """Convert an endpoint and its state; a share is shown while it is not full."""
     return wire.EndpointEntry(
-        endpoint_ip=str(view.endpoint.address),
+        endpoint_ip=_text(view.endpoint.address),
         target_port=view.endpoint.port,
         weight=view.endpoint.weight,
         state=view.state.value,
@@ -132,9 +156,9 @@ def _key_of(arguments: wire.ServiceArguments) -> ServiceKey:
     )
 
 
-def _endpoint_of(entry: wire.EndpointEntry) -> Endpoint:
-    address = address_of(entry.endpoint_ip, "malformed-lbep error", "endpointIP")
-    return Endpoint(address=address, port=entry.target_port, weight=entry.weight)
+@lru_cache(maxsize=_CACHED)
+def _endpoint(text: str, port: int, weight: int) -> Endpoint:
+    return Endpoint(address=address_of(text, "malformed-lbep error", "endpointIP"), port=port, weight=weight)
 
 
 def _selection_of(arguments: wire.ServiceArguments) -> Selection:
@@ -142,7 +166,7 @@ def _selection_of(arguments: wire.ServiceArguments) -> Selection:
         return Selection.N3
     if arguments.sel == _SEL_N3 and arguments.protocol == L4Protocol.SCTP.value:
         raise NotBuilt("not-built error", field="sel", cause="6 for sctp means n2det")
-    return Selection(arguments.sel)
+    return _SELECTIONS[arguments.sel]
 
 
 def _private_of(arguments: wire.ServiceArguments) -> IPAddress | None:
@@ -151,7 +175,13 @@ def _private_of(arguments: wire.ServiceArguments) -> IPAddress | None:
     return address_of(arguments.private_ip, "malformed-service privateIP error", "privateIP")
 
 
+_NO_PROBE = Probe()
+
+
 def _probe_of(arguments: wire.ServiceArguments) -> Probe:
+    plain = not (arguments.probe_type or arguments.probe_request or arguments.probe_response)
+    if plain and not (arguments.probe_port or arguments.probe_timeout or arguments.probe_retries):
+        return _NO_PROBE
     return Probe(
         kind=arguments.probe_type,
         port=arguments.probe_port,
@@ -165,6 +195,8 @@ def _probe_of(arguments: wire.ServiceArguments) -> Probe:
 def _secondary_of(entry: wire.LoadBalancerEntry) -> tuple[IPAddress, ...]:
     """Read the further addresses; where the original drops them silently, for all but SCTP, they are served here."""
     items, arguments = entry.secondary_ips or (), entry.service_arguments
+    if not items:
+        return ()
     addresses = tuple(address_of(item.secondary_ip, "malformed-secIP error", "secondaryIP") for item in items)
     if len(addresses) > _MAX_SECONDARY:
         cause = f"{len(addresses)} are more than {_MAX_SECONDARY}"
@@ -175,7 +207,7 @@ def _secondary_of(entry: wire.LoadBalancerEntry) -> tuple[IPAddress, ...]:
 
 
 def _sources_of(entry: wire.LoadBalancerEntry) -> tuple[IPNetwork, ...]:
-    return tuple(_network_of(item.prefix) for item in entry.allowed_sources or ())
+    return tuple([_network_of(item.prefix) for item in entry.allowed_sources or ()])
 
 
 def _network_of(text: str) -> IPNetwork:
@@ -188,7 +220,7 @@ def _network_of(text: str) -> IPNetwork:
 def _arguments_of(service: Service) -> wire.ServiceArguments:
     key, probe = service.key, service.probe
     return wire.ServiceArguments(
-        external_ip=str(key.address),
+        external_ip=_text(key.address),
         private_ip=str(service.private_address or ""),
         port=key.port,
         port_max=key.port_max if key.port_max != key.port else 0,

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from msgspec import MsgspecError, json, structs
+from msgspec import MsgspecError, json
 
 from loxiapi import wire
-from loxilb.codec.endpoints import body_of, endpoint_of
-from loxilb.codec.rules import entry_of, service_of
+from loxilb.codec.endpoints import body_of as endpoint_body
+from loxilb.codec.endpoints import endpoint_of
+from loxilb.codec.rules import body_of, name_of, service_of
 from loxilb.errors import InvalidRequest
 from loxilb.model import Service, ServiceKey
 from loxilb.model.probe import HostState, MonitoredEndpoint
 from loxilb.model.revision import Changes
-from loxilb.ports import EndpointView, ServiceStatus
 
 
 class Kind(Enum):
@@ -41,12 +41,15 @@ class UnreadableError(Exception):
     """A document that is none."""
 
 
+_decode_rule = json.Decoder(wire.LoadBalancerEntry).decode
+
+
 def documents_of(changes: Changes) -> Iterator[tuple[Name, str | None]]:
     """Write ``changes``; None for what is taken away."""
     for key, service in changes.services.items():
         yield Name(Kind.SERVICE, name_of(key)), service_document(service) if service else None
     for name, endpoint in changes.endpoints.items():
-        yield Name(Kind.ENDPOINT, name), wire.encode(body_of(endpoint)).decode() if endpoint else None
+        yield Name(Kind.ENDPOINT, name), wire.encode(endpoint_body(endpoint)).decode() if endpoint else None
     for name, state in changes.states.items():
         yield Name(Kind.STATE, name), state.value if state else None
     for name, value in changes.parameters.items():
@@ -80,21 +83,13 @@ def changes_of(documents: Mapping[Name, str | None], known: Mapping[Name, str]) 
     return Changes(services=services, endpoints=endpoints, states=states, parameters=parameters)
 
 
-def name_of(key: ServiceKey) -> str:
-    """Return a text that no other service has: address, transport, ports, mark, host."""
-    return f"{key.address} {key.protocol.value} {key.port}-{key.port_max} {key.block} {key.host}"
-
-
 def service_document(service: Service) -> str:
     """Write a service without the live state of its endpoints."""
-    views = tuple(EndpointView(endpoint=endpoint) for endpoint in service.endpoints)
-    entry = entry_of(ServiceStatus(service=service, endpoints=views))
-    still = [structs.replace(endpoint, state="", counter="") for endpoint in entry.endpoints]
-    return wire.encode(structs.replace(entry, endpoints=still)).decode()
+    return wire.encode(body_of(service)).decode()
 
 
 def _service(text: str) -> Service:
-    return service_of(json.decode(text, type=wire.LoadBalancerEntry))
+    return service_of(_decode_rule(text))
 
 
 def _endpoint(text: str) -> MonitoredEndpoint:

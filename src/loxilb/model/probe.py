@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -69,7 +70,7 @@ class EndpointKey(NamedTuple):
     @property
     def name(self) -> str:
         """The written form."""
-        return f"{self.address}_{self.word}_{self.port}"
+        return _name_of(self.address, self.word, self.port)
 
     @classmethod
     def of(cls, service: Service, endpoint: Endpoint) -> "EndpointKey":
@@ -87,6 +88,12 @@ class EndpointKey(NamedTuple):
             return cls(ip_address(address), word, int(port))
         except ValueError:
             return None
+
+
+@lru_cache(maxsize=1 << 16)
+def _name_of(address: IPAddress, word: str, port: int) -> str:
+    """Return the written form; many services have the same endpoints."""
+    return f"{address}_{word}_{port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,6 +152,11 @@ class ServiceKey:
     port_max: int = -1
     block: int = 0
     host: str = ""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        """Return what is computed once: a write looks a key up a dozen times, and the hash of an address is slow."""
+        return self._hash
 
     def __post_init__(self) -> None:
         """Fill ``port_max`` and check the ranges; raises InvalidRequest."""
@@ -169,6 +174,8 @@ class ServiceKey:
             raise InvalidRequest("malformed-service error", field="port", cause="icmp services have no port")
         if not 0 <= self.block <= 0xFFFFFFFF:
             raise InvalidRequest("rule-mark error", field="block", cause=f"{self.block} is not a 32-bit mark")
+        parts = (int(self.address), self.protocol.value, self.port, self.port_max, self.block, self.host)
+        object.__setattr__(self, "_hash", hash(parts))
 
     def __str__(self) -> str:
         """Return a name for a service without one: ``20.20.20.1:2020/tcp``, an IPv6 address in brackets."""
@@ -215,14 +222,21 @@ class Service:
 
     def __post_init__(self) -> None:
         """Check the fields against each other; raises InvalidRequest."""
-        _check_timeouts(self)
-        _check_changes(self)
+        # Most services have nothing unusual; there may be very many of them.
+        if self.inactive_timeout or self.persist_timeout or self.half_open_limit:
+            _check_timeouts(self)
+        if self.drain_timeout or self.slow_start:
+            _check_changes(self)
         _check_sources(self)
-        _check_secondary(self)
+        if self.secondary_addresses:
+            _check_secondary(self)
         if not self.endpoints:
             raise InvalidRequest("endpoints-range error", field="endpoints", cause="a service needs one or more")
+        version = self.key.address.version
+        unusual = self.mode is not Mode.DEFAULT or self.key.protocol is L4Protocol.ICMP
         for endpoint in self.endpoints:
-            _check_endpoint(self, endpoint)
+            if unusual or endpoint.address.version != version:
+                _check_endpoint(self, endpoint)
         _check_modes(self)
 
     @property

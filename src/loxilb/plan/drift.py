@@ -38,7 +38,7 @@ def drift_of(image: Image, before: Ledger, after: Mapping[ServiceKey, Programmed
     return Drift(
         missing=sum(was is None for was, _ in pairs),
         unknown=len(image.rules.keys() - adopted),
-        different=sum(was is not None and _essence(was) != _essence(now) for was, now in pairs),
+        different=sum(was is not None and was != now and _essence(was) != _essence(now) for was, now in pairs),
     )
 
 

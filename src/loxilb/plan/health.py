@@ -2,6 +2,7 @@
 """Which endpoints a service wants checked, and how."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from loxilb.model import Endpoint, L4Protocol, Mode, Service
 from loxilb.model.probe import MAX_RETRIES, EndpointKey, HealthCheck, ProbeKind
@@ -22,13 +23,19 @@ def checks_of(service: Service) -> Mapping[EndpointKey, HealthCheck]:
     return {EndpointKey.of(service, endpoint): _check(service, endpoint) for endpoint in service.endpoints}
 
 
+@lru_cache(maxsize=1 << 10)
+def _unchecked(port: int) -> HealthCheck:
+    """Return the check of an endpoint that is none; one for all with this port."""
+    return HealthCheck(port=port)
+
+
 def _check(service: Service, endpoint: Endpoint) -> HealthCheck:
     """Return the check; without a port of its own a probe goes to the endpoint's.
 
     Without a probe type TCP endpoints are connected to, and all others pinged.
     """
     if not is_probed(service):
-        return HealthCheck(port=endpoint.port)
+        return _unchecked(endpoint.port)
     probe = service.probe
     connects = service.key.protocol is L4Protocol.TCP and endpoint.port
     by_protocol = ProbeKind.TCP if connects else ProbeKind.PING

@@ -339,6 +339,8 @@ def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed
     Equal endpoints hold their slots in ascending order, so that a ledger read back from the kernel agrees. One that was
     removed and still has flows is taken back with them.
     """
+    if _unchanged(ordered, before):
+        return before.ids
     present: defaultdict[tuple[IPAddress, int], list[EndpointId]] = defaultdict(list)
     for slot, entry in sorted(before.endpoints.items(), key=itemgetter(0)):
         present[entry.address, entry.port].append(slot)
@@ -349,6 +351,17 @@ def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed
         wanted[endpoint.address, endpoint.port].append(slot)
     queues = {place: deque(sorted(slots)) for place, slots in wanted.items()}
     return tuple(queues[endpoint.address, endpoint.port].popleft() for endpoint in ordered)
+
+
+def _unchanged(ordered: Sequence[Endpoint], before: Programmed) -> bool:
+    """Tell of a service that has just these endpoints, as nearly all of them when a daemon starts."""
+    if not len(ordered) == len(before.ids) == len(before.endpoints):
+        return False
+    for endpoint, slot in zip(ordered, before.ids, strict=True):
+        entry = before.endpoints[slot]
+        if entry.port != endpoint.port or entry.address != endpoint.address:
+            return False
+    return True
 
 
 def _put(draft: _Draft, before: Programmed, after: Programmed) -> None:

@@ -183,8 +183,8 @@ def _strays(image: Image, programmed: Iterable[Programmed]) -> list[Op]:
     kept = {one.rule: one for one in programmed}
     listeners = {listener for one in kept.values() for listener in one.listeners}
     return [
-        *(DropListener(listener=one) for one in sorted(image.listeners) if one not in listeners),
-        *(DropRule(rule=one) for one in sorted(image.rules) if one not in kept),
+        *(DropListener(listener=one) for one in sorted(image.listeners.keys() - listeners)),
+        *(DropRule(rule=one) for one in sorted(image.rules.keys() - kept.keys())),
         *(
             DropSource(rule=rule, network=one)
             for rule, networks in sorted(image.sources.items())

@@ -53,6 +53,20 @@ _GAPS = (
 
 def check_supported(service: Service) -> None:
     """Raise NotBuilt for the first field of ``service`` that the data plane cannot honour."""
+    if _is_usual(service):
+        return
     for gap in _GAPS:
         if gap.missing(service):
             raise NotBuilt("not-built error", field=gap.field, cause=f"{gap.value(service)} is not built yet")
+
+
+def _is_usual(service: Service) -> bool:
+    """Tell of most services, at once, that they have none of the gaps."""
+    key, version = service.key, service.key.address.version
+    if key.host or service.security or service.egress or service.proxy_protocol_v2 or service.secondary_addresses:
+        return False
+    for endpoint in service.endpoints:
+        if endpoint.address.version != version:
+            return False
+    usual = key.protocol is not L4Protocol.SCTP and not service.probe.kind
+    return usual and service.mode in _MODES and service.selection in _SELECTIONS

@@ -101,7 +101,7 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
         "icmp_peers": settings.icmp_peers,
         "aborts": _ring_bytes(settings.aborts * (ctypes.sizeof(abi.Abort) + _RECORD_HEADER)),
         "fragments": settings.fragments,
-        "hosts": config.endpoints,
+        "hosts": config.endpoints + config.rules,
         "ring": config.ring // abi.RING_LINE,
         "listeners4": settings.listeners,
         "listeners6": settings.listeners,

@@ -77,7 +77,7 @@ def _route(body: bytes) -> Route:
     interface = int.from_bytes(found[_RTA_OIF], sys.byteorder) if _RTA_OIF in found else None
     return Route(
         local=kind == _RTN_LOCAL,
-        interface=interface,
+        interface=interface if kind == _RTN_UNICAST else None,
         on_link=interface if kind == _RTN_UNICAST and not gateway else None,
         source=_address(source) if source and kind in (_RTN_UNICAST, _RTN_LOCAL) else None,
     )

@@ -33,9 +33,13 @@ def normal(service: Service) -> Service:
     Endpoints in rule order, allowed sources each once and secondary addresses by address, the timeout spelt out, those
     of persistence and draining only where they are not the default.
     """
+    ordered = in_rule_order(service.endpoints)
+    listed = service.allowed_sources or service.secondary_addresses or service.persist_timeout or service.drain_timeout
+    if service.inactive_timeout and not listed and ordered == service.endpoints:
+        return service
     return replace(
         service,
-        endpoints=in_rule_order(service.endpoints),
+        endpoints=ordered,
         inactive_timeout=service.timeout,
         persist_timeout=0 if service.persist_timeout == DEFAULT_PERSISTENCE_S else service.persist_timeout,
         drain_timeout=0 if service.drain_timeout == DEFAULT_DRAIN_S else service.drain_timeout,

@@ -46,10 +46,10 @@ from loxilb.ports import (
     Store,
     VipHost,
 )
+from loxilb.services.config.collector import without_collector
 from loxilb.services.config.edits import attached, detached, edited, matching_key, normal, replaced
 from loxilb.services.config.health import HealthBook, said
 from loxilb.services.config.journal import StoreJournal
-from loxilb.services.config.many import many
 from loxilb.services.config.order import key_order
 from loxilb.services.config.status import status_of
 from loxilb.services.config.tending import Quiet, is_due, next_look
@@ -248,6 +248,7 @@ class ConfigurationService:
 
     # In the worker thread from here on
 
+    @without_collector()
     def _adopt(self) -> int:
         """Bring everything in line with the store, and settle a write that was under way.
 
@@ -297,7 +298,7 @@ class ConfigurationService:
         self._change(Changes(services={wanted.key: edit(self._desired.get(wanted.key), wanted)}), author)
 
     def _write(self, edits: Sequence[Edit], author: Author) -> None:
-        with many(len(edits)):
+        with without_collector(len(edits)):
             try:
                 changes = edited(self._desired, edits)
                 if changes:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is known of one endpoint."""
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from loxilb.model import IPAddress, ServiceKey
@@ -37,7 +36,11 @@ class Record:
     state: HostState = HostState.GREEN
     verdict: Verdict = field(default_factory=Verdict)
     announced: Availability = Availability.UP
-    delays: deque[float] = field(default_factory=lambda: deque(maxlen=_DELAYS))
+    delays: tuple[float, ...] = ()
+
+    def answered(self, delay: float) -> None:
+        """Note the round trip time of a ping; the newest are kept."""
+        self.delays = (*self.delays, delay)[-_DELAYS:]
 
     @property
     def address(self) -> IPAddress:

@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import structlog
 
@@ -24,6 +25,7 @@ _WIDTH = 256
 _FIRST_S = 1.0
 _DELIVERY_S = 5.0
 _JITTER = 0.1
+_AT_ONCE = 1000  # services: the event loop gets its turn between those and the next
 
 _log = structlog.get_logger(__name__)
 
@@ -63,8 +65,9 @@ class HealthService:
 
     def services_changed(self, changes: Mapping[ServiceKey, Service | None]) -> None:
         """Learn what services are now (None: deleted); from any thread."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._follow, changes)
+        rest = iter(changes.items())
+        while self._loop is not None and (part := dict(islice(rest, _AT_ONCE))):
+            self._loop.call_soon_threadsafe(self._follow, part)
 
     def _follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
         """Note who uses what, then act on each endpoint once: finding its check looks at all of its users."""
@@ -82,9 +85,10 @@ class HealthService:
 
     def _touched(self, used: EndpointKey, before: dict[str, Probed | None]) -> Record:
         """Return the record of an endpoint; what was probed until now is noted in ``before``, once."""
-        record = self._record(used.name, used)
-        if used.name not in before:
-            before[used.name] = record.probed
+        name = used.name
+        record = self._record(name, used)
+        if name not in before:
+            before[name] = record.probed
         return record
 
     # What an operator asked
@@ -166,7 +170,10 @@ class HealthService:
     # Records
 
     def _record(self, name: str, key: EndpointKey | None) -> Record:
-        return self._records.setdefault(name, Record(name=name, key=key))
+        found = self._records.get(name)
+        if found is None:
+            found = self._records[name] = Record(name=name, key=key)
+        return found
 
     def _revise(self, record: Record, before: Probed | None) -> None:
         """Act on a record whose users or operator's wish may have changed; ``before`` is what was probed."""
@@ -177,7 +184,7 @@ class HealthService:
             return
         check = record.check
         self._timers.stop(record.name)
-        record.delays.clear()
+        record.delays = ()
         if check.kind is ProbeKind.NONE:
             record.verdict = Verdict()
         else:
@@ -205,7 +212,7 @@ class HealthService:
         before = record.verdict
         record.verdict = judge(before, succeeded=not outcome.fault, retries=check.retries, now=now)
         if outcome.delay is not None:
-            record.delays.append(outcome.delay)
+            record.answered(outcome.delay)
         _report(record, before, outcome)
         self._announce(record)
         wait = pause(record.verdict, period=check.period, now=now)

@@ -141,14 +141,10 @@ class SqliteStore:
             raise damaged(self._path, str(error)) from error
 
     def _write(self, number: int, documents: Mapping[Name, str | None]) -> None:
-        select = "SELECT document FROM objects WHERE kind = ? AND name = ?"
-        before = {}
-        for name in documents:
-            row = self._connection.execute(select, (name.kind.value, name.text)).fetchone()
-            before[name] = row[0] if row else None
+        before = "(SELECT document FROM objects WHERE kind = ?2 AND name = ?3)"
         self._connection.executemany(
-            "INSERT INTO changes VALUES (?, ?, ?, ?)",
-            ((number, name.kind.value, name.text, text) for name, text in before.items()),
+            f"INSERT INTO changes VALUES (?1, ?2, ?3, {before})",
+            [(number, name.kind.value, name.text) for name in documents],
         )
         self._put(documents)
 

@@ -9,7 +9,7 @@ _MANY = 1000  # fewer are made before the collector looks
 
 
 @contextmanager
-def many(count: int) -> Iterator[None]:
+def without_collector(count: int = _MANY) -> Iterator[None]:
     """Keep the cyclic garbage collector out of the way of a body that makes objects to stay.
 
     It would look at all of them again and again while they are made. Afterwards they count as permanent, so that later
