@@ -109,7 +109,7 @@ def _changes(count: int) -> Iterator[tuple[float, float]]:
 
 def _start(lb: LoadBalancer, services: int) -> float:
     """Start a daemon with room for so many services; returns the seconds until it served."""
-    sizes = [f"--{name}={services * each * 5 // 4}" for name, each in _SIZES.items()]
+    sizes = [f"--{name}={max(1024, services * each * 5 // 4)}" for name, each in _SIZES.items()]
     lb.start("--loglevel", "error", "--prometheus", *sizes)
     return float(re.findall(r"ready in ([\d.]+) s", lb.ready_line)[0])
 
