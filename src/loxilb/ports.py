@@ -393,7 +393,14 @@ class CheckedJournal(Journal, Protocol):
 
 
 class EndpointHealth(Protocol):
-    """What becomes of a verdict on endpoints."""
+    """What becomes of a verdict on endpoints.
+
+    ``found_down`` are those that took no new flow when a daemon took the data plane over, though no operator had said
+    so: they are down until a probe says otherwise. Known before the first watcher is told of services.
+    """
+
+    @property
+    def found_down(self) -> frozenset[EndpointKey]: ...
 
     async def set_availability(self, changes: Mapping[EndpointKey, Availability]) -> None:
         """Bring every service that uses these endpoints in line, now and later; the others stay as told before.

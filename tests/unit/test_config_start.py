@@ -12,7 +12,7 @@ from loxilb.errors import InvalidRequest, KernelError
 from loxilb.kernel.fake import FakeDataPlane, FakeVipHost
 from loxilb.model import LossPolicy, Selection
 from loxilb.model.image import DropRule, Image, PutListener, RuleId
-from loxilb.model.probe import HostState
+from loxilb.model.probe import Availability, EndpointKey, HostState
 from loxilb.model.revision import DAEMON, LOG_LEVEL, Changes
 from loxilb.plan import Drift, Limits, listeners_of
 from loxilb.services.config.edits import normal
@@ -47,6 +47,28 @@ def test_an_endpoint_out_of_service_gets_no_flow_after_a_restart():
         await stage.restart()
         (status,) = await stage.service.services()
         assert [one.state.value for one in status.endpoints] == ["inactive", "active", "active"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("loss", LossPolicy)
+def test_an_endpoint_that_is_down_gets_no_flow_after_a_restart(loss):
+    """Until a probe says that it is up; one that an operator has taken out is not for probes to bring back."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.service.put(service(loss=loss))
+        first, third = (EndpointKey(ip_address(one), "tcp", 8080) for one in ("31.31.31.1", "33.33.33.1"))
+        await stage.service.keep(Changes(states={FIRST: HostState.YELLOW}), author=ME)
+        await stage.service.set_availability({first: Availability.DRAINING, third: Availability.DOWN})
+        before = stage.fake.observe()
+        await stage.restart()
+
+        assert stage.fake.observe() == before
+        assert stage.service.found_down == {third}
+        assert stage.service.drift == Drift()
+        await stage.service.set_availability({third: Availability.UP})
+        taking = {entry.address: entry.takes_flows for entry in stage.fake.observe().endpoints.values()}
+        assert list(taking.values()) == [False, True, True]
 
     play(scene)
 

@@ -193,13 +193,17 @@ def test_every_change_is_reported_and_no_refused_one():
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_a_new_daemon_finds_endpoints_that_were_down(selection):
+def test_a_new_daemon_leaves_endpoints_that_were_down_until_it_has_probed_them(selection):
     async def first(stage: Stage) -> None:
         await stage.service.put(service(selection=selection))
         await stage.service.set_availability({at(2): DOWN})
 
     async def second(stage: Stage) -> None:
         assert await stage.service.start() == 1
+        assert await stage.active() == [True, False, True]
+        assert stage.taken() == {1, 3}
+        assert stage.service.found_down == {at(2)}
+        await stage.service.set_availability({at(2): UP})
         assert await stage.active() == [True] * 3
         assert stage.taken() == {1, 2, 3}
 

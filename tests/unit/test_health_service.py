@@ -2,132 +2,33 @@
 """When endpoints are probed and what services are told, on a virtual clock."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from loxilb.errors import Conflict, InvalidRequest, KernelError, NotFound
-from loxilb.model import IPAddress, Probe, Service, ServiceKey
-from loxilb.model.probe import Availability, EndpointKey, HealthCheck, HostState, MonitoredEndpoint, ProbeKind
-from loxilb.model.revision import Author, Changes
+from loxilb.errors import Conflict, InvalidRequest, NotFound
+from loxilb.model import Probe, ServiceKey
+from loxilb.model.probe import HealthCheck, HostState, ProbeKind
 from loxilb.ports import EndpointChoice
-from loxilb.services.health import HealthService, Outcome
-from loxilb.services.reconcile import Reconciler
+from tests.support.probed import (
+    DOWN,
+    DRAINING,
+    ONE,
+    OUT,
+    THREE,
+    TWO,
+    UP,
+    WATCHED,
+    Stage,
+    at,
+    gaps,
+    monitored,
+    run,
+)
 from tests.support.services import key, service
-from tests.support.virtual import play
-
-ONE, TWO, THREE = (ip_address(f"{number}.{number}.{number}.1") for number in (31, 32, 33))
-UP, DOWN, DRAINING, OUT = Availability.UP, Availability.DOWN, Availability.DRAINING, Availability.OUT
-WATCHED = service(monitor=True, probe=Probe(period=10))
-
-
-def at(address: IPAddress, port: int = 8080, word: str = "tcp") -> EndpointKey:
-    return EndpointKey(address, word, port)
-
-
-class Line:
-    """Endpoints that answer unless they are in ``dead``; every probe takes ``cost`` seconds."""
-
-    def __init__(self, stage: "Stage") -> None:
-        self.stage = stage
-        self.dead: set[IPAddress] = set()
-        self.late = False
-        self.cost = 0.0
-        self.busy = self.busiest = 0
-        self.times: defaultdict[IPAddress, list[float]] = defaultdict(list)
-        self.checks: dict[IPAddress, HealthCheck] = {}
-        self.closed = False
-
-    async def probe(self, address: IPAddress, check: HealthCheck) -> Outcome:
-        self.busy += 1
-        self.busiest = max(self.busiest, self.busy)
-        self.times[address].append(self.stage.now)
-        self.checks[address] = check
-        await asyncio.sleep(self.cost)
-        self.busy -= 1
-        if check.request == "crash":
-            raise ZeroDivisionError
-        delay = 0.001 * len(self.times[address]) if check.kind is ProbeKind.PING else None
-        return Outcome(fault="dead", late=self.late) if address in self.dead else Outcome(delay=delay)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Stage:
-    """The service between a line of endpoints and what is told."""
-
-    def __init__(self) -> None:
-        self.line = Line(self)
-        self.told: list[tuple[float, dict[EndpointKey, Availability]]] = []
-        self.authors: list[Author] = []
-        self.refusals = 0
-        self.slowness = 0.0
-        self.reconciler = Reconciler()
-        self.health = HealthService(
-            target=self, journal=self, prober=self.line, wake=lambda: self.reconciler.ask("health")
-        )
-        self.reconciler.add("health", self.health.deliver)
-
-    @property
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    @property
-    def states(self) -> dict[EndpointKey, Availability]:
-        """What was told last of every endpoint."""
-        return {key: state for _, changes in self.told for key, state in changes.items()}
-
-    async def set_availability(self, changes: Mapping[EndpointKey, Availability]) -> None:
-        await asyncio.sleep(self.slowness)
-        if self.refusals:
-            self.refusals -= 1
-            raise KernelError("write endpoints", 5)
-        self.told.append((self.now, dict(changes)))
-
-    async def keep(self, changes: Changes, *, author: Author) -> None:
-        self.authors.append(author)
-        self.health.changed(changes)
-        await asyncio.sleep(0)
-
-    async def use(self, *services: Service) -> None:
-        """Report services; returns when that has been taken in."""
-        self.health.services_changed({one.key: one for one in services})
-        await asyncio.sleep(0.001)
-
-    async def drop(self, *services: Service) -> None:
-        self.health.services_changed(dict.fromkeys(one.key for one in services))
-        await asyncio.sleep(0.001)
-
-    async def names(self) -> list[str]:
-        return [status.name for status in await self.health.endpoints()]
-
-    async def shown(self) -> list[tuple[str, str, bool]]:
-        return [(one.name, one.check.kind.value, one.up) for one in await self.health.endpoints()]
-
-
-Scene = Callable[[Stage], Coroutine[Any, Any, None]]
-
-
-def run(scene: Scene) -> Stage:
-    async def whole() -> Stage:
-        stage = Stage()
-        await stage.health.start()
-        working = asyncio.create_task(stage.reconciler.run())
-        try:
-            await scene(stage)
-        finally:
-            await stage.health.stop()
-            working.cancel()
-        return stage
-
-    return play(whole())
 
 
 def test_an_endpoint_of_thousands_of_services_costs_as_much_as_those_of_one():
@@ -153,17 +54,6 @@ def test_an_endpoint_of_thousands_of_services_costs_as_much_as_those_of_one():
     assert looks < 20
 
 
-def gaps(times: Sequence[float]) -> list[float]:
-    return [later - earlier for earlier, later in pairwise(times)]
-
-
-def monitored(
-    address: IPAddress = ONE, kind: ProbeKind = ProbeKind.TCP, port: int = 8080, **more: Any
-) -> MonitoredEndpoint:
-    name = more.pop("name", "")
-    return MonitoredEndpoint(address=address, name=name, check=HealthCheck(kind=kind, port=port, **more))
-
-
 def test_the_first_probe_comes_soon_and_the_others_with_the_period():
     async def scene(stage: Stage) -> None:
         await stage.use(WATCHED)
@@ -179,6 +69,45 @@ def test_the_first_probe_comes_soon_and_the_others_with_the_period():
         assert len({round(gap, 3) for gap in gaps(times)}) > 20
     assert stage.told == []
     assert stage.line.closed
+
+
+def test_what_was_down_before_a_restart_is_up_with_the_first_success():
+    """And stays down without one: nothing is told then."""
+
+    async def scene(stage: Stage) -> None:
+        stage.found_down = frozenset({at(ONE), at(TWO)})
+        stage.line.dead.add(TWO)
+        await stage.use(WATCHED)
+        assert [up for _, _, up in await stage.shown()] == [False, False, True]
+        await asyncio.sleep(5)
+
+    stage = run(scene)
+
+    assert [changes for _, changes in stage.told] == [{at(ONE): UP}]
+
+
+def test_what_was_down_and_is_probed_no_more_is_up():
+    """Nothing would ever say otherwise."""
+
+    async def scene(stage: Stage) -> None:
+        stage.found_down = frozenset({at(ONE)})
+        await stage.use(service())
+        await asyncio.sleep(1)
+
+    assert [changes for _, changes in run(scene).told] == [{at(ONE): UP}]
+
+
+def test_what_is_added_after_a_restart_starts_up():
+    """What was down concerns only what was there."""
+
+    async def scene(stage: Stage) -> None:
+        stage.found_down = frozenset({at(ONE)})
+        await stage.use(WATCHED)
+        await stage.drop(WATCHED)
+        await stage.use(WATCHED)
+        assert [up for _, _, up in await stage.shown()] == [True, True, True]
+
+    run(scene)
 
 
 def test_a_failure_is_repeated_at_once_and_told_once():

@@ -12,7 +12,7 @@ from loxilb.plan.health import checks_of, is_probed
 from loxilb.plan.ledger import Ledger, Programmed
 from loxilb.plan.planner import Health, Plan, listeners_of, plan
 from loxilb.plan.pools import Limits
-from loxilb.plan.recover import adopt, recover
+from loxilb.plan.recover import adopt, found_down, recover
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import POLL_S, Phase, deadline
 from loxilb.plan.summary import summary
@@ -34,6 +34,7 @@ __all__ = [
     "checks_of",
     "deadline",
     "drift_of",
+    "found_down",
     "in_address_order",
     "in_rule_order",
     "is_probed",

@@ -29,6 +29,7 @@ from loxilb.model.image import (
     Op,
     RuleId,
 )
+from loxilb.model.probe import EndpointKey
 from loxilb.model.service import DEFAULT_PERSISTENCE_S, MAX_WEIGHT
 from loxilb.plan.ledger import Ledger, Programmed
 from loxilb.plan.planner import listeners_of
@@ -61,6 +62,17 @@ def adopt(image: Image, limits: Limits, services: Iterable[Service], now: float 
         if one is not None:
             programmed[service.key] = one
     return Ledger(limits, programmed), _strays(image, programmed.values())
+
+
+def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[EndpointKey]:
+    """Return the endpoints that take no new flow in an adopted ledger."""
+    known = ((service, ledger.services[service.key]) for service in services if service.key in ledger.services)
+    found = ((service, one.endpoints[slot]) for service, one in known for slot in one.ids)
+    return frozenset(
+        EndpointKey.of(service, Endpoint(address=entry.address, port=entry.port))
+        for service, entry in found
+        if not entry.takes_flows
+    )
 
 
 def _slots(image: Image) -> _Slots:

@@ -27,6 +27,7 @@ from loxilb.plan import (
     adopt,
     audit,
     drift_of,
+    found_down,
     plan,
     recover,
     repair,
@@ -102,6 +103,7 @@ class ConfigurationService:
         self._desired: dict[ServiceKey, Service] = {}
         self.drift = Drift()
         self.is_new = False
+        self.found_down: frozenset[EndpointKey] = frozenset()
         self._health = HealthBook()
         self._steady = steady
         self._quiet = Quiet()
@@ -274,8 +276,10 @@ class ConfigurationService:
         found = stored.services.values() if stored.revision else recover(image)
         services = [normal(service) for service in found]
         self._ledger, strays = adopt(image, self._limits, services, self._steady())
+        told = said(stored.states)
+        self.found_down = found_down(services, self._ledger) - told.keys()
         self._health = HealthBook()
-        self._health.put(said(stored.states))
+        self._health.put(dict.fromkeys(self.found_down, Availability.DOWN) | told)
         planned = self._plan({service.key: service for service in services})
         self.drift = drift_of(image, self._ledger, planned.after) if stored.revision else Drift()
         if strays:

@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -48,6 +48,7 @@ class HealthService:
         self._wake = wake
         self._delivered = asyncio.Event()
         self._delivered.set()
+        self._taken_over = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers = Timers(self._probe, _WIDTH)
 
@@ -71,6 +72,8 @@ class HealthService:
 
     def _follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
         """Note who uses what, then act on each endpoint once: finding its check looks at all of its users."""
+        if not self._taken_over:
+            self._take_over(self._target.found_down)
         before: dict[str, Probed | None] = {}
         for key, service in changes.items():
             checks = checks_of(service) if service else {}
@@ -82,6 +85,15 @@ class HealthService:
                 self._used[key] = frozenset(checks)
         for name, probed in before.items():
             self._revise(self._records[name], probed)
+
+    def _take_over(self, down: Collection[EndpointKey]) -> None:
+        """Go on where the daemon before has ended: what was down stays so until a probe succeeds."""
+        self._taken_over = True
+        now = asyncio.get_running_loop().time()
+        for key in down:
+            record = self._record(key.name, key)
+            record.announced = Availability.DOWN
+            record.verdict = Verdict(up=False, failures=1, falls=1, changed=now)
 
     def _touched(self, used: EndpointKey, before: dict[str, Probed | None]) -> Record:
         """Return the record of an endpoint; what was probed until now is noted in ``before``, once."""
