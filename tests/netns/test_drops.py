@@ -5,6 +5,7 @@ import json
 import socket
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGINT
 from subprocess import PIPE, Popen
 from typing import Any
 
@@ -22,7 +23,8 @@ class Watcher:
 
     def __init__(self, star: Star, out: Path, *more: str) -> None:
         self._out = out
-        command = star.lb.namespace.enter_command(BIN / "loxicmd", "watch", "drops", "-t", "60", *more)
+        heeding = ("env", "--default-signal=INT")  # a shell has what it runs in the background ignore interrupts
+        command = star.lb.namespace.enter_command(*heeding, BIN / "loxicmd", "watch", "drops", "-t", "60", *more)
         with out.open("wb") as file:
             self.popen = Popen(command, stdout=file, stderr=PIPE)
 
@@ -32,7 +34,7 @@ class Watcher:
 
     def end(self) -> int:
         """Interrupt it as a user does; returns its exit code."""
-        self.popen.send_signal(2)
+        self.popen.send_signal(SIGINT)
         code = self.popen.wait(30)
         if self.popen.stderr is not None:
             self.popen.stderr.close()
