@@ -2,6 +2,7 @@
 """Links of different sizes: senders are told the MTU of the way to the server, and of the way back."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -55,6 +56,19 @@ def far_star(running_star: Star) -> Star:
     return star
 
 
+def told_of_size(star: Star, vip: str) -> IcmpError:
+    """Return the error about a datagram that is too large; earlier ones may have used up the client's share."""
+    found: list[IcmpError] = []
+
+    def asked() -> bool:
+        with suppress(AssertionError):
+            found.append(star.client.call(ask_for_error, vip, 2020, size=1400))
+        return bool(found)
+
+    wait_for(asked, what="an error, of which there is one a second")
+    return found[0]
+
+
 @by_vip
 @by_mode
 def test_a_router_behind_tells_the_client_its_size(far_star: Star, star: Star, vip: str, mode: str) -> None:
@@ -64,7 +78,7 @@ def test_a_router_behind_tells_the_client_its_size(far_star: Star, star: Star, v
     star.lb.create(vip, f"--udp=2020:{PORT} {flags}", [f"{FAR[vip]}:1"])
     forget_sizes(star.client)
 
-    assert star.client.call(ask_for_error, vip, 2020, size=1400) == too_big(vip, MTU)
+    assert told_of_size(star, vip) == too_big(vip, MTU)
     forget_sizes(star.client)
     assert transfers(star, vip) == (digest_of(SIZE),) * 2
 
@@ -124,7 +138,7 @@ def test_a_small_link_to_the_server(star: Star, sized: Callable[[str], None], vi
     star.lb.create(vip, f"--udp=2020:{PORT} {flags}", [f"{NEAR[vip]}:1"])
     forget_sizes(star.client)
 
-    assert star.client.call(ask_for_error, vip, 2020, size=1400) == too_big(OWN[vip], MTU)
+    assert told_of_size(star, vip) == too_big(OWN[vip], MTU)
     forget_sizes(star.client)
     assert transfers(star, vip) == (digest_of(SIZE),) * 2
     assert f"mtu {MTU}" in sizes_known(star.client)
