@@ -22,7 +22,7 @@ from tests.support.lab import Lab, run
 
 pytestmark = pytest.mark.must_run
 SERVICES = 10_000
-TURNS = 5  # one that is blocked by the work has one or two
+TURNS = 2  # one that is blocked by the work has no more, and one on a crowded machine not many
 _VIP = IPv4Address("20.20.0.0")
 
 
