@@ -186,7 +186,7 @@ def _check_expression(_context: click.Context, parameter: click.Parameter, value
 @_size("--flows6", 65_536, _MAX_FLOWS, "IPv6 flows")
 @_size("--rules", 16_384, _MAX_FLOWS, "Services")
 @_size("--endpoints", 32_768, _MAX_FLOWS, "Endpoints of all services")
-@_size("--ring", 524_288, _MAX_RING, "Slots for selection (one an endpoint, more by weight, 16381 or 65537 for hash)")
+@_size("--ring", 393_216, _MAX_RING, "Slots for selection (one an endpoint, more by weight, 16381 or 65537 for hash)")
 @_size("--listeners", 65_536, _MAX_FLOWS, "Addresses and ports, by IP version (one a port of a range, two with a mark)")
 @click.option(
     "--store",

@@ -51,7 +51,7 @@ class DataPlaneSettings:
     half_open6: int = 4_096
     rules: int = 16_384
     endpoints: int = 32_768
-    ring: int = 524_288
+    ring: int = 393_216
     listeners: int = 65_536
     next_hops: int = 8_192
     clients: int = 8_192
