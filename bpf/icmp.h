@@ -194,6 +194,7 @@ LOX_INLINE int lox_icmp_forward(lox_ctx *ctx, const bool v6, struct lox_work *w,
 	struct lox_runtime *rt = lox_runtime();
 	struct lox_rewrite outer = {};
 	struct lox_ref ref;
+	int lost;
 
 	lox_find_any(v6, &w->reverse, &ref);
 	if (!rt || !ref.flow || w->p.ttl <= 1)
@@ -202,8 +203,9 @@ LOX_INLINE int lox_icmp_forward(lox_ctx *ctx, const bool v6, struct lox_work *w,
 	lox_outer(v6, w, &outer);
 	w->p.tuple.proto = v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 	lox_find_way(ctx, v6, w, &ref, rt->generation);
-	if (lox_no_way(&w->way))
-		return lox_discard(ctx, LOX_DROP_NO_ROUTE);
+	lost = lox_no_way(&w->way);
+	if (lost)
+		return lox_discard(ctx, lost);
 	if (w->way.route == LOX_ROUTE_LOCAL)
 		outer.flags |= LOX_KEEP_TTL;
 	if (lox_translate(ctx, v6, q, &w->rw, &outer, w->way.route == LOX_ROUTE_READY ? &w->way.macs : NULL))

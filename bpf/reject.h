@@ -261,7 +261,10 @@ LOX_INLINE int lox_make_error(lox_ctx *ctx, const bool v6, struct lox_work *w, c
 	return 0;
 }
 
-/* Code for a destination that no way leads to, as the kernel's router says it (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1). */
+/*
+ * Code for a destination that no way leads to, as the kernel's router says it (RFC 1812 section 5.2.7.1, RFC 4443 section
+ * 3.1).
+ */
 LOX_INLINE __u8 lox_no_way_code(const bool v6, __u32 route)
 {
 	if (route == LOX_ROUTE_PROHIBITED)
@@ -312,8 +315,6 @@ LOX_INLINE int lox_reject(lox_ctx *ctx, const bool v6)
 		return lox_leave(LOX_PASS, LOX_PASS_PROTOCOL);
 	if (!w)
 		return lox_discard(ctx, LOX_DROP_BUSY);
-	if (w->reason == LOX_DROP_NO_ROUTE && w->way.route == LOX_ROUTE_BLACK_HOLE)
-		return lox_discard(ctx, LOX_DROP_NO_ROUTE);
 	if (!lox_on_the_way(w->reason) && w->p.tuple.proto == IPPROTO_TCP)
 		return lox_make_reset(ctx, v6, &w->p) ? lox_discard(ctx, w->reason) :
 							lox_send_back(ctx, LOX_ANSWER_RESET);

@@ -300,9 +300,10 @@ LOX_INLINE void lox_leave_to_kernel(struct lox_work *w)
 LOX_INLINE int lox_hop_check(lox_ctx *ctx, struct lox_work *w)
 {
 	bool direct = w->rw.flags & LOX_FLOW_DIRECT;
+	int lost = lox_no_way(&w->way);
 
-	if (lox_no_way(&w->way))
-		return LOX_DROP_NO_ROUTE;
+	if (lost)
+		return lost;
 	if (w->way.route == LOX_ROUTE_LOCAL)
 		return 0;
 	if (w->p.ttl <= 1 && !direct)

@@ -56,19 +56,12 @@ struct {
 
 #define LOX_STEPS tc_steps
 
-/* Reasons that the sender is told. */
-LOX_INLINE bool lox_answered(enum lox_reason reason)
-{
-	return reason == LOX_DROP_TTL || reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_NOT_SYN ||
-	       reason == LOX_DROP_TOO_BIG || reason == LOX_DROP_NO_ROUTE;
-}
-
 /* Drop the packet in hand (lox_work), and answer it where that is due. */
 LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
 {
 	struct lox_work *w = lox_work();
 
-	if (w && lox_answered(reason)) {
+	if (w && lox_is_told(reason)) {
 		w->reason = reason;
 		bpf_tail_call(ctx, &LOX_STEPS, v6 ? LOX_STEP_REJECT6 : LOX_STEP_REJECT4);
 	}

@@ -32,15 +32,9 @@ struct {
 #define LOX_STEPS xdp_steps
 
 /* Answers and everything that needs more than a rewrite are the TC program's: pass it the packet as it came. */
-LOX_INLINE bool lox_hand_on(enum lox_reason reason)
-{
-	return reason == LOX_DROP_TTL || reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_NOT_SYN ||
-	       reason == LOX_DROP_TOO_BIG || reason == LOX_DROP_NO_ROUTE;
-}
-
 LOX_INLINE int lox_refuse(lox_ctx *ctx, const bool v6, enum lox_reason reason)
 {
-	return lox_hand_on(reason) ? lox_leave(LOX_PASS, LOX_PASS_TO_TC) : lox_discard(ctx, reason);
+	return lox_is_told(reason) ? lox_leave(LOX_PASS, LOX_PASS_TO_TC) : lox_discard(ctx, reason);
 }
 
 /* ICMP errors and fragments, too. */

@@ -28,4 +28,11 @@ LOX_INLINE int lox_leave(int verdict, enum lox_reason reason)
 	return verdict;
 }
 
+/* Is the sender told of a packet that is dropped for this reason? TC does that. */
+LOX_INLINE bool lox_is_told(enum lox_reason reason)
+{
+	return reason == LOX_DROP_TTL || reason == LOX_DROP_NO_ENDPOINT || reason == LOX_DROP_NOT_SYN ||
+	       reason == LOX_DROP_TOO_BIG || reason == LOX_DROP_NO_ROUTE;
+}
+
 #endif

@@ -32,9 +32,12 @@ struct lox_way {
 	__u32 route; /* enum lox_route */
 };
 
-LOX_INLINE bool lox_no_way(const struct lox_way *way)
+/* Why nothing can go this way; 0 where it can. */
+LOX_INLINE int lox_no_way(const struct lox_way *way)
 {
-	return way->route >= LOX_ROUTE_NONE;
+	if (way->route < LOX_ROUTE_NONE)
+		return 0;
+	return way->route == LOX_ROUTE_BLACK_HOLE ? LOX_DROP_BLACK_HOLE : LOX_DROP_NO_ROUTE;
 }
 
 struct lox_work {

@@ -81,7 +81,7 @@ def test_drops_are_seen_while_they_happen(star: Star, tmp_path: Path) -> None:
         ("drop_source", "20.20.20.1"),
         ("drop_source", "2001::1"),
         ("drop_half_open", "20.20.20.2"),
-        ("drop_no_route", "20.20.20.3"),
+        ("drop_black_hole", "20.20.20.3"),
     }
     for vip, client, _ in VIPS:
         drop = found["drop_source", vip]

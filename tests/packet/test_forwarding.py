@@ -152,9 +152,7 @@ def test_a_black_hole_is_silent(driver: Driver, hook: Hook, version: int) -> Non
     route = f"blackhole {away(version)}"
 
     with changed(f"-{version} route add {route}", f"-{version} route del {route}"):
-        if hook is Hook.XDP:
-            driver.expect(Hook.XDP, driver.path(service).request(flags=SYN), Reason.PASS_TO_TC)
-        driver.expect(Hook.TC, driver.path(service).request(flags=SYN), Reason.DROP_NO_ROUTE)
+        driver.expect(hook, driver.path(service).request(flags=SYN), Reason.DROP_BLACK_HOLE)
 
 
 def test_a_changed_neighbour_is_found_by_the_next_generation(driver: Driver, hook: Hook, version: int) -> None:

@@ -28,6 +28,7 @@ _STEPS = {
     "drop_busy": "flow table: another processor works on it",
     "drop_flow_moved": "flow table: the flow has moved",
     "drop_no_route": "FIB: no way to the address",
+    "drop_black_hole": "FIB: the way to the address is a black hole",
     "drop_not_syn": "{where}; the packet may not open one",
     "drop_write": "rewriting: the packet could not be written",
     "drop_source": "allowed sources: the client is not among them",

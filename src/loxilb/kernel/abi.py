@@ -86,6 +86,7 @@ class Reason(IntEnum):
     DROP_MARTIAN = 47
     DROP_HALF_OPEN = 48
     DROP_LOOP = 49
+    DROP_BLACK_HOLE = 50
 
 
 REASONS = 56

@@ -85,12 +85,8 @@ class HostIndex:
 
     def add_services(self, addresses: Iterable[bytes]) -> None:
         """Note one more listener on each address."""
-        counts = self._services
         for address in addresses:
-            present = counts.get(address, 0)
-            counts[address] = present + 1
-            if not present:
-                self._stale.add(address)
+            if self._add(self._services, address):
                 self._count_bit(address, 1)
 
     def drop_services(self, addresses: Iterable[bytes]) -> None:
@@ -101,12 +97,8 @@ class HostIndex:
 
     def add_endpoints(self, addresses: Iterable[bytes]) -> None:
         """Note one more endpoint at each address."""
-        counts = self._endpoints
         for address in addresses:
-            present = counts.get(address, 0)
-            counts[address] = present + 1
-            if not present:
-                self._stale.add(address)
+            self._add(self._endpoints, address)
 
     def drop_endpoints(self, addresses: Iterable[bytes]) -> None:
         """Note one endpoint less at each address."""
@@ -114,9 +106,9 @@ class HostIndex:
             self._drop(self._endpoints, address)
 
     def flush(self) -> None:
-        """Make the maps say what was noted; raises KernelError."""
-        stale, self._stale = self._stale, set()
-        self._write(stale)
+        """Make the maps say what was noted, now or when called again after a failure; raises KernelError."""
+        self._write(self._stale)
+        self._stale.clear()
         words, self._stale_words = self._stale_words, set()
         for at in words:
             bits = self._bits[at * _WORD_BITS : (at + 1) * _WORD_BITS]
@@ -129,6 +121,14 @@ class HostIndex:
         self._bits[bit] = before + by
         if not before or not self._bits[bit]:
             self._stale_words.add(bit // _WORD_BITS)
+
+    def _add(self, users: dict[bytes, int], address: bytes) -> bool:
+        """Count one user more; tells whether it is the first."""
+        present = users.get(address, 0)
+        users[address] = present + 1
+        if not present:
+            self._stale.add(address)
+        return not present
 
     def _drop(self, users: dict[bytes, int], address: bytes) -> bool:
         """Count one user less; tells whether it was the last."""

@@ -16,7 +16,10 @@ from loxilb.services.metrics.accounts import Accounts, Total
 _OLD = "Deprecated name of "
 _FLOW_TABLES = ("flow4", "flow6", "half4", "half6")
 _PROTOCOLS = (L4Protocol.TCP, L4Protocol.UDP, L4Protocol.SCTP)
-_REFUSED = ("drop_no_endpoint", "drop_no_source", "drop_no_port", "drop_table_full", "drop_busy", "drop_no_route")
+_REFUSED = (
+    *("drop_no_endpoint", "drop_no_source", "drop_no_port", "drop_table_full", "drop_busy"),
+    *("drop_no_route", "drop_black_hole"),
+)
 """Reasons for which a flow that a client asked for did not come to be."""
 _LCU_FLOWS, _LCU_RULES, _LCU_BITS = 2_160_000, 1_000, 3.6e11
 
