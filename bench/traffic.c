@@ -13,11 +13,13 @@
  *
  * Clients print one line of JSON: what they counted (connections, requests or bytes), what failed, how many of these by a
  * reset, processor and wall time in nanoseconds, the median and 99th percentile of what one request took, and the longest
- * time without any progress.
+ * time without any progress, which for bulk is data that the other end acknowledges. What waits for two seconds has
+ * failed; what the end interrupts has failed when it had waited for one.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -28,6 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <time.h>
@@ -35,6 +38,7 @@
 
 enum { REQUEST = 64, CHUNK = 1 << 17, WIDTH = 32, EVENTS = 128, SAMPLES = 1 << 22, DESCRIPTORS = 1 << 16 };
 enum { KEEP = 'K', CLOSE = 'C', BULK = 'B' };
+enum { PATIENCE_S = 2, LATE_NS = 1000000000 };
 
 struct result {
 	long count, errors, resets;
@@ -124,7 +128,7 @@ static void take_in(int listener, int epoll)
 	}
 }
 
-static int serve(int port)
+static _Noreturn void serve(int port)
 {
 	static char kinds[DESCRIPTORS];
 	int epoll = epoll_create1(0), four = listening(AF_INET, port), six = listening(AF_INET6, port);
@@ -156,35 +160,49 @@ static struct sockaddr *next_target(struct targets *to)
 	return (struct sockaddr *)&to->list[to->next++ % to->count];
 }
 
+/* Close what failed; errno stays that of the failure. */
+static int given_up(int fd)
+{
+	int error = errno;
+
+	close(fd);
+	errno = error;
+	return -1;
+}
+
 static int connected(struct targets *to)
 {
-	struct timeval patience = { .tv_sec = 5 };
+	struct timeval patience = { .tv_sec = PATIENCE_S };
 	struct sockaddr *target = next_target(to);
 	int fd = socket(target->sa_family, SOCK_STREAM, 0);
 
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-	if (connect(fd, target, length_of(target))) {
-		close(fd);
-		return -1;
-	}
+	if (connect(fd, target, length_of(target)))
+		return given_up(fd);
 	no_delay(fd);
 	return fd;
 }
 
-/* What the end of the measurement interrupts has not failed. */
-static void failed(struct result *r)
+/* What the end of the measurement interrupts has not failed, unless it should have been done long before. */
+static void failed(struct result *r, int64_t started, int error)
 {
-	if (over)
+	if (over && error == EINTR && now(CLOCK_MONOTONIC) - started < LATE_NS)
 		return;
 	r->errors++;
-	r->resets += errno == ECONNRESET;
+	r->resets += error == ECONNRESET;
+}
+
+/* Count the time since the latest progress: when there is some, and at the end, where none may come any more. */
+static void waited(struct result *r, int64_t at)
+{
+	if (at - r->progress > r->longest)
+		r->longest = at - r->progress;
 }
 
 static void progress(struct result *r, int64_t at)
 {
-	if (at - r->progress > r->longest)
-		r->longest = at - r->progress;
+	waited(r, at);
 	r->progress = at;
 }
 
@@ -212,74 +230,111 @@ static void pace(const struct targets *to, int64_t *due)
 	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 }
 
+/* One request and its answer. Returns 0, or what was wrong; EPIPE when the other end closes too early. */
+static int exchange(int fd, char kind)
+{
+	memset(buffer, kind, REQUEST);
+	errno = 0;
+	if (write(fd, buffer, REQUEST) == REQUEST && recv(fd, buffer, REQUEST, MSG_WAITALL) == REQUEST)
+		return 0;
+	return errno ? errno : EPIPE;
+}
+
+/* The other end closes, without anything more. Returns 0, or what was wrong. */
+static int closed(int fd)
+{
+	ssize_t got = read(fd, buffer, 1);
+
+	return got < 0 ? errno : got ? EPROTO : 0;
+}
+
 static void keep(struct targets *to, int64_t end, struct result *r)
 {
-	int fd = connected(to);
+	int fd = connected(to), error;
 	int64_t start, due = 0;
 
 	if (fd < 0)
 		fail("connect");
-	memset(buffer, KEEP, REQUEST);
 	while ((start = now(CLOCK_MONOTONIC)) < end && !r->errors && !over) {
-		if (write(fd, buffer, REQUEST) == REQUEST && recv(fd, buffer, REQUEST, MSG_WAITALL) == REQUEST)
-			done(r, start);
+		error = exchange(fd, KEEP);
+		if (error)
+			failed(r, start, error);
 		else
-			failed(r);
+			done(r, start);
 		pace(to, &due);
 	}
+	waited(r, now(CLOCK_MONOTONIC));
 	close(fd);
 }
 
-/* One request on a connection of its own; the server closes it. */
-static bool asked(struct targets *to)
+/* One request on a connection of its own; the server closes it. Returns 0, or what was wrong. */
+static int asked(struct targets *to)
 {
-	int fd = connected(to);
-	bool answered;
+	int fd = connected(to), error;
 
 	if (fd < 0)
-		return false;
-	memset(buffer, CLOSE, REQUEST);
-	answered = write(fd, buffer, REQUEST) == REQUEST && recv(fd, buffer, REQUEST, MSG_WAITALL) == REQUEST &&
-		   read(fd, buffer, 1) == 0;
+		return errno;
+	error = exchange(fd, CLOSE);
+	if (!error)
+		error = closed(fd);
 	close(fd);
-	return answered;
+	return error;
 }
 
 static void open_each(struct targets *to, int64_t end, struct result *r)
 {
 	int64_t start, due = 0;
+	int error;
 
 	while ((start = now(CLOCK_MONOTONIC)) < end && !over) {
-		if (asked(to))
-			done(r, start);
+		error = asked(to);
+		if (error)
+			failed(r, start, error);
 		else
-			failed(r);
+			done(r, start);
 		pace(to, &due);
 	}
+	waited(r, now(CLOCK_MONOTONIC));
+}
+
+/* How much of what was written the other end has acknowledged: the rest is still in the socket's buffer, see tcp(7). */
+static int64_t acknowledged(int fd, int64_t written)
+{
+	int waiting = 0;
+
+	if (ioctl(fd, SIOCOUTQ, &waiting))
+		fail("SIOCOUTQ");
+	return written - waiting;
 }
 
 /* Counts what the server has taken: it closes when it has read the end. */
 static void bulk(struct targets *to, int64_t end, struct result *r)
 {
-	int fd = connected(to);
-	int64_t at, due = 0;
+	int fd = connected(to), error;
+	int64_t start, due = 0, before = 0, reached;
 
 	if (fd < 0)
 		fail("connect");
 	memset(buffer, BULK, sizeof(buffer));
-	while ((at = now(CLOCK_MONOTONIC)) < end && !r->errors && !over) {
+	while ((start = now(CLOCK_MONOTONIC)) < end && !r->errors && !over) {
 		ssize_t sent = write(fd, buffer, sizeof(buffer));
 
-		progress(r, at);
 		if (sent > 0)
 			r->count += sent;
 		else
-			failed(r);
+			failed(r, start, errno);
+		reached = acknowledged(fd, r->count);
+		if (reached > before)
+			progress(r, now(CLOCK_MONOTONIC));
+		before = reached;
 		pace(to, &due);
 	}
+	start = now(CLOCK_MONOTONIC);
+	waited(r, start);
 	shutdown(fd, SHUT_WR);
-	if (read(fd, buffer, 1) != 0)
-		failed(r);
+	error = r->errors ? 0 : closed(fd);
+	if (error)
+		failed(r, start, error);
 	close(fd);
 }
 
@@ -291,29 +346,37 @@ static int open_one(int epoll, struct targets *to, int64_t *started)
 	if (fd < 0)
 		fail("socket");
 	started[fd] = now(CLOCK_MONOTONIC);
-	if (connect(fd, target, length_of(target)) && errno != EINPROGRESS) {
-		close(fd);
-		return -1;
-	}
+	if (connect(fd, target, length_of(target)) && errno != EINPROGRESS)
+		return given_up(fd);
 	return watch(epoll, fd, EPOLLOUT, EPOLL_CTL_ADD);
 }
 
-/* One step of a connection: send the request, or read on. Returns 1 when it is over, -1 when it failed. */
+/* What the socket was told, such as a reset. */
+static int error_of(int fd)
+{
+	int error = 0;
+	socklen_t size = sizeof(error);
+
+	getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+	return error ? error : EPIPE;
+}
+
+/* One step of a connection: send the request, or read on. Returns 1 at its end, a negative error number when it failed. */
 static int step(int epoll, const struct epoll_event *event)
 {
 	int fd = event->data.fd;
 
 	if (event->events & EPOLLERR)
-		return -1;
+		return -error_of(fd);
 	if (event->events & EPOLLOUT) {
 		memset(buffer, CLOSE, REQUEST);
-		return write(fd, buffer, REQUEST) == REQUEST ? watch(epoll, fd, EPOLLIN, EPOLL_CTL_MOD) : -1;
+		return write(fd, buffer, REQUEST) < 0 ? -errno : watch(epoll, fd, EPOLLIN, EPOLL_CTL_MOD);
 	}
 	switch (read(fd, buffer, sizeof(buffer))) {
 	case 0:
 		return 1;
 	case -1:
-		return -1;
+		return -errno;
 	default:
 		return 0;
 	}
@@ -328,12 +391,14 @@ static void close_each(struct targets *to, int64_t end, struct result *r)
 	for (;;) {
 		while (active < WIDTH && now(CLOCK_MONOTONIC) < end && !over) {
 			if (open_one(epoll, to, started))
-				failed(r);
+				failed(r, now(CLOCK_MONOTONIC), errno);
 			else
 				active++;
 		}
 		int ready = active ? epoll_wait(epoll, events, EVENTS, 3000) : 0;
 
+		if (ready < 0 && errno == EINTR)
+			continue;
 		if (ready <= 0)
 			break;
 		for (int i = 0; i < ready; i++) {
@@ -344,11 +409,12 @@ static void close_each(struct targets *to, int64_t end, struct result *r)
 			if (ended > 0)
 				done(r, started[fd]);
 			else
-				failed(r);
+				failed(r, started[fd], -ended);
 			close(fd);
 			active--;
 		}
 	}
+	waited(r, now(CLOCK_MONOTONIC));
 	r->errors += active;
 }
 
@@ -391,7 +457,7 @@ static int client(const char *what, int port, char *limits, int count, char **ad
 	to.rate = *limits == '/' ? atof(limits + 1) : 0;
 	for (int i = 0; i < count; i++)
 		read_address(addresses[i], port, &to.list[i]);
-	signal(SIGTERM, end_early); /* restarts what it interrupts */
+	signal(SIGTERM, end_early); /* also ends what waits: calls on sockets with a timeout are not restarted, signal(7) */
 	cpu = now(CLOCK_PROCESS_CPUTIME_ID);
 	wall = r.progress = now(CLOCK_MONOTONIC);
 	if (!strcmp(what, "close"))
@@ -418,6 +484,6 @@ int main(int count, char **words)
 		fail("sched_setaffinity");
 	signal(SIGPIPE, SIG_IGN);
 	if (!strcmp(words[2], "serve"))
-		return serve(atoi(words[3]));
+		serve(atoi(words[3]));
 	return count < 6 ? 2 : client(words[2], atoi(words[3]), words[4], count - 5, words + 5);
 }
