@@ -25,7 +25,7 @@ from pathlib import Path
 from tests.support.builds import another_build
 from tests.support.continuity import Quiet, State
 from tests.support.lab import ROOT, Lab, Namespace, Process, remove_leftovers
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, build, take_frames
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, build, evenly, take_frames
 
 from bench.machine import machine
 from bench.outage import Noticed, Run, as_json, from_json, replace_table, table
@@ -60,9 +60,8 @@ class Bed:
             self._run(namespace, "serve", str(_LOADED)).wait_line("serves", deadline=10)
         self.star.lb.start(*self._flags)
         for vip, servers in _VIPS.items():
-            endpoints = [f"{server}:1" for server in servers]
             for rule in (f"{_LOADED}:{_LOADED}", f"{_IN_TURN}:{PORT}", f"{_LEAST}:{PORT} --select=lc"):
-                self.star.lb.create(vip, f"--tcp={rule}", endpoints)
+                self.star.lb.create(vip, f"--tcp={rule}", evenly(servers))
 
     def _run(self, namespace: Namespace, *words: str) -> Process:
         cpu = processors()[words[0] != "serve"]
@@ -76,9 +75,9 @@ class Bed:
             self._restart(way)
             took = time.monotonic() - began
         quiet.check()
-        back = State.of(self.star).went_back(before)
+        back = State.of(self.star).went_back(before, quiet.flows())
         if back:
-            raise MeasurementError(f"{way}: {len(back)} counters went back: {back[0]}")
+            raise MeasurementError(f"{way}: {len(back)} counters or flows went back: {back[0]}")
         return Run(hook=self._hook, way=way, took=took, noticed=tuple(noticed))
 
     def _restart(self, way: str) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must go on over a restart: flows, counters, turns, least connections."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Self
 
 from loxilb.kernel.bpf import adoption, maps, pins
@@ -36,16 +37,22 @@ class State:
         """Read it."""
         return cls(star.lb.namespace.call(_flows), _counters(star))
 
-    def went_back(self, before: Self) -> list[str]:
-        """Return what is less than it was before, for people."""
-        same = [key for key in before.flows.keys() & self.flows.keys() if before.flows[key][0] == self.flows[key][0]]
+    def went_back(self, before: Self, held: Collection[bytes]) -> list[str]:
+        """Return what is less than it was before, and which of the ``held`` flows is another or gone, for people."""
+        same = {key for key in before.flows.keys() & self.flows.keys() if before.flows[key][0] == self.flows[key][0]}
         flows = [key.hex() for key in same if self.flows[key][1] < before.flows[key][1]]
         counters = [key for key, (packets, size) in before.counters.items() if self._less(key, packets, size)]
-        return [*flows, *counters, *([] if same else ["no flow is left"])]
+        return [*flows, *counters, *(key.hex() for key in held if key not in same)]
 
     def _less(self, key: str, packets: int, size: int) -> bool:
         now = self.counters[key]
         return now[0] < packets or now[1] < size
+
+
+def _key(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """Return what names the flow of a packet in ``State.flows``, as the packet has it."""
+    ends = ((ip_address(address).packed, port.to_bytes(2, "big")) for address, port in (source, destination))
+    return b"".join(part for end in ends for part in end)
 
 
 def _flows() -> dict[bytes, tuple[int, int]]:
@@ -85,6 +92,10 @@ class Quiet:
 
     def _expect_held(self) -> None:
         assert [ask_on(sock).server for sock in self._held] == [*NAMES, NAMES[0]] * len(self._vips)
+
+    def flows(self) -> list[bytes]:
+        """Return the flows of the connections that stay open, from the client to the service."""
+        return [_key(sock.getsockname()[:2], sock.getpeername()[:2]) for sock in self._held]
 
     def check(self) -> None:
         """Ask whether everything goes on where it was; AssertionError where not."""
