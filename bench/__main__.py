@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,8 @@ from bench.chart import chart
 from bench.figures import Figure, by_key, missing_targets
 from bench.machine import machine
 from bench.place import PREFIX, MeasurementError, interruptible
-from bench.report import as_json, from_json, markdown, replace_figures, summary, table
+from bench.report import BEGIN, as_json, from_json, markdown, replace_figures, summary, table
+from bench.say import timed
 from loxilb.errors import LoxilbError
 
 Measure = Callable[[Lab, Callable[[str], None]], Sequence[Figure]]
@@ -59,13 +59,6 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _say(began: float) -> Callable[[str], None]:
-    def say(what: str) -> None:
-        print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
-
-    return say
-
-
 def _measured(sections: Mapping[str, Measure], say: Callable[[str], None]) -> Iterator[Figure]:
     _SCRATCH.mkdir(parents=True, exist_ok=True)
     for measure in sections.values():
@@ -84,7 +77,7 @@ def _document(source: Path) -> None:
     figures = from_json(json.loads(source.read_text()))
     met, *rest = summary(figures, missing_targets(figures, tuple(_FULL))).splitlines()
     body = "\n".join((markdown(figures), met, "", *(f"- {line}" for line in rest), ""))
-    _DOCUMENT.write_text(replace_figures(_DOCUMENT.read_text(), body))
+    _DOCUMENT.write_text(replace_figures(_DOCUMENT.read_text(), BEGIN, body))
     _DOCUMENT.with_suffix(".svg").write_text(chart(by_key(figures)))
 
 
@@ -103,7 +96,7 @@ def main(words: Sequence[str] | None = None) -> int:
         stack.enter_context(interruptible())
         remove_leftovers(PREFIX)
         try:
-            figures = tuple(_measured(chosen, _say(time.monotonic())))
+            figures = tuple(_measured(chosen, timed()))
         except (MeasurementError, LoxilbError, AssertionError) as error:  # the last is what a lab raises
             print(f"bench: {error}", file=sys.stderr)
             return 1

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tests.support.lab import Lab
 from tests.support.lab_star import LoadBalancer
 
-from bench.cpu import Meter
+from bench.cpu import idle, memory, used
 from bench.figures import Figure
 from bench.place import MeasurementError, inside
 from loxilb.kernel import abi, netns
@@ -178,10 +178,9 @@ def _asking(place: Path, waits: list[float]) -> Iterator[None]:
 
 def _memory(pid: int) -> float:
     """Return the most memory of its own that a process has had since it was last asked, in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    size = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    size = memory(pid, "VmHWM")
     Path(f"/proc/{pid}/clear_refs").write_text("5")
-    return size / 1024
+    return size
 
 
 def _lists(place: Path, pid: int, effort: Effort) -> Iterator[Figure]:
@@ -189,13 +188,13 @@ def _lists(place: Path, pid: int, effort: Effort) -> Iterator[Figure]:
     whole, works, grown = [], [], []
     _get(f"{_LIST}?limit=1")  # loads numpy
     for _ in range(effort.samples):
-        before, meter = _settled(pid), Meter([pid], softirqs=False)
+        before, worked = _settled(pid), used(pid)
         with _asking(place, waits):
             took, size = _get(_LIST)
         if size < 2 * effort.flows * 200:
             raise MeasurementError(f"{size} bytes are no list of {effort.flows} flows")
         whole.append(took)
-        works.append(meter.read() / 1e6)
+        works.append((used(pid) - worked) / 1e6)
         grown.append(_memory(pid) - before)
     label = f"whole list, {effort.flows} flows"
     yield Figure(key="flows.list", label=label, unit="ms", samples=tuple(whole))
@@ -226,12 +225,8 @@ def _scrapes(place: Path, samples: int) -> Iterator[Figure]:
 
 
 def _idle(pid: int, seconds: float) -> Figure:
-    """Return the share of a processor that the daemon takes while nothing happens, in percent."""
-    meter, began = Meter([pid], softirqs=False), time.monotonic()
-    time.sleep(seconds)
-    share = meter.read() / 1e7 / (time.monotonic() - began)
     label = f"processor, idle, {SERVICES} services"
-    return Figure(key="flows.idle", label=label, unit="%", samples=(share,))
+    return Figure(key="flows.idle", label=label, unit="%", samples=(idle(pid, seconds),))
 
 
 def measure(lab: Lab, effort: Effort, say: Callable[[str], None]) -> Sequence[Figure]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-BEGIN, END = "<!-- figures: written by python -m bench.restart --document -->", "<!-- end of figures -->"
+BEGIN = "<!-- figures: written by python -m bench.restart --document -->"
 _KINDS = ("keep", "open", "bulk")
 
 
@@ -71,12 +71,3 @@ def as_json(runs: Sequence[Run], machine: Mapping[str, str]) -> dict[str, Any]:
 def from_json(data: Mapping[str, Any]) -> list[Run]:
     """Inverse of :func:`as_json`, of the runs."""
     return [Run(**{**run, "noticed": tuple(Noticed(**one) for one in run["noticed"])}) for run in data["runs"]]
-
-
-def replace_table(document: str, body: str) -> str:
-    """Put ``body`` between the marks of a document; raises ValueError when they are missing."""
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError("the document has no place for figures")
-    return f"{head}{BEGIN}\n{body}\n{END}{tail}"

@@ -67,13 +67,13 @@ def markdown(figures: Sequence[Figure]) -> str:
     return "\n".join([*lines, ""])
 
 
-def replace_figures(document: str, body: str) -> str:
-    """Put ``body`` between the marks of a document; raises ValueError when they are missing."""
-    head, begin, rest = document.partition(BEGIN)
+def replace_figures(document: str, begin: str, body: str) -> str:
+    """Put ``body`` between ``begin`` and END in a document; raises ValueError when they are missing."""
+    head, found, rest = document.partition(begin)
     _, end, tail = rest.partition(END)
-    if not begin or not end:
+    if not found or not end:
         raise ValueError("the document has no place for figures")
-    return f"{head}{BEGIN}\n{body}\n{END}{tail}"
+    return f"{head}{begin}\n{body}\n{END}{tail}"
 
 
 def as_json(figures: Sequence[Figure], *, machine: Mapping[str, str], quick: bool) -> dict[str, Any]:

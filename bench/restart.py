@@ -28,8 +28,10 @@ from tests.support.lab import ROOT, Lab, Namespace, Process, remove_leftovers
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, build, evenly, take_frames
 
 from bench.machine import machine
-from bench.outage import Noticed, Run, as_json, from_json, replace_table, table
+from bench.outage import BEGIN, Noticed, Run, as_json, from_json, table
 from bench.place import PREFIX, MeasurementError, interruptible, processors
+from bench.report import replace_figures
+from bench.say import timed
 from bench.sockets import compile_tool
 from loxilb.errors import LoxilbError
 
@@ -157,23 +159,21 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
 def _measured(rounds: int) -> list[Run]:
+    say = timed()
     _SCRATCH.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_SCRATCH) as folder:
-        _say("compiling the traffic tool and another build")
+        say("compiling the traffic tool and another build")
         tool, newer = compile_tool(Path(folder)), another_build(Path(folder) / "newer")
-        return [run for hook in ("tc", "xdp") for run in measure(hook, rounds, tool, newer, _say)]
+        return [run for hook in ("tc", "xdp") for run in measure(hook, rounds, tool, newer, say)]
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit code."""
     given = _arguments(words)
     if given.document:
-        _DOCUMENT.write_text(replace_table(_DOCUMENT.read_text(), table(from_json(json.loads(given.out.read_text())))))
+        runs = from_json(json.loads(given.out.read_text()))
+        _DOCUMENT.write_text(replace_figures(_DOCUMENT.read_text(), BEGIN, table(runs)))
         return 0
     if os.geteuid() != 0 or shutil.which("chrt") is None:
         print("network namespaces need root, and chrt of util-linux: sudo make bench-restart", file=sys.stderr)

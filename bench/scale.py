@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import os
 import re
 import sys
 import tempfile
@@ -19,10 +18,12 @@ from tests.support.lab import ROOT, Lab, Namespace, remove_leftovers
 from tests.support.lab_star import LoadBalancer
 
 from bench.control import Watch, change, connected, request_of
+from bench.cpu import idle, memory, used
 from bench.figures import Figure, missing_targets
 from bench.machine import machine
 from bench.place import PREFIX, MeasurementError, inside, interruptible
 from bench.report import as_json, table
+from bench.say import timed
 from loxiapi import client
 from loxilb.errors import LoxilbError
 
@@ -32,7 +33,6 @@ _VIPS, _SERVERS = IPv4Address("198.18.128.0"), IPv4Address("198.19.0.0")
 _PORTS = 1000  # services on one address, where they share some
 _CHANGED_PORT = 1
 _IDLE_S = 10.0
-_MEBI = 1 << 20
 # Room for all of them; the flow tables keep their default size.
 _SIZES = {"rules": 1, "endpoints": 2, "ring": 4, "listeners": 1}
 
@@ -77,25 +77,6 @@ def _metric(name: str) -> float:
     return float(found[1])
 
 
-def _status(pid: int, name: str) -> float:
-    """Return a size of a process in MiB: proc_pid_status(5)."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 / _MEBI if found else 0.0
-
-
-def _work(pid: int) -> float:
-    """Return the processor seconds of a process: fields 14 and 15 of proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _idle(pid: int) -> float:
-    """Return how much of a processor a daemon takes that nobody asks anything, in percent."""
-    before, began = _work(pid), time.monotonic()
-    time.sleep(_IDLE_S)
-    return (_work(pid) - before) / (time.monotonic() - began) * 100
-
-
 def _changes(count: int) -> Iterator[tuple[float, float]]:
     watch = Watch(_VIPS, _CHANGED_PORT)
     try:
@@ -124,19 +105,19 @@ class _Samples(dict[str, list[float]]):
 def _many(lb: LoadBalancer, effort: Effort, samples: _Samples) -> None:
     """Load, change and restart with all services."""
     samples.note("scale.empty", _start(lb, effort.services))
-    samples.note("scale.emptywork", _work(lb.pid))
-    worked = _work(lb.pid)
+    samples.note("scale.emptywork", used(lb.pid) / 1e9)
+    worked = used(lb.pid)
     samples.note("scale.load", _load(effort.services, shared=True))
-    samples.note("scale.loadwork", _work(lb.pid) - worked)
+    samples.note("scale.loadwork", (used(lb.pid) - worked) / 1e9)
     samples.note("scale.kernel", _metric("loxilb_apply_seconds_sum"))
     for reached, answered in _changes(effort.changes):
         samples.note("scale.change", reached)
         samples.note("scale.reply", answered)
-    samples.note("scale.memory", _status(lb.pid, "VmRSS"))
-    samples.note("scale.idle", _idle(lb.pid))
+    samples.note("scale.memory", memory(lb.pid, "VmRSS"))
+    samples.note("scale.idle", idle(lb.pid, _IDLE_S))
     lb.stop()
     samples.note("scale.restart", _start(lb, effort.services))
-    samples.note("scale.restartwork", _work(lb.pid))
+    samples.note("scale.restartwork", used(lb.pid) / 1e9)
     lb.down()
 
 
@@ -144,7 +125,7 @@ def _few(lb: LoadBalancer, effort: Effort, samples: _Samples) -> None:
     """Load services with an address each."""
     _start(lb, effort.few)
     samples.note("scale.addresses", _load(effort.few, shared=False))
-    samples.note("scale.memory10k", _status(lb.pid, "VmRSS"))
+    samples.note("scale.memory10k", memory(lb.pid, "VmRSS"))
     lb.down()
 
 
@@ -189,18 +170,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/bench-scale.json"))
     given = parser.parse_args()
     effort = Effort(services=given.services, few=given.services // 10, rounds=given.rounds, changes=21)
-    began = time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
-
     with ExitStack() as stack:
         stack.enter_context(interruptible())
         remove_leftovers(PREFIX)
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=ROOT / "build"))
         lab = stack.enter_context(Lab(folder=Path(folder), prefix=PREFIX))
         try:
-            figures = measure(lab, effort, say)
+            figures = measure(lab, effort, timed())
         except (MeasurementError, LoxilbError, AssertionError) as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1

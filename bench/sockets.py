@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.lab import ROOT, Lab, Namespace, run
-from tests.support.lab_star import SERVERS4, Star, build, route_directly
+from tests.support.lab_star import SERVERS4, Star, build, evenly, route_directly
 
 from bench.cpu import Meter
 from bench.figures import Figure, ratios
@@ -109,7 +109,7 @@ def _balance(lab: Lab, way: str, star: Star) -> None:
     lb = star.lb.namespace
     if way == "loxilb":
         star.lb.start("--xdp", "off", "--loglevel", "error")
-        star.lb.create(VIP, f"--tcp={PORT}:{PORT}", [f"{server}:1" for server in SERVERS4])
+        star.lb.create(VIP, f"--tcp={PORT}:{PORT}", evenly(SERVERS4))
     elif way == "nft":
         lb.run("nft", "-f", "-", stdin=_NFT)
         lb.sysctl(net__netfilter__nf_conntrack_tcp_timeout_time_wait=2)

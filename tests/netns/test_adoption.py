@@ -17,6 +17,7 @@ from loxilb.model import LinkKind, Port
 from loxilb.model.image import EndpointEntry, EndpointId, PutEndpoint, RuleId
 from loxilb.model.port import IfIndex
 from tests.netns.test_lifecycle import VIP4, VIP6, create, tcx_programs
+from tests.support.continuity import directory
 from tests.support.lab import Lab, Namespace, wait_for
 from tests.support.lab_star import build
 from tests.support.traffic import ask, ask_on, connection
@@ -34,11 +35,6 @@ def space(lab: Lab) -> Iterator[Namespace]:
     yield made
     for root in made.call(pins.existing, None):
         pins.remove_root(root)
-
-
-def directory() -> pins.PinDirectory:
-    """Return the pins of the calling thread's namespace."""
-    return pins.PinDirectory(pins.find_bpffs(None))
 
 
 def port() -> Port:

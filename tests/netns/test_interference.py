@@ -14,7 +14,7 @@ import pytest
 from loxilb.kernel import abi, netns
 from loxilb.kernel.bpf import libbpf, maps, pins
 from tests.support.lab import Lab, wait_for
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, take_frames
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, evenly, take_frames
 from tests.support.traffic import ask_on, connection
 
 pytestmark = pytest.mark.must_run
@@ -31,7 +31,7 @@ def star(lab: Lab, request: pytest.FixtureRequest) -> Star:
         take_frames(built.client, *built.servers)
     built.lb.start("--xdp", request.param, "--auditinterval", "0", "--loglevel", "info")
     for vip, servers in zip(VIPS, (SERVERS4, SERVERS6), strict=True):
-        built.lb.create(vip, f"--tcp=2020:{PORT}", [f"{one}:1" for one in servers[:2]])
+        built.lb.create(vip, f"--tcp=2020:{PORT}", evenly(servers[:2]))
     assert all(works(built, vip) for vip in VIPS)
     return built
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star
+from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, evenly
 from tests.support.traffic import ask_on, connection
 
 pytestmark = pytest.mark.must_run
@@ -27,7 +27,7 @@ def trace(star: Star, source: str, destination: str, *more: str) -> Any:
 @pytest.mark.parametrize(("vip", "client", "servers"), FAMILIES, ids=["ipv4", "ipv6"])
 def test_a_trace_is_what_connections_get(star: Star, vip: str, client: str, servers: tuple[str, ...]) -> None:
     """The endpoint of the next one, before and while there are connections; and the way back."""
-    star.lb.create(vip, f"--tcp=2020:{PORT} --name=web", [f"{address}:1" for address in servers])
+    star.lb.create(vip, f"--tcp=2020:{PORT} --name=web", evenly(servers))
     for server in servers:
         star.lb.namespace.run("ping", "-c1", "-W2", server)  # their neighbours are known
     before = trace(star, end(client, 40000), end(vip, 2020))
@@ -70,7 +70,7 @@ def test_a_trace_is_what_connections_get(star: Star, vip: str, client: str, serv
 
 def test_what_is_not_served_is_explained_in_words(star: Star) -> None:
     """No service; a service without a flow for the segment; a client that is not allowed."""
-    star.lb.create("20.20.20.1", f"--tcp=2020:{PORT} --sources=10.10.10.0/24", [f"{SERVERS4[0]}:1"])
+    star.lb.create("20.20.20.1", f"--tcp=2020:{PORT} --sources=10.10.10.0/24", evenly(SERVERS4[:1]))
     lines = {
         port: star.lb.loxicmd(f"trace tcp {source}:40000 20.20.20.1:{port} --flags {flags} --iface eclient -t 60")
         for source, port, flags in (("10.10.10.1", 2021, "S"), ("10.10.10.1", 2020, "A"))

@@ -3,8 +3,7 @@
 
 import json
 
-import pytest
-from bench.outage import BEGIN, END, Noticed, Run, as_json, from_json, replace_table, table
+from bench.outage import Noticed, Run, as_json, from_json, table
 
 
 def run(way: str, stall: float, *, failed: int = 0) -> Run:
@@ -30,10 +29,3 @@ def test_what_is_written_is_read_back() -> None:
     runs = [run("killed", 3), run("stopped", 1, failed=1)]
 
     assert from_json(json.loads(json.dumps(as_json(runs, {"cpu": "any"})))) == runs
-
-
-def test_only_the_table_of_the_document_is_replaced() -> None:
-    """Between its marks; without them nothing is written."""
-    assert replace_table(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
-    with pytest.raises(ValueError, match="no place"):
-        replace_table("a", "new")

@@ -69,9 +69,9 @@ def test_figures_are_replaced_in_a_document() -> None:
     """What surrounds them stays; a document without their place is refused."""
     document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
 
-    assert replace_figures(document, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    assert replace_figures(document, BEGIN, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
     with pytest.raises(ValueError, match="no place"):
-        replace_figures("no marks", "new")
+        replace_figures(document, "other marks", "new")
     assert "| XDP established | 31.0 ns | 30.0..50.0 | ≤ 35.0 | pass |" in markdown(FIGURES)
 
 
