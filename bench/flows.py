@@ -159,13 +159,17 @@ def _get(path: str) -> tuple[float, int]:
 
 @contextmanager
 def _asking(place: Path, waits: list[float]) -> Iterator[None]:
-    """Have a thread ask for the version again and again; ``waits`` get its milliseconds."""
+    """Have a thread ask for the version again and again; ``waits`` get its milliseconds. Raises what it raised."""
     done = threading.Event()
+    failures: list[Exception] = []
 
     def ask() -> None:
-        netns.enter(str(place))
-        while not done.wait(0.01):
-            waits.append(_get("/netlox/v1/version")[0])
+        try:
+            netns.enter(str(place))
+            while not done.wait(0.01):
+                waits.append(_get("/netlox/v1/version")[0])
+        except Exception as error:  # noqa: BLE001 raised in the other thread
+            failures.append(error)
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -174,6 +178,8 @@ def _asking(place: Path, waits: list[float]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+    if failures:
+        raise failures[0]
 
 
 def _memory(pid: int) -> float:
