@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from bench.say import timed
 from loxiapi import client
 from loxilb.errors import LoxilbError
 
+_SCRATCH = ROOT / "build" / "bench"
 _SERVER = client.Server(port=11111, timeout=300)
 _RULES = "/config/loadbalancer"
 _VIPS, _SERVERS = IPv4Address("198.18.128.0"), IPv4Address("198.19.0.0")
@@ -162,25 +164,34 @@ def measure(lab: Lab, effort: Effort, say: Callable[[str], None]) -> Sequence[Fi
     )
 
 
-def main() -> int:
-    """Measure and report; returns the exit code."""
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("--services", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("build/bench-scale.json"))
-    given = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure and report; returns the exit code."""
+    given = _arguments(words)
+    if os.geteuid() != 0:
+        print("network namespaces need root: sudo make bench-scale", file=sys.stderr)
+        return 1
     effort = Effort(services=given.services, few=given.services // 10, rounds=given.rounds, changes=21)
     with ExitStack() as stack:
         stack.enter_context(interruptible())
         remove_leftovers(PREFIX)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=ROOT / "build"))
+        _SCRATCH.mkdir(parents=True, exist_ok=True)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=_SCRATCH))
         lab = stack.enter_context(Lab(folder=Path(folder), prefix=PREFIX))
         try:
             figures = measure(lab, effort, timed())
-        except (MeasurementError, LoxilbError, AssertionError) as error:
-            print(f"bench: {error}", file=sys.stderr)
+        except (MeasurementError, LoxilbError, AssertionError) as error:  # the last is what a lab raises
+            print(f"bench.scale: {error}", file=sys.stderr)
             return 1
     print(table(figures, missing_targets(figures, ("scale",))))
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(as_json(figures, machine=machine(), quick=given.rounds < 3), indent=1) + "\n")
     print(f"\nwritten: {given.out}")
     return 0
