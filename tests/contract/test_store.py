@@ -2,11 +2,11 @@
 """What every store does: one suite for the one on disk and the one in memory."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from msgspec.structs import fields, replace
 
 from loxilb.errors import NotFound
 from loxilb.model import IPNetwork, L4Protocol, LossPolicy, Mode, Probe, Selection, Service

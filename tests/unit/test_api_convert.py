@@ -2,13 +2,13 @@
 """Conversions between the wire and the model."""
 
 import json
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from loxiapi.decode import decode_body
 from loxiapi.wire import AllowedSource, ConntrackEntry, LoadBalancerEntry, SecondaryAddress, encode

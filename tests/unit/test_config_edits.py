@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a write makes of the service that is there."""
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from loxilb.errors import Conflict, NotFound
 from loxilb.model import Mode, Probe, Selection, Service

@@ -3,11 +3,11 @@
 
 import errno
 from collections import Counter
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import FakeDataPlane

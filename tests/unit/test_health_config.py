@@ -3,13 +3,13 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost

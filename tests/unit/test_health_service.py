@@ -2,11 +2,11 @@
 """When endpoints are probed and what services are told, on a virtual clock."""
 
 import asyncio
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from loxilb.errors import Conflict, InvalidRequest, NotFound

@@ -2,9 +2,9 @@
 """Totals only grow, whatever becomes of the slots."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from loxilb.model import Counter, L4Protocol, Service, ServiceKey
 from loxilb.model.image import EndpointEntry, EndpointId, RuleId

@@ -3,11 +3,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from loxilb.errors import InvalidRequest
 from loxilb.kernel.fake import FakeDataPlane

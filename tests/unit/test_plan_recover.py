@@ -69,7 +69,7 @@ def test_a_service_comes_back_from_the_image(name):
 
 def test_a_ledger_read_back_has_nothing_left_to_plan():
     services = [
-        replace(one, key=replace(one.key, port=number, port_max=number))
+        structs.replace(one, key=structs.replace(one.key, port=number, port_max=number))
         for number, (name, one) in enumerate(SERVICES.items(), start=1)
         if name not in ("icmp", "dsr")
     ]

@@ -3,13 +3,13 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from loxilb.kernel.fake import FakeDataPlane
 from loxilb.model import LossPolicy, Mode, Probe, Selection, Service

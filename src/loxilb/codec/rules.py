@@ -21,6 +21,7 @@ from loxilb.model import (
     Service,
     ServiceKey,
 )
+from loxilb.model.service import NO_PROBE
 from loxilb.ports import Edit, EditKind, EndpointView, ServiceStatus
 
 _SEL_N3 = 6
@@ -33,10 +34,12 @@ _EDITS = {kind.value: kind for kind in EditKind}
 _MODES = {int(mode): mode for mode in Mode}
 _SELECTIONS = {int(selection): selection for selection in Selection}
 
+_PROTOCOLS = {protocol.value: protocol for protocol in L4Protocol}
+_LOSSES = {policy.value: policy for policy in LossPolicy} | {"": LossPolicy.RESET}
+
 # Many services have the same endpoints and probes, and a start reads them all: one object of each takes less time, and
 # less memory.
 _CACHED = 1 << 16
-_parsed = lru_cache(maxsize=_CACHED)(ip_address)
 _text = lru_cache(maxsize=_CACHED)(str)
 
 
@@ -52,7 +55,7 @@ def service_of(entry: wire.LoadBalancerEntry) -> Service:
         inactive_timeout=arguments.inactive_timeout or key.protocol.default_timeout,
         persist_timeout=arguments.persist_timeout,
         half_open_limit=arguments.half_open_limit,
-        loss=LossPolicy(arguments.on_endpoint_loss or LossPolicy.RESET.value),
+        loss=_LOSSES[arguments.on_endpoint_loss],
         drain_timeout=arguments.drain_timeout,
         slow_start=arguments.slow_start,
         name=arguments.name,
@@ -127,22 +130,30 @@ def _endpoint_entry_of(view: EndpointView) -> wire.EndpointEntry:
 def address_of(text: str, code: str, field: str) -> IPAddress:
     """Read an address; an IPv4-mapped IPv6 address is the IPv4 one. Raises InvalidRequest."""
     try:
-        address = _parsed(text)
+        return _address(text)
+    except ValueError as error:
+        raise InvalidRequest(code, field=field, cause=str(error)) from None
+
+
+@lru_cache(maxsize=_CACHED)
+def _address(text: str) -> IPAddress:
+    try:
+        address = ip_address(text)
     except ValueError:
-        raise InvalidRequest(code, field=field, cause=f"{text!r} is not an IP address") from None
+        raise ValueError(f"{text!r} is not an IP address") from None
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
-            raise InvalidRequest(code, field=field, cause=f"{text!r} has a zone")
+            raise ValueError(f"{text!r} has a zone")
         return address.ipv4_mapped or address
     return address
 
 
 def protocol_of(text: str, field: str) -> L4Protocol:
     """Read the word for a transport; raises InvalidRequest."""
-    try:
-        return L4Protocol(text)
-    except ValueError:
-        raise InvalidRequest("malformed-proto error", field=field, cause=f"{text!r} is no protocol") from None
+    found = _PROTOCOLS.get(text)
+    if found is None:
+        raise InvalidRequest("malformed-proto error", field=field, cause=f"{text!r} is no protocol")
+    return found
 
 
 def _key_of(arguments: wire.ServiceArguments) -> ServiceKey:
@@ -175,13 +186,10 @@ def _private_of(arguments: wire.ServiceArguments) -> IPAddress | None:
     return address_of(arguments.private_ip, "malformed-service privateIP error", "privateIP")
 
 
-_NO_PROBE = Probe()
-
-
 def _probe_of(arguments: wire.ServiceArguments) -> Probe:
     plain = not (arguments.probe_type or arguments.probe_request or arguments.probe_response)
     if plain and not (arguments.probe_port or arguments.probe_timeout or arguments.probe_retries):
-        return _NO_PROBE
+        return NO_PROBE
     return Probe(
         kind=arguments.probe_type,
         port=arguments.probe_port,

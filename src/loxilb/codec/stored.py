@@ -78,7 +78,7 @@ def changes_of(documents: Mapping[Name, str | None], known: Mapping[Name, str]) 
                     states[name.text] = None if text is None else HostState(text)
                 case Kind.PARAMETER:
                     parameters[name.text] = text
-        except (MsgspecError, InvalidRequest, ValueError) as error:
+        except (MsgspecError, InvalidRequest, ValueError, KeyError) as error:
             raise UnreadableError(f"{name.kind.value} {name.text}: {error}") from error
     return Changes(services=services, endpoints=endpoints, states=states, parameters=parameters)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from loxilb.errors import InvalidRequest, NotBuilt
 from loxilb.model.service import MAX_TIMEOUT_S, Endpoint, IPAddress, L4Protocol, Service
@@ -57,10 +58,11 @@ class Availability(Enum):
     OUT = "out"
 
 
-class EndpointKey(NamedTuple):
+class EndpointKey(Struct, frozen=True, cache_hash=True):
     """What ties the health of an endpoint to services: address, word of the transport, port (host order).
 
-    The word for ICMP is ``ping``, its port is 0. The written form is ``31.31.31.1_tcp_8080``.
+    The word for ICMP is ``ping``, its port is 0. The written form is ``31.31.31.1_tcp_8080``. A struct, as it keeps its
+    hash, which is slow for an address.
     """
 
     address: IPAddress
@@ -70,13 +72,12 @@ class EndpointKey(NamedTuple):
     @property
     def name(self) -> str:
         """The written form."""
-        return _name_of(self.address, self.word, self.port)
+        return _name_of(self)
 
     @classmethod
     def of(cls, service: Service, endpoint: Endpoint) -> "EndpointKey":
         """Return the key of an endpoint as a service uses it."""
-        protocol = service.key.protocol
-        return cls(endpoint.address, "ping" if protocol is L4Protocol.ICMP else protocol.value, endpoint.port)
+        return _key_of(endpoint, service.key.protocol)
 
     @classmethod
     def parse(cls, name: str) -> "EndpointKey | None":
@@ -90,10 +91,15 @@ class EndpointKey(NamedTuple):
             return None
 
 
+# Many services have the same endpoints: one key and one name of each.
 @lru_cache(maxsize=1 << 16)
-def _name_of(address: IPAddress, word: str, port: int) -> str:
-    """Return the written form; many services have the same endpoints."""
-    return f"{address}_{word}_{port}"
+def _key_of(endpoint: Endpoint, protocol: L4Protocol) -> EndpointKey:
+    return EndpointKey(endpoint.address, "ping" if protocol is L4Protocol.ICMP else protocol.value, endpoint.port)
+
+
+@lru_cache(maxsize=1 << 16)
+def _name_of(key: EndpointKey) -> str:
+    return f"{key.address}_{key.word}_{key.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load balancing services: what an operator asks for."""
+"""Load balancing services: what an operator asks for.
 
-from dataclasses import dataclass, field, replace
+There may be very many of them, so what each has of its own are structs: made in a tenth of a dataclass's time.
+"""
+
+from dataclasses import dataclass
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NewType
+
+from msgspec import Struct, structs
 
 from loxilb.errors import InvalidRequest
 
@@ -29,11 +34,16 @@ class L4Protocol(Enum):
     SCTP = "sctp"
     ICMP = "icmp"
 
+    # Of itself, as each is one object: that of an Enum is that of its name, and asked for very often.
+    __hash__ = object.__hash__
+
     @property
     def default_timeout(self) -> int:
         """Seconds without a packet after which a flow ends, where the rule does not say."""
-        stream = self in (L4Protocol.TCP, L4Protocol.SCTP)
-        return _DEFAULT_STREAM_TIMEOUT_S if stream else _DEFAULT_DATAGRAM_TIMEOUT_S
+        return _DEFAULT_STREAM_TIMEOUT_S if self in _STREAMS else _DEFAULT_DATAGRAM_TIMEOUT_S
+
+
+_STREAMS = (L4Protocol.TCP, L4Protocol.SCTP)
 
 
 class Mode(IntEnum):
@@ -49,6 +59,8 @@ class Mode(IntEnum):
 
 class Selection(IntEnum):
     """How an endpoint is chosen for a new flow; values are those of the REST API."""
+
+    __hash__ = int.__hash__
 
     RR = 0
     HASH = 1
@@ -72,6 +84,9 @@ class LossPolicy(Enum):
 
 
 _RAMPED = (Selection.RR, Selection.PRIORITY, Selection.LC)
+# Members of an Enum are slow to name; there may be very many services.
+_ICMP, _DRAIN, _PERSIST = L4Protocol.ICMP, LossPolicy.DRAIN, Selection.PERSIST
+_PLAIN_MODE, _PLAIN_SELECTION = Mode.DEFAULT, Selection.RR
 
 
 def _check_port(value: int, name: str, code: str) -> None:
@@ -79,8 +94,7 @@ def _check_port(value: int, name: str, code: str) -> None:
         raise InvalidRequest(code, field=name, cause=f"{value} is not a port (0 to 65535)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True, kw_only=True, cache_hash=True):
     """One place a service sends flows to.
 
     ``weight`` is a share in selection priority: of two endpoints with weights 3 and 1 the first takes three flows of
@@ -138,8 +152,11 @@ class Probe:
                 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceKey:
+NO_PROBE = Probe()
+"""That of a service that says nothing of it."""
+
+
+class ServiceKey(Struct, frozen=True, kw_only=True, cache_hash=True):
     """What tells two services apart.
 
     ``port_max`` equals ``port`` unless the service is a port range. ``block`` (fwmark) and ``host`` (L7) separate
@@ -152,30 +169,24 @@ class ServiceKey:
     port_max: int = -1
     block: int = 0
     host: str = ""
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __hash__(self) -> int:
-        """Return what is computed once: a write looks a key up a dozen times, and the hash of an address is slow."""
-        return self._hash
 
     def __post_init__(self) -> None:
         """Fill ``port_max`` and check the ranges; raises InvalidRequest."""
-        _check_port(self.port, "port", "serv-port-args range error")
         if self.port_max == -1:
-            object.__setattr__(self, "port_max", self.port)
-        _check_port(self.port_max, "portMax", "serv-port-args range error")
-        if self.port_max < self.port:
-            raise InvalidRequest(
-                "serv-port-args range error",
-                field="portMax",
-                cause=f"{self.port_max} is below port {self.port}",
-            )
-        if self.protocol is L4Protocol.ICMP and (self.port or self.port_max):
+            structs.force_setattr(self, "port_max", self.port)
+        if not 0 <= self.port <= self.port_max <= 0xFFFF:
+            self._refuse_ports()
+        if self.protocol is _ICMP and self.port_max:
             raise InvalidRequest("malformed-service error", field="port", cause="icmp services have no port")
         if not 0 <= self.block <= 0xFFFFFFFF:
             raise InvalidRequest("rule-mark error", field="block", cause=f"{self.block} is not a 32-bit mark")
-        parts = (int(self.address), self.protocol.value, self.port, self.port_max, self.block, self.host)
-        object.__setattr__(self, "_hash", hash(parts))
+
+    def _refuse_ports(self) -> None:
+        _check_port(self.port, "port", "serv-port-args range error")
+        _check_port(self.port_max, "portMax", "serv-port-args range error")
+        raise InvalidRequest(
+            "serv-port-args range error", field="portMax", cause=f"{self.port_max} is below port {self.port}"
+        )
 
     def __str__(self) -> str:
         """Return a name for a service without one: ``20.20.20.1:2020/tcp``, an IPv6 address in brackets."""
@@ -185,8 +196,7 @@ class ServiceKey:
         return f"{address}:{self.port}{last}/{self.protocol.value}{mark}{self.host}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class Service(Struct, frozen=True, kw_only=True):
     """One load balancing rule as configured.
 
     ``inactive_timeout`` is in seconds (0: the protocol's default). ``private_address`` stands in for the service
@@ -216,7 +226,7 @@ class Service:
     security: int = 0
     proxy_protocol_v2: bool = False
     egress: bool = False
-    probe: Probe = field(default_factory=Probe)
+    probe: Probe = NO_PROBE
     secondary_addresses: tuple[IPAddress, ...] = ()
     allowed_sources: tuple[IPNetwork, ...] = ()
 
@@ -227,17 +237,19 @@ class Service:
             _check_timeouts(self)
         if self.drain_timeout or self.slow_start:
             _check_changes(self)
-        _check_sources(self)
+        if self.allowed_sources:
+            _check_sources(self)
         if self.secondary_addresses:
             _check_secondary(self)
         if not self.endpoints:
             raise InvalidRequest("endpoints-range error", field="endpoints", cause="a service needs one or more")
-        version = self.key.address.version
-        unusual = self.mode is not Mode.DEFAULT or self.key.protocol is L4Protocol.ICMP
+        family = type(self.key.address)
+        unusual = self.mode is not _PLAIN_MODE or self.key.protocol is _ICMP
         for endpoint in self.endpoints:
-            if unusual or endpoint.address.version != version:
+            if unusual or type(endpoint.address) is not family:
                 _check_endpoint(self, endpoint)
-        _check_modes(self)
+        if unusual or self.private_address or self.selection is not _PLAIN_SELECTION or self.proxy_protocol_v2:
+            _check_modes(self)
 
     @property
     def timeout(self) -> int:
@@ -247,12 +259,12 @@ class Service:
     @property
     def persistence(self) -> int:
         """Seconds after its last new flow that a client is remembered; 0 where the selection remembers none."""
-        return (self.persist_timeout or DEFAULT_PERSISTENCE_S) if self.selection is Selection.PERSIST else 0
+        return (self.persist_timeout or DEFAULT_PERSISTENCE_S) if self.selection is _PERSIST else 0
 
     @property
     def drain_time(self) -> int:
         """Seconds that policy drain leaves to flows; 0 with the other policies."""
-        return (self.drain_timeout or DEFAULT_DRAIN_S) if self.loss is LossPolicy.DRAIN else 0
+        return (self.drain_timeout or DEFAULT_DRAIN_S) if self.loss is _DRAIN else 0
 
     @property
     def data_address(self) -> IPAddress:
@@ -261,7 +273,7 @@ class Service:
 
     def with_endpoints(self, endpoints: tuple[Endpoint, ...]) -> "Service":
         """Return the same service with other endpoints."""
-        return replace(self, endpoints=endpoints)
+        return structs.replace(self, endpoints=endpoints)
 
 
 def _check_timeouts(service: Service) -> None:

@@ -15,16 +15,21 @@ def is_probed(service: Service) -> bool:
 
     Probe type ``none`` overrules both.
     """
-    return service.probe.kind != ProbeKind.NONE.value and (service.monitor or service.mode in _ALWAYS_PROBED)
+    return (service.monitor or service.mode in _ALWAYS_PROBED) and service.probe.kind != ProbeKind.NONE.value
 
 
 def checks_of(service: Service) -> Mapping[EndpointKey, HealthCheck]:
     """Return how ``service`` wants each of its endpoints checked; kind NONE where it does not."""
-    return {EndpointKey.of(service, endpoint): _check(service, endpoint) for endpoint in service.endpoints}
+    check = _check if is_probed(service) else _unchecked
+    return {EndpointKey.of(service, endpoint): check(service, endpoint) for endpoint in service.endpoints}
+
+
+def _unchecked(_service: Service, endpoint: Endpoint) -> HealthCheck:
+    return _no_check(endpoint.port)
 
 
 @lru_cache(maxsize=1 << 10)
-def _unchecked(port: int) -> HealthCheck:
+def _no_check(port: int) -> HealthCheck:
     """Return the check of an endpoint that is none; one for all with this port."""
     return HealthCheck(port=port)
 
@@ -34,8 +39,6 @@ def _check(service: Service, endpoint: Endpoint) -> HealthCheck:
 
     Without a probe type TCP endpoints are connected to, and all others pinged.
     """
-    if not is_probed(service):
-        return _unchecked(endpoint.port)
     probe = service.probe
     connects = service.key.protocol is L4Protocol.TCP and endpoint.port
     by_protocol = ProbeKind.TCP if connects else ProbeKind.PING

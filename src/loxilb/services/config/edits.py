@@ -3,7 +3,8 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from loxilb.errors import Conflict, InvalidRequest, NotFound
 from loxilb.model import Endpoint, IPAddress, Mode, Service, ServiceKey

@@ -12,6 +12,7 @@ _SAID = {
     HostState.YELLOW: Availability.DRAINING,
     HostState.RED: Availability.OUT,
 }
+_NONE: frozenset[EndpointKey] = frozenset()
 
 
 def said(states: Mapping[str, HostState]) -> dict[EndpointKey, Availability]:
@@ -32,8 +33,8 @@ class HealthBook:
     def follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
         """Note which endpoints the services use now (None: none)."""
         for key, service in changes.items():
-            before = self._used.pop(key, frozenset())
-            after = frozenset(EndpointKey.of(service, one) for one in service.endpoints) if service else frozenset()
+            before = self._used.pop(key, _NONE)
+            after = frozenset([EndpointKey.of(service, one) for one in service.endpoints]) if service else _NONE
             if after:
                 self._used[key] = after
             for gone in before - after:

@@ -12,7 +12,15 @@ import structlog
 
 from loxilb.errors import Conflict, InvalidRequest, NotFound
 from loxilb.model import IPAddress, Service, ServiceKey
-from loxilb.model.probe import Availability, EndpointKey, EndpointStatus, HostState, MonitoredEndpoint, ProbeKind
+from loxilb.model.probe import (
+    Availability,
+    EndpointKey,
+    EndpointStatus,
+    HealthCheck,
+    HostState,
+    MonitoredEndpoint,
+    ProbeKind,
+)
 from loxilb.model.revision import Author, Changes
 from loxilb.plan import checks_of
 from loxilb.ports import NOBODY, EndpointChoice, EndpointHealth, Journal
@@ -43,7 +51,7 @@ class HealthService:
         self._journal = journal
         self._prober = prober
         self._records: dict[str, Record] = {}
-        self._used: dict[ServiceKey, frozenset[EndpointKey]] = {}
+        self._used: dict[ServiceKey, Mapping[EndpointKey, HealthCheck]] = {}
         self._pending: dict[EndpointKey, Availability] = {}
         self._wake = wake
         self._delivered = asyncio.Event()
@@ -77,12 +85,15 @@ class HealthService:
         before: dict[str, Probed | None] = {}
         for key, service in changes.items():
             checks = checks_of(service) if service else {}
-            for gone in self._used.pop(key, frozenset()) - checks.keys():
-                self._touched(gone, before).users.pop(key)
+            left = self._used.pop(key, None)
+            for gone in left.keys() - checks.keys() if left else ():
+                self._touched(gone, before).leave(key)
             for used, check in checks.items():
-                self._touched(used, before).users[key] = check
+                record = self._records.get(used.name)
+                if record is None or not record.join(key, check):
+                    self._touched(used, before).use(key, check)
             if checks:
-                self._used[key] = frozenset(checks)
+                self._used[key] = checks
         for name, probed in before.items():
             self._revise(self._records[name], probed)
 
