@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+
 from loxilb.errors import InvalidRequest
 from loxilb.kernel.fake import FakeDataPlane
 from loxilb.model import Endpoint, IPAddress, LossPolicy, Mode, Selection, Service, ServiceKey
 from loxilb.model.image import EndpointId, Image, Listener, RuleId
-from loxilb.plan import Ledger, Limits, adopt, listeners_of, plan
+from loxilb.plan import Ledger, Limits, Programmed, adopt, listeners_of, plan
 from loxilb.plan.selection import in_rule_order, ring_of
 from tests.support.services import key
 
@@ -161,6 +162,10 @@ def test_what_is_programmed_is_what_was_asked_for(steps):
         assert not world.ledger.restless
 
 
+def timeless(ledger: Ledger) -> dict[ServiceKey, Programmed]:
+    return {key: replace(one, stays={}) for key, one in ledger.services.items()}
+
+
 @settings(max_examples=40, deadline=None)
 @given(changes)
 def test_a_ledger_read_back_agrees_with_the_one_that_followed(steps):
@@ -171,7 +176,8 @@ def test_a_ledger_read_back_agrees_with_the_one_that_followed(steps):
     ledger, strays = adopt(world.fake.observe(), LIMITS, world.desired.values(), world.now)
 
     assert strays == []
-    assert ledger.services == world.ledger.services
+    # The kernel does not know since when an endpoint does what it does.
+    assert timeless(ledger) == timeless(world.ledger)
     assert ledger.owners == world.ledger.owners
     assert ledger.free == world.ledger.free
     assert ledger.sources == world.ledger.sources

@@ -69,6 +69,7 @@ class EndpointFlags(IntFlag):
 
 
 _TAKING_BITS = int(EndpointFlags.LIVE | EndpointFlags.DRAINING)
+_REMOVED_BIT = int(EndpointFlags.REMOVED)
 
 
 class EndpointEntry(Struct, frozen=True, kw_only=True):
@@ -90,6 +91,11 @@ class EndpointEntry(Struct, frozen=True, kw_only=True):
     def takes_flows(self) -> bool:
         """Whether a slice may name it."""
         return int(self.flags) & _TAKING_BITS == EndpointFlags.LIVE
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether it is none of its service's endpoints any more, and kept for its flows."""
+        return bool(int(self.flags) & _REMOVED_BIT)
 
 
 class RuleEntry(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ to it then: no packet sees half of a slice.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from msgspec import structs
 
@@ -155,7 +155,7 @@ def _moved(before: Programmed, ledger: Ledger, taken: Holdings, freed: Holdings)
         return before
     place = ledger.take_slice(taken, len(before.ring))
     freed.slices.append(before.slice)
-    return replace(before, entry=structs.replace(before.entry, ring_base=place.base))
+    return structs.replace(before, entry=structs.replace(before.entry, ring_base=place.base))
 
 
 def _mending(one: Difference, before: Programmed, now: Programmed) -> Iterable[Op]:

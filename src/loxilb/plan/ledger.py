@@ -6,8 +6,9 @@ thing here that changes, and its owner calls from one thread at a time.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from math import inf
+
+from msgspec import Struct, field
 
 from loxilb.model import IPNetwork, ServiceKey
 from loxilb.model.image import EndpointEntry, EndpointFlags, EndpointId, Listener, RuleEntry, RuleId
@@ -15,8 +16,7 @@ from loxilb.plan.pools import IdPool, Limits, Slice, SlicePool
 from loxilb.plan.stay import PLAIN, Policy, Stay, next_change
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Programmed:
+class Programmed(Struct, frozen=True, kw_only=True):
     """One service as programmed; ``ids`` names the slot of each of its endpoints in rule order.
 
     ``endpoints`` has the slots of removed endpoints too, while they have flows. ``stays`` says since when each slot
@@ -31,7 +31,7 @@ class Programmed:
     listeners: frozenset[Listener]
     policy: Policy
     sources: frozenset[IPNetwork] = frozenset()
-    stays: Mapping[EndpointId, Stay] = field(default_factory=dict, compare=False)
+    stays: Mapping[EndpointId, Stay] = field(default_factory=dict)
 
     @property
     def slice(self) -> Slice:
@@ -59,8 +59,7 @@ class Programmed:
         return bool(self.leaving) or self.next_change < inf
 
 
-@dataclass(slots=True, kw_only=True)
-class Holdings:
+class Holdings(Struct, kw_only=True):
     """Ids and slices that a plan took, or leaves behind."""
 
     rules: list[RuleId] = field(default_factory=list)

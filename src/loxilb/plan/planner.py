@@ -170,8 +170,9 @@ def _plan_one(draft: _Draft, key: ServiceKey, service: Service | None) -> None:
         _create(draft, service)
     elif service is not None and before is not None:
         after = _program(draft, service, before)
-        _put(draft, before, after)
-        draft.after[key] = after
+        if after != before:  # as few are when a daemon starts
+            _put(draft, before, after)
+            draft.after[key] = after
     elif before is not None:
         _drop(draft, before)
         draft.after[key] = None
@@ -240,11 +241,11 @@ def _program(draft: _Draft, service: Service, before: Programmed) -> Programmed:
     ordered = in_rule_order(service.endpoints)
     rule = before.rule
     ids = _endpoint_ids(draft, ordered, before)
-    stays = _stays(draft, service, dict(zip(ids, ordered, strict=True)), before)
+    stays = _stays(draft, service, ids, ordered, before)
     policy = Policy.of(service)
     shares = [stays_of.share(policy, stays[slot], draft.now) for slot in ids]
-    taking = [stays[slot].phase is Phase.TAKING for slot in ids]
-    ring = _ring(service, ordered, ids, [share if takes else 0 for share, takes in zip(shares, taking, strict=True)])
+    taking = [share if stays[slot].phase is Phase.TAKING else 0 for slot, share in zip(ids, shares, strict=True)]
+    ring = _ring(service, ordered, ids, taking)
     place = before.slice if before.ring == ring else draft.ledger.take_slice(draft.taken, len(ring))
     present = {
         slot: EndpointEntry(
@@ -284,15 +285,15 @@ def _rule_entry(service: Service, place: Slice) -> RuleEntry:
 
 
 def _stays(
-    draft: _Draft, service: Service, endpoints: Mapping[EndpointId, Endpoint], before: Programmed
+    draft: _Draft, service: Service, ids: Sequence[EndpointId], ordered: Sequence[Endpoint], before: Programmed
 ) -> dict[EndpointId, Stay]:
     """Say what each slot does from now on, those of removed endpoints last."""
     old, policy = before.stays, Policy.of(service)
     stays = {
         slot: stays_of.present(_health(service, endpoint, draft.health), policy, old.get(slot), draft.now)
-        for slot, endpoint in endpoints.items()
+        for slot, endpoint in zip(ids, ordered, strict=True)
     }
-    for slot in old.keys() - endpoints.keys() - set(draft.without_flows):
+    for slot in [slot for slot in old if slot not in stays and slot not in draft.without_flows]:
         stay = stays_of.removed(policy, old[slot], draft.now)
         if stay is not None:
             stays[slot] = stay
@@ -317,7 +318,9 @@ def _health(service: Service, endpoint: Endpoint, health: Health) -> Availabilit
 def _ring(
     service: Service, ordered: Sequence[Endpoint], ids: Sequence[EndpointId], shares: Sequence[int]
 ) -> tuple[EndpointId, ...]:
-    """Return the slice for the endpoints with a share of new flows."""
+    """Return the slice for the endpoints with a share of new flows; most often that is all of them."""
+    if all(shares):
+        return ring_of(service.selection, ordered, ids, shares)
     up = [place for place, share in enumerate(shares) if share]
     return ring_of(
         service.selection,
@@ -355,10 +358,15 @@ def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed
 
 def _unchanged(ordered: Sequence[Endpoint], before: Programmed) -> bool:
     """Tell of a service that has just these endpoints, as nearly all of them when a daemon starts."""
-    if not len(ordered) == len(before.ids) == len(before.endpoints):
+    same = len(before.ids) == len(before.endpoints)
+    return same and are_of(ordered, [before.endpoints[slot] for slot in before.ids])
+
+
+def are_of(ordered: Sequence[Endpoint], entries: Collection[EndpointEntry]) -> bool:
+    """Tell whether ``entries`` are those of just these endpoints, in their order."""
+    if len(ordered) != len(entries):
         return False
-    for endpoint, slot in zip(ordered, before.ids, strict=True):
-        entry = before.endpoints[slot]
+    for endpoint, entry in zip(ordered, entries, strict=True):
         if entry.port != endpoint.port or entry.address != endpoint.address:
             return False
     return True

@@ -6,8 +6,8 @@ public address in front of a private one, slow start) comes back with its defaul
 from the ring. Slots of removed endpoints that still have flows come back as such, and what becomes of them.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from ipaddress import IPv4Address, IPv6Address
@@ -15,7 +15,7 @@ from itertools import pairwise
 from math import gcd, lcm
 
 from loxilb.errors import InvalidRequest
-from loxilb.model import Endpoint, IPAddress, L4Protocol, LossPolicy, Selection, Service, ServiceKey
+from loxilb.model import Endpoint, IPAddress, IPNetwork, L4Protocol, LossPolicy, Selection, Service, ServiceKey
 from loxilb.model.image import (
     DropEndpoint,
     DropListener,
@@ -32,12 +32,14 @@ from loxilb.model.image import (
 from loxilb.model.probe import EndpointKey
 from loxilb.model.service import DEFAULT_PERSISTENCE_S, MAX_WEIGHT
 from loxilb.plan.ledger import Ledger, Programmed
-from loxilb.plan.planner import listeners_of
+from loxilb.plan.planner import are_of, listeners_of
 from loxilb.plan.pools import Limits
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import Policy, adopted
 
 _Slots = Mapping[RuleId, Mapping[EndpointId, EndpointEntry]]
+
+_NO_SOURCES: frozenset[IPNetwork] = frozenset()
 
 
 def recover(image: Image) -> list[Service]:
@@ -61,7 +63,7 @@ def adopt(image: Image, limits: Limits, services: Iterable[Service], now: float 
         one = _programmed(image, service, slots, now)
         if one is not None:
             programmed[service.key] = one
-    return Ledger(limits, programmed), _strays(image, programmed.values())
+    return Ledger(limits, programmed), _strays(image, slots, programmed.values())
 
 
 def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[EndpointKey]:
@@ -152,7 +154,7 @@ def _weights(image: Image, rule: RuleId, present: Mapping[EndpointId, EndpointEn
 
 
 def _kept(slots: Mapping[EndpointId, EndpointEntry]) -> dict[EndpointId, EndpointEntry]:
-    return {slot: entry for slot, entry in slots.items() if EndpointFlags.REMOVED not in entry.flags}
+    return {slot: entry for slot, entry in slots.items() if not entry.is_removed}
 
 
 def _last_port(listeners: list[Listener]) -> int:
@@ -166,36 +168,42 @@ def _last_port(listeners: list[Listener]) -> int:
 
 
 def _programmed(image: Image, service: Service, slots: _Slots, now: float) -> Programmed | None:
-    listeners = listeners_of(service)
-    rules = {image.listeners[listener] for listener in listeners if listener in image.listeners}
-    known = [rule for rule in sorted(rules) if rule in image.rules]
-    if not known:
+    wanted = listeners_of(service)
+    found = {one: rule for one in wanted if (rule := image.listeners.get(one)) is not None}
+    rule = min((rule for rule in set(found.values()) if rule in image.rules), default=None)
+    if rule is None:
         return None
-    rule = known[0]
-    queues: defaultdict[tuple[object, int], list[EndpointId]] = defaultdict(list)
-    for slot, entry in _kept(slots.get(rule, {})).items():
-        queues[entry.address, entry.port].append(slot)
-    wanted = in_rule_order(service.endpoints)
-    places = [queues[endpoint.address, endpoint.port] for endpoint in wanted]
-    policy = Policy.of(service)
+    listeners = [one for one, leads_to in found.items() if leads_to == rule]
+    policy, endpoints = Policy.of(service), slots.get(rule, {})
     return Programmed(
         rule=rule,
         entry=image.rules[rule],
         ring=image.rings.get(rule, ()),
-        ids=tuple(place.pop(0) for place in places if place),
-        endpoints=slots.get(rule, {}),
-        listeners=frozenset(one for one in listeners if image.listeners.get(one) == rule),
-        sources=image.sources.get(rule, frozenset()),
+        ids=_ids(in_rule_order(service.endpoints), endpoints),
+        endpoints=endpoints,
+        listeners=wanted if len(listeners) == len(wanted) else frozenset(listeners),
+        sources=image.sources.get(rule, _NO_SOURCES),
         policy=policy,
-        stays={slot: adopted(policy, entry, now) for slot, entry in slots.get(rule, {}).items()},
+        stays={slot: adopted(policy, entry, now) for slot, entry in endpoints.items()},
     )
 
 
-def _strays(image: Image, programmed: Iterable[Programmed]) -> list[Op]:
+def _ids(ordered: Sequence[Endpoint], slots: Mapping[EndpointId, EndpointEntry]) -> tuple[EndpointId, ...]:
+    """Return the slots that the endpoints have, those of equal ones in ascending order."""
+    kept = _kept(slots)
+    if are_of(ordered, kept.values()):
+        return tuple(kept)
+    queues: defaultdict[tuple[IPAddress, int], deque[EndpointId]] = defaultdict(deque)
+    for slot, entry in kept.items():
+        queues[entry.address, entry.port].append(slot)
+    places = [queues[endpoint.address, endpoint.port] for endpoint in ordered]
+    return tuple(place.popleft() for place in places if place)
+
+
+def _strays(image: Image, slots: _Slots, programmed: Iterable[Programmed]) -> list[Op]:
     kept = {one.rule: one for one in programmed}
-    listeners = {listener for one in kept.values() for listener in one.listeners}
     return [
-        *(DropListener(listener=one) for one in sorted(image.listeners.keys() - listeners)),
+        *(DropListener(listener=one) for one in sorted(_stray_listeners(image, kept.values()))),
         *(DropRule(rule=one) for one in sorted(image.rules.keys() - kept.keys())),
         *(
             DropSource(rule=rule, network=one)
@@ -203,5 +211,15 @@ def _strays(image: Image, programmed: Iterable[Programmed]) -> list[Op]:
             if rule not in kept
             for one in in_address_order(networks)
         ),
-        *(DropEndpoint(endpoint=one) for one, entry in sorted(image.endpoints.items()) if entry.rule not in kept),
+        *(
+            DropEndpoint(endpoint=one)
+            for one in sorted(one for rule in slots.keys() - kept.keys() for one in slots[rule])
+        ),
     ]
+
+
+def _stray_listeners(image: Image, kept: Collection[Programmed]) -> Collection[Listener]:
+    # Each leads to one rule, so that none is counted twice: where there are no more, there is no need to look which.
+    if len(image.listeners) == sum(len(one.listeners) for one in kept):
+        return ()
+    return image.listeners.keys() - {listener for one in kept for listener in one.listeners}

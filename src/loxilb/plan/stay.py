@@ -117,10 +117,11 @@ def adopted(policy: Policy, entry: EndpointEntry, now: float) -> Stay:
 
     What it has left of its time is not known: a deadline starts again, a slow start goes on where it was.
     """
+    if entry.flags == EndpointFlags.LIVE and entry.share == FULL_SHARE:
+        return ALWAYS
     if EndpointFlags.LIVE not in entry.flags:
         return Stay(phase=Phase.OUT)
     if EndpointFlags.DRAINING in entry.flags:
         leaving = EndpointFlags.REMOVED in entry.flags
         return Stay(phase=Phase.LEAVING, since=now) if leaving else Stay(phase=Phase.RESTING)
-    ramp = now - policy.slow_start * entry.share / FULL_SHARE
-    return Stay(phase=Phase.TAKING, since=ramp if entry.share < FULL_SHARE else -inf)
+    return Stay(phase=Phase.TAKING, since=now - policy.slow_start * entry.share / FULL_SHARE)
