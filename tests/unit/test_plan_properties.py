@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-
 from loxilb.errors import InvalidRequest
 from loxilb.kernel.fake import FakeDataPlane
 from loxilb.model import Endpoint, IPAddress, LossPolicy, Mode, Selection, Service, ServiceKey

@@ -2,7 +2,7 @@
 """Map layouts to model values and back: one function per direction."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
@@ -35,6 +35,9 @@ _LISTENER6 = struct.Struct("=16s2sBxI")
 _RULE = struct.Struct("=IIIIBBBBI")
 _ENDPOINT = struct.Struct("=16s16sI2sBB")
 _FAMILY = abi.Endpoint.family.offset
+_NO_ADDRESS = bytes(16)
+_MODES = {int(mode): mode for mode in Mode}
+_SELECTIONS = {int(selection): selection for selection in Selection}
 _FLAGS = [EndpointFlags(bits) for bits in range(1 << abi.SHARE_SHIFT)]
 
 
@@ -99,19 +102,22 @@ def rule_to_value(entry: RuleEntry, clock: JiffyClock) -> bytes:
     )
 
 
-def rule_from_value(value: bytes, clock: JiffyClock) -> RuleEntry:
-    """Inverse of :func:`rule_to_value`."""
-    ring_base, ring_length, timeout, persist, mode, selection, _, restricted, half_open_limit = _RULE.unpack(value)
-    return RuleEntry(
-        mode=Mode(mode),
-        selection=Selection(selection),
-        timeout=round(timeout / clock.rate),
-        persist=round(persist / clock.rate),
-        restricted=bool(restricted),
-        half_open_limit=half_open_limit,
-        ring_base=ring_base,
-        ring_length=ring_length,
-    )
+def rules_from_values(data: bytes, clock: JiffyClock) -> Iterator[RuleEntry | None]:
+    """Inverse of :func:`rule_to_value` for elements in a row; None for one that is not used, or makes no sense."""
+    for base, length, timeout, persist, mode, selection, live, restricted, limit in _RULE.iter_unpack(data):
+        if live == 1 and mode in _MODES and selection in _SELECTIONS:  # else somebody else wrote it
+            yield RuleEntry(
+                mode=_MODES[mode],
+                selection=_SELECTIONS[selection],
+                timeout=round(timeout / clock.rate),
+                persist=round(persist / clock.rate),
+                restricted=bool(restricted),
+                half_open_limit=limit,
+                ring_base=base,
+                ring_length=length,
+            )
+        else:
+            yield None
 
 
 def source_to_key(rule: RuleId, network: IPNetwork) -> bytes:
@@ -157,17 +163,25 @@ def endpoint_packed(value: bytes) -> bytes | None:
     return value[:4] if value[_FAMILY] == 4 else value[:16]
 
 
-def endpoint_from_value(value: bytes) -> EndpointEntry:
-    """Inverse of :func:`endpoint_to_value`."""
-    address, source, rule, port, flags, family = _ENDPOINT.unpack(value)
-    return EndpointEntry(
-        rule=RuleId(rule),
-        address=_unpacked(address, family),
-        port=int.from_bytes(port, "big"),
-        source=_unpacked(source, family) if any(source) else None,
-        flags=_FLAGS[flags & (1 << abi.SHARE_SHIFT) - 1],
-        share=flags >> abi.SHARE_SHIFT or abi.FULL_SHARE,
-    )
+def endpoints_from_values(data: bytes) -> Iterator[EndpointEntry | None]:
+    """Inverse of :func:`endpoint_to_value` for elements in a row; None for one that is not used."""
+    for address, source, rule, port, flags, family in _ENDPOINT.iter_unpack(data):
+        if family in _ICMP:
+            yield EndpointEntry(
+                rule=rule,
+                address=_unpacked(address, family),
+                port=int.from_bytes(port, "big"),
+                source=None if source == _NO_ADDRESS else _unpacked(source, family),
+                flags=_FLAGS[flags & (1 << abi.SHARE_SHIFT) - 1],
+                share=flags >> abi.SHARE_SHIFT or abi.FULL_SHARE,
+            )
+        else:
+            yield None
+
+
+def endpoint_from_value(value: bytes) -> EndpointEntry | None:
+    """As :func:`endpoints_from_values`, for one."""
+    return next(endpoints_from_values(value), None)
 
 
 def flow_from_slot(raw: abi.Flow4 | abi.Flow6, cold: abi.Cold, mode: Mode, clock: JiffyClock, now: int) -> Flow:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data plane in the kernel, behind ``loxilb.ports.DataPlane``."""
 
-import contextlib
 import ctypes
 import struct
 import sys
 import threading
+from array import array
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Self
@@ -187,27 +187,27 @@ class BpfDataPlane:
     def observe(self) -> Image:
         """Read back everything programmed; a write under way may or may not be in it.
 
-        What makes no sense is left out: somebody else wrote it.
+        What makes no sense is left out: somebody else wrote it. Arrays are unpacked whole.
         """
-        rules, endpoints = dict(self._rules()), self._views["endpoints"]
+        rules = dict(self._rules())
+        endpoints = enumerate(convert.endpoints_from_values(self._views["endpoints"].whole()))
+        ring = array("I", self._views["ring"].whole())
         return Image(
             listeners=dict(self._listeners.read()),
             rules=rules,
-            endpoints={
-                EndpointId(at): convert.endpoint_from_value(endpoints.read(at * endpoints.stride, endpoints.stride))
-                for at in self._endpoints_used()
+            endpoints={EndpointId(at): entry for at, entry in endpoints if entry is not None},
+            rings={
+                rule: tuple(map(EndpointId, ring[one.ring_base : one.ring_base + one.ring_length]))
+                for rule, one in rules.items()
             },
-            rings={rule: self._ring(entry.ring_base, entry.ring_length) for rule, entry in rules.items()},
             sources=self._sources(),
         )
 
     def _rules(self) -> Iterator[tuple[RuleId, RuleEntry]]:
-        view, room = self._views["rules"], self._loaded.config.ring
-        for at in view.indexes(abi.Rule.live.offset, 1):
-            with contextlib.suppress(ValueError):  # a mode that there is not: somebody else wrote it
-                entry = convert.rule_from_value(view.read(at * view.stride, view.stride), self._clock)
-                if entry.ring_base + entry.ring_length <= room:
-                    yield RuleId(at), entry
+        room = self._loaded.config.ring
+        for at, entry in enumerate(convert.rules_from_values(self._views["rules"].whole(), self._clock)):
+            if entry is not None and entry.ring_base + entry.ring_length <= room:
+                yield RuleId(at), entry
 
     def _endpoints_used(self) -> list[int]:
         """Return the endpoint slots that are used, live or not."""
@@ -219,10 +219,6 @@ class BpfDataPlane:
             rule, network = convert.source_from_key(key, int.from_bytes(value, sys.byteorder))
             found[rule].add(network)
         return {rule: frozenset(networks) for rule, networks in found.items()}
-
-    def _ring(self, base: int, length: int) -> tuple[EndpointId, ...]:
-        slots: tuple[EndpointId, ...] = struct.unpack(f"={length}I", self._views["ring"].read(base * 4, length * 4))
-        return slots
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
@@ -257,7 +253,7 @@ class BpfDataPlane:
 
     def _is_gone(self, endpoint: EndpointId, rule: RuleId) -> bool:
         entry = convert.endpoint_from_value(bytes(self._views["endpoints"].element(endpoint)))
-        return EndpointFlags.LIVE not in entry.flags or entry.rule != rule
+        return entry is None or EndpointFlags.LIVE not in entry.flags or entry.rule != rule
 
     # Reports.
 

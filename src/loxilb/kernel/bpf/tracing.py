@@ -173,4 +173,4 @@ def _listener(sandbox: Sandbox, key: FlowKey) -> int:
 
 def _endpoint(sandbox: Sandbox, index: int) -> EndpointEntry | None:
     raw = sandbox.lookup("endpoints", maps.index_key(index), ctypes.sizeof(abi.Endpoint)) or b""
-    return convert.endpoint_from_value(raw) if abi.Endpoint.from_buffer_copy(raw).family else None
+    return convert.endpoint_from_value(raw)
