@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from loxilb.kernel.abi import Reason
 from loxilb.kernel.bpf.convert import abort_from_record
@@ -83,7 +84,7 @@ def given_up(driver: Driver, path: Path) -> None:
 
 def without_first(service: Service) -> Service:
     """Return a service that has lost its first endpoint."""
-    return replace(service, endpoints=service.endpoints[1:])
+    return structs.replace(service, endpoints=service.endpoints[1:])
 
 
 @pytest.mark.parametrize("own_driver", [BRIEF], indirect=True, ids=["brief"])
@@ -178,7 +179,7 @@ def test_a_client_may_come_back_at_once(module_driver: Driver, hook: Hook, versi
     """From the same port, to another endpoint, while the old connection is remembered; but to no deleted service."""
     service = module_driver.service(version)
     path = module_driver.open(hook, module_driver.path(service))
-    module_driver.put(replace(service, endpoints=service.endpoints[1:2]))
+    module_driver.put(structs.replace(service, endpoints=service.endpoints[1:2]))
     given_up(module_driver, path)
 
     again = module_driver.path(service, endpoint=1, client=path.client, port=path.client_port)
@@ -214,7 +215,7 @@ def test_what_a_lost_endpoint_had_is_counted_exactly(module_driver: Driver, vers
 def test_many_connections_that_end_at_once_are_all_reported(module_driver: Driver) -> None:
     """Each of them, once, soon."""
     service = module_driver.service(4)
-    only = replace(service, endpoints=service.endpoints[:1])
+    only = structs.replace(service, endpoints=service.endpoints[:1])
     module_driver.put(only)
     clients = {module_driver.open(Hook.TC, module_driver.path(only)).client for _ in range(MANY)}
     aborted(module_driver)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from loxilb.kernel.abi import ONE_WAY_PACKETS, Reason
 from loxilb.model import Endpoint, FlowState, L4Protocol, Mode, Selection
@@ -89,7 +90,7 @@ def test_a_rule_says_how_long_its_flows_may_be_idle(module_driver: Driver, versi
     wait_for(lambda: not module_driver.flows(brief), what="the end of the flow")
     assert time.monotonic() - began > 0.9
     assert len(module_driver.flows(long)) == 2
-    module_driver.put(replace(long, inactive_timeout=1))
+    module_driver.put(structs.replace(long, inactive_timeout=1))
     wait_for(lambda: not module_driver.flows(long), what="the end of the other flow")
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 import pytest
+from msgspec import structs
 
 from loxilb.kernel.abi import Reason
 from loxilb.kernel.bpf import convert
@@ -170,7 +171,7 @@ def test_a_fragment_without_hops_left_is_answered_over_ipv6_alone(addressed: Dri
 def test_direct_server_return_tells_of_a_smaller_link(addressed: Driver, hook: Hook, version: int) -> None:
     """Neither MACs nor hops are the sender's affair, but the size is: the packet would be lost."""
     with narrow(version) as endpoint:
-        direct = replace(endpoint, port=PORT)
+        direct = structs.replace(endpoint, port=PORT)
         service = addressed.service(
             version, L4Protocol.UDP, endpoints=[direct], mode=Mode.DSR, selection=Selection.HASH
         )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
+from msgspec import structs
 
 from loxilb.kernel.abi import Client, Reason
 from loxilb.kernel.bpf import maps
@@ -94,9 +95,9 @@ def test_only_allowed_sources_open_flows(driver: Driver, hook: Hook, version: in
     assert driver.flows(service) == []
     opened = driver.open(hook, driver.path(service, client=allowed))
     driver.use(hook, opened)
-    driver.put(replace(service, allowed_sources=networks[1:]))
+    driver.put(structs.replace(service, allowed_sources=networks[1:]))
     driver.expect(hook, driver.path(service, client=allowed).request(flags=SYN), Reason.DROP_SOURCE)
-    driver.put(replace(service, allowed_sources=()))
+    driver.put(structs.replace(service, allowed_sources=()))
     driver.use(hook, driver.open(hook, driver.path(service, endpoint=1, client=other)))
 
 
@@ -112,7 +113,7 @@ def test_a_client_that_is_allowed_no_more_loses_its_flows(
     kept = driver.open(hook, driver.path(service, endpoint=1, client=allowed))
     driver.send(hook, driver.path(service, client=barred).request(flags=SYN))
 
-    driver.put(replace(service, allowed_sources=networks[1:]))
+    driver.put(structs.replace(service, allowed_sources=networks[1:]))
 
     wait_for(lambda: len(driver.flows(service)) == 2, what="the end of the barred client's flows")
     driver.use(hook, kept)

@@ -7,6 +7,7 @@ from ctypes import sizeof
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from loxilb.kernel.abi import Reason, RuleState
 from loxilb.kernel.bpf.maps import index_key, lookup
@@ -86,9 +87,9 @@ def test_the_limit_changes_while_flows_are_open(driver: Driver, hook: Hook, vers
     service = driver.service(version)
     driver.send(hook, *(driver.path(service).request(flags=SYN) for _ in range(LIMIT)))
 
-    driver.put(replace(service, half_open_limit=LIMIT))
+    driver.put(structs.replace(service, half_open_limit=LIMIT))
     driver.expect(hook, driver.path(service).request(flags=SYN), Reason.DROP_HALF_OPEN)
-    driver.put(replace(service, half_open_limit=LIMIT + 1))
+    driver.put(structs.replace(service, half_open_limit=LIMIT + 1))
     driver.send(hook, driver.path(service).request(flags=SYN))
     driver.expect(hook, driver.path(service).request(flags=SYN), Reason.DROP_HALF_OPEN)
     driver.put(service)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from msgspec import structs
 
 from loxilb.kernel.abi import Reason
 from loxilb.model import Endpoint, L4Protocol, Mode, Service
@@ -34,7 +35,7 @@ def at_server(service: Service, number: int, block: int) -> Service:
     """Return a service at the same address and port for a mark, with one server."""
     port = 0 if service.key.protocol is L4Protocol.ICMP else TARGET
     endpoint = Endpoint(address=SERVERS[number].gateway(service.key.address.version), port=port)
-    return replace(service, key=replace(service.key, block=block), endpoints=(endpoint,))
+    return structs.replace(service, key=structs.replace(service.key, block=block), endpoints=(endpoint,))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: one.value)

@@ -2,9 +2,9 @@
 """Which endpoint a new flow goes to."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from loxilb.kernel.abi import Reason
 from loxilb.model import Endpoint, Selection, Service
@@ -43,9 +43,9 @@ def test_round_robin_goes_on_where_it_was(driver: Driver, hook: Hook, version: i
     other = Hook.TC if hook is Hook.XDP else Hook.XDP
 
     assert driver.servers(hook, syns(driver, service, 1)) == [0]
-    driver.put(replace(service, endpoints=tuple(endpoints(version, 5, 1, 1)), inactive_timeout=77))
+    driver.put(structs.replace(service, endpoints=tuple(endpoints(version, 5, 1, 1)), inactive_timeout=77))
     assert driver.servers(other, syns(driver, service, 1)) == [1]
-    driver.put(replace(service, endpoints=tuple(endpoints(version, 1, 9, 1)), inactive_timeout=78))
+    driver.put(structs.replace(service, endpoints=tuple(endpoints(version, 1, 9, 1)), inactive_timeout=78))
     assert driver.servers(hook, syns(driver, service, 2)) == [2, 0]
 
 
