@@ -6,8 +6,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGINT
-from subprocess import PIPE, Popen
-from typing import Any
+from subprocess import DEVNULL, Popen
+from typing import Any, Self
 
 import pytest
 
@@ -26,7 +26,16 @@ class Watcher:
         heeding = ("env", "--default-signal=INT")  # a shell has what it runs in the background ignore interrupts
         command = star.lb.namespace.enter_command(*heeding, BIN / "loxicmd", "watch", "drops", "-t", "60", *more)
         with out.open("wb") as file:
-            self.popen = Popen(command, stdout=file, stderr=PIPE)
+            self.popen = Popen(command, stdout=file, stderr=DEVNULL)
+
+    def __enter__(self) -> Self:
+        """Enter."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, if it has not ended."""
+        self.popen.kill()
+        self.popen.wait()
 
     def lines(self) -> list[str]:
         """Return what it printed by now, whole lines."""
@@ -35,10 +44,7 @@ class Watcher:
     def end(self) -> int:
         """Interrupt it as a user does; returns its exit code."""
         self.popen.send_signal(SIGINT)
-        code = self.popen.wait(30)
-        if self.popen.stderr is not None:
-            self.popen.stderr.close()
-        return code
+        return self.popen.wait(30)
 
 
 def knock(address: str, port: int) -> None:
@@ -60,9 +66,10 @@ def test_drops_are_seen_while_they_happen(star: Star, tmp_path: Path) -> None:
     star.lb.create("20.20.20.2", f"--tcp=2020:{PORT} --halfopen=1", ["31.31.31.77:1"])
     star.lb.namespace.ip("route replace blackhole 99.0.0.0/24")
     star.lb.create("20.20.20.3", f"--tcp=2020:{PORT}", ["99.0.0.1:1"])
-    every = Watcher(star, tmp_path / "every", "-o", "json")
-    some = Watcher(star, tmp_path / "some", "--reason", "half_open")
-    try:
+    with (
+        Watcher(star, tmp_path / "every", "-o", "json") as every,
+        Watcher(star, tmp_path / "some", "--reason", "half_open") as some,
+    ):
         found: dict[tuple[str, str], Any] = {}
 
         def seen() -> bool:
@@ -73,7 +80,6 @@ def test_drops_are_seen_while_they_happen(star: Star, tmp_path: Path) -> None:
             return len(found) >= 4 and bool(some.lines())
 
         wait_for(seen, deadline=60, what="a drop of each kind")
-    finally:
         codes = (every.end(), some.end())
 
     assert codes == (0, 0)

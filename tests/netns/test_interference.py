@@ -59,11 +59,16 @@ def repairs(star: Star) -> Mapping[str, int]:
 
 def settled(star: Star, **least: int) -> None:
     """Wait until so much was repaired, requests of both families work, and nothing is left to be done."""
-    wait_for(
-        lambda: all(repairs(star).get(what, 0) >= count for what, count in least.items()),
-        deadline=_PATIENCE_S,
-        what=f"{least} of {repairs(star)}",
-    )
+    seen: dict[str, int] = {}
+
+    def repaired() -> bool:
+        seen.update(repairs(star))
+        return all(seen.get(what, 0) >= count for what, count in least.items())
+
+    try:
+        wait_for(repaired, deadline=_PATIENCE_S)
+    except AssertionError as error:
+        raise AssertionError(f"{least} to be repaired, but only {seen}") from error
     for vip in VIPS:
         wait_for(partial(works, star, vip), deadline=_PATIENCE_S, what=vip)
     wait_for(lambda: star.lb.api("GET", "/status/reconciler")["state"] == "converged", deadline=_PATIENCE_S)
@@ -78,7 +83,7 @@ def keep_going(star: Star, work: Callable[[], None]) -> None:
     """Do ``work`` between two requests on one connection, of each family."""
 
     def scenario() -> None:
-        with connection(VIPS[0], 2020) as four, connection(VIPS[1], 2020) as six:
+        with connection(VIPS[0], 2020, timeout=30) as four, connection(VIPS[1], 2020, timeout=30) as six:
             before = [ask_on(sock).server for sock in (four, six)]
             work()
             assert [ask_on(sock).server for sock in (four, six)] == before

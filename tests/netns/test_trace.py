@@ -34,7 +34,7 @@ def test_a_trace_is_what_connections_get(star: Star, vip: str, client: str, serv
     assert before == trace(star, end(client, 40000), end(vip, 2020), "--iface eclient -t 60")
 
     def connected() -> tuple[str, int, dict[str, Any], dict[str, Any], str]:
-        with connection(vip, 2020) as sock:
+        with connection(vip, 2020, timeout=30) as sock:
             name = ask_on(sock).server
             port: int = sock.getsockname()[1]
             used = trace(star, end(client, port), end(vip, 2020), "--flags A")

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """ICMP errors as the sender of a packet is told of them: the error queue of its socket, see ip(7) and ipv6(7)."""
 
+import select
 import socket
 import struct
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tests.support.traffic import family_of
@@ -44,6 +47,28 @@ def ask_for_error(
         except OSError as error:
             return _read(sock, error)
     raise AssertionError("answered, not refused")
+
+
+def send_each(host: str, port: int, *, source: str, count: int, stack: ExitStack) -> list[socket.socket]:
+    """Send a datagram from each of so many sockets, which are open for as long as ``stack``."""
+    made = [stack.enter_context(socket.socket(family_of(host), socket.SOCK_DGRAM)) for _ in range(count)]
+    for sock in made:
+        if ":" in host:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        sock.bind((source, 0))
+        sock.connect((host, port))
+        sock.send(b"there")
+    return made
+
+
+def told(sockets: Iterable[socket.socket]) -> int:
+    """Return how many sockets have been told of an ICMP error by now."""
+    poll = select.poll()
+    for sock in sockets:
+        poll.register(sock, 0)  # errors are told in any case
+    return len(poll.poll(0))
 
 
 def _read(sock: socket.socket, error: OSError) -> IcmpError:

@@ -4,7 +4,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
@@ -167,23 +168,35 @@ def api() -> Iterator[LiveApi]:
         yield live
 
 
-def report(api: LiveApi, *packets: DroppedPacket) -> None:
-    """Have packets dropped as soon as somebody watches."""
+@contextmanager
+def reporting(api: LiveApi, news: Sequence[DroppedPacket] | KernelError) -> Iterator[None]:
+    """Have packets dropped, or the data plane refuse, as soon as somebody watches."""
     drops = api.data_plane.drops
+    failures: list[AssertionError] = []
 
     def body() -> None:
-        wait_for(lambda: drops.sampling, deadline=10, what="somebody who watches")
-        api.call_soon(drops.news.put_nowait, packets)
+        try:
+            wait_for(lambda: drops.sampling, deadline=30, what="somebody who watches")
+            api.call_soon(drops.news.put_nowait, news)
+        except AssertionError as error:
+            failures.append(error)
 
-    threading.Thread(target=body).start()
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def test_drops_are_lines_on_the_command_line(api: LiveApi, capsys: pytest.CaptureFixture[str]) -> None:
     """As many as asked for, with the reason asked for; the data plane stops to report when the client goes."""
     cli, port = Cli(capsys), f"--port={api.address[1]}"
-    report(api, dropped("drop_rst"), dropped(), dropped("drop_rst"), dropped())
 
-    code, text, errors = cli("watch", "drops", "--count", "2", "--reason", "source", port)
+    with reporting(api, [dropped("drop_rst"), dropped(), dropped("drop_rst"), dropped()]):
+        code, text, errors = cli("watch", "drops", "--count", "2", "--reason", "source", port)
 
     line = "drop_source      tc eth0            tcp 10.10.10.1:4000 > 20.20.20.1:80 [S] ttl 64 length 54"
     assert (code, errors) == (0, "")
@@ -193,9 +206,8 @@ def test_drops_are_lines_on_the_command_line(api: LiveApi, capsys: pytest.Captur
 
 def test_drops_are_json_lines(api: LiveApi, capsys: pytest.CaptureFixture[str]) -> None:
     """For programs."""
-    report(api, dropped())
-
-    code, text, _ = Cli(capsys)("watch", "drops", "--count", "1", "-o", "json", f"--port={api.address[1]}")
+    with reporting(api, [dropped()]):
+        code, text, _ = Cli(capsys)("watch", "drops", "--count", "1", "-o", "json", f"--port={api.address[1]}")
 
     (found,) = map(json.loads, text.splitlines())
     assert (code, found["reason"], found["packet"]["sourcePort"], found["length"]) == (0, "drop_source", 4000, 54)
@@ -213,15 +225,8 @@ def test_an_unknown_reason_is_refused_by_name(api: LiveApi, capsys: pytest.Captu
 
 def test_a_quiet_server_is_waited_for_and_its_end_is_told(api: LiveApi, capsys: pytest.CaptureFixture[str]) -> None:
     """The timeout of requests is not one of watches; there is a sign of life in between."""
-    cli = Cli(capsys)
-    drops = api.data_plane.drops
-
-    def end() -> None:
-        wait_for(lambda: drops.sampling, deadline=10, what="somebody who watches")
-        api.call_soon(drops.news.put_nowait, KernelError("read a ring buffer", 5))
-
-    threading.Thread(target=end).start()
-    code, text, errors = cli("watch", "drops", "--timeout", "1", f"--port={api.address[1]}")
+    with reporting(api, KernelError("read a ring buffer", 5)):
+        code, text, errors = Cli(capsys)("watch", "drops", "--timeout", "1", f"--port={api.address[1]}")
 
     assert (code, text, errors) == (1, "", "Error: the server has ended the watch\n")
 
@@ -229,8 +234,8 @@ def test_a_quiet_server_is_waited_for_and_its_end_is_told(api: LiveApi, capsys: 
 def test_a_client_that_goes_away_ends_its_watch(api: LiveApi) -> None:
     """Without a word."""
     lines = follow(Server(port=api.address[1]), "/watch/drops")
-    report(api, dropped())
-    assert json.loads(next(lines))["reason"] == "drop_source"
+    with reporting(api, [dropped()]):
+        assert json.loads(next(lines))["reason"] == "drop_source"
     lines.close()  # type: ignore[attr-defined]
 
     wait_for(lambda: not api.data_plane.drops.sampling, what="the end of the reports")
