@@ -309,6 +309,7 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     _enter(settings.netns)
     with claim_namespace(), closing(_open_store(settings)) as store, Network.open() as network:
         network.enable_forwarding()
+        store.read_ahead()  # while the kernel verifies the programs
         data_plane = BpfDataPlane.open(settings.data_plane)
         try:
             daemon = Daemon(

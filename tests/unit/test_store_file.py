@@ -70,6 +70,42 @@ def test_writes_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.close()
 
 
+def test_what_was_read_ahead_is_returned_once(path: Path) -> None:
+    """What is loaded later has what was written meanwhile."""
+    store = SqliteStore.open(path)
+    store.read_ahead()
+    first = store.load()
+    put(store, SERVICES[0].with_endpoints(SERVICES[0].endpoints[:1]))
+    second = store.load()
+    store.close()
+
+    assert len(first.services) == len(SERVICES)
+    assert len(second.services[SERVICES[0].key].endpoints) == 1
+
+
+def test_damage_that_is_found_ahead_is_told_when_it_is_loaded(path: Path) -> None:
+    """So that it is refused as without reading ahead."""
+    run(path, "UPDATE objects SET document = 'x' WHERE name LIKE '% 7-7 %'")
+    store = SqliteStore.open(path)
+    store.read_ahead()
+
+    with pytest.raises(StoreError, match="is damaged"):
+        store.load()
+    store.close()
+
+
+def test_a_start_that_fails_meanwhile_closes_it(path: Path) -> None:
+    """The file is not taken from under the thread that reads it, and is free then."""
+    store = SqliteStore.open(path)
+    store.read_ahead()
+    ahead = store._ahead
+    store.close()
+
+    assert ahead is not None
+    assert len(ahead.result(0).services) == len(SERVICES)
+    SqliteStore.open(path).close()
+
+
 def test_the_file_is_for_its_owner_alone(path: Path) -> None:
     """Names and addresses of a network are nobody else's business."""
     assert path.stat().st_mode & 0o077 == 0

@@ -3,6 +3,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class SqliteStore:
         self._connection = connection
         self._path = path
         self._retention = retention
+        self._ahead: Future[Configured] | None = None
 
     @classmethod
     def open(cls, path: Path | None, retention: Retention | None = None) -> Self:
@@ -59,10 +61,22 @@ class SqliteStore:
 
     def close(self) -> None:
         """Give the file free; everything is durable already."""
+        if self._ahead is not None:
+            wait((self._ahead,))
         self._connection.close()
 
+    def read_ahead(self) -> None:
+        """Begin to read everything, in a thread of its own, for :meth:`load`; call nothing else before that."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._ahead = thread.submit(self._read)
+        thread.shutdown(wait=False)
+
     def load(self) -> Configured:
-        """Read everything."""
+        """Read everything, or return what was read ahead."""
+        ahead, self._ahead = self._ahead, None
+        return self._read() if ahead is None else ahead.result()
+
+    def _read(self) -> Configured:
         with self._reported("read"):
             documents = self._documents()
             last = self._connection.execute("SELECT number, pending FROM revisions ORDER BY number DESC").fetchone()
