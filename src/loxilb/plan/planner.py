@@ -239,10 +239,9 @@ def _put_endpoint(slot: EndpointId, entry: EndpointEntry) -> PutEndpoint:
 def _program(draft: _Draft, service: Service, before: Programmed) -> Programmed:
     """Say how ``service`` is to be programmed from now on, with the ids and the slice of ``before`` where they fit."""
     ordered = in_rule_order(service.endpoints)
-    rule = before.rule
+    rule, policy = before.rule, Policy.of(service)
     ids = _endpoint_ids(draft, ordered, before)
-    stays = _stays(draft, service, ids, ordered, before)
-    policy = Policy.of(service)
+    stays = _stays(draft, service, policy, dict(zip(ids, ordered, strict=True)), before)
     shares = [stays_of.share(policy, stays[slot], draft.now) for slot in ids]
     taking = [share if stays[slot].phase is Phase.TAKING else 0 for slot, share in zip(ids, shares, strict=True)]
     ring = _ring(service, ordered, ids, taking)
@@ -285,15 +284,17 @@ def _rule_entry(service: Service, place: Slice) -> RuleEntry:
 
 
 def _stays(
-    draft: _Draft, service: Service, ids: Sequence[EndpointId], ordered: Sequence[Endpoint], before: Programmed
+    draft: _Draft, service: Service, policy: Policy, endpoints: Mapping[EndpointId, Endpoint], before: Programmed
 ) -> dict[EndpointId, Stay]:
     """Say what each slot does from now on, those of removed endpoints last."""
-    old, policy = before.stays, Policy.of(service)
+    old, always = before.stays, dict.fromkeys(endpoints, stays_of.ALWAYS)
+    if not draft.health and old == always:  # as of nearly all when a daemon starts
+        return always
     stays = {
         slot: stays_of.present(_health(service, endpoint, draft.health), policy, old.get(slot), draft.now)
-        for slot, endpoint in zip(ids, ordered, strict=True)
+        for slot, endpoint in endpoints.items()
     }
-    for slot in [slot for slot in old if slot not in stays and slot not in draft.without_flows]:
+    for slot in old.keys() - endpoints.keys() - set(draft.without_flows):
         stay = stays_of.removed(policy, old[slot], draft.now)
         if stay is not None:
             stays[slot] = stay
@@ -364,12 +365,8 @@ def _unchanged(ordered: Sequence[Endpoint], before: Programmed) -> bool:
 
 def are_of(ordered: Sequence[Endpoint], entries: Collection[EndpointEntry]) -> bool:
     """Tell whether ``entries`` are those of just these endpoints, in their order."""
-    if len(ordered) != len(entries):
-        return False
-    for endpoint, entry in zip(ordered, entries, strict=True):
-        if entry.port != endpoint.port or entry.address != endpoint.address:
-            return False
-    return True
+    # Lists, as they compare what is one object in no time.
+    return [(one.address, one.port) for one in ordered] == [(one.address, one.port) for one in entries]
 
 
 def _put(draft: _Draft, before: Programmed, after: Programmed) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from ipaddress import IPv4Address, IPv6Address
-from itertools import pairwise
+from itertools import compress, pairwise
 from math import gcd, lcm
 
 from loxilb.errors import InvalidRequest
@@ -169,11 +169,11 @@ def _last_port(listeners: list[Listener]) -> int:
 
 def _programmed(image: Image, service: Service, slots: _Slots, now: float) -> Programmed | None:
     wanted = listeners_of(service)
-    found = {one: rule for one in wanted if (rule := image.listeners.get(one)) is not None}
-    rule = min((rule for rule in set(found.values()) if rule in image.rules), default=None)
-    if rule is None:
+    leads_to = [image.listeners.get(one) for one in wanted]
+    known = [rule for rule in leads_to if rule is not None and rule in image.rules]
+    if not known:
         return None
-    listeners = [one for one, leads_to in found.items() if leads_to == rule]
+    rule = min(known)
     policy, endpoints = Policy.of(service), slots.get(rule, {})
     return Programmed(
         rule=rule,
@@ -181,7 +181,7 @@ def _programmed(image: Image, service: Service, slots: _Slots, now: float) -> Pr
         ring=image.rings.get(rule, ()),
         ids=_ids(in_rule_order(service.endpoints), endpoints),
         endpoints=endpoints,
-        listeners=wanted if len(listeners) == len(wanted) else frozenset(listeners),
+        listeners=frozenset(compress(wanted, [one == rule for one in leads_to])),
         sources=image.sources.get(rule, _NO_SOURCES),
         policy=policy,
         stays={slot: adopted(policy, entry, now) for slot, entry in endpoints.items()},

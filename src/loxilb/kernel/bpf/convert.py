@@ -22,6 +22,7 @@ from loxilb.model import (
     Port,
     Selection,
 )
+from loxilb.model.address import only
 from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId
 
 _NUMBER = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -52,7 +53,7 @@ def _packed(address: IPAddress) -> bytes:
 @lru_cache(maxsize=1 << 16)
 def _unpacked(raw: bytes, version: int) -> IPAddress:
     """Read an address; many services have the same endpoints."""
-    return _address(raw, version)
+    return only(_address(raw, version))
 
 
 def _address(raw: Iterable[int], version: int) -> IPAddress:
