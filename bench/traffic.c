@@ -41,9 +41,9 @@ enum { KEEP = 'K', CLOSE = 'C', BULK = 'B' };
 enum { PATIENCE_S = 2, LATE_NS = 1000000000 };
 
 struct result {
-	long count, errors, resets;
+	long count, errors, resets, samples;
 	int64_t progress, longest; /* time of the latest progress, longest time without */
-	uint32_t *took; /* nanoseconds of the first SAMPLES requests */
+	uint32_t *took; /* nanoseconds of the first requests, SAMPLES at most */
 };
 
 struct targets {
@@ -210,8 +210,8 @@ static void done(struct result *r, int64_t started)
 {
 	int64_t at = now(CLOCK_MONOTONIC);
 
-	if (r->count < SAMPLES)
-		r->took[r->count] = at - started;
+	if (r->samples < SAMPLES)
+		r->took[r->samples++] = at - started;
 	r->count++;
 	progress(r, at);
 }
@@ -427,7 +427,7 @@ static int ascending(const void *a, const void *b)
 
 static void report(struct result *r, int64_t cpu, int64_t wall)
 {
-	long n = r->count < SAMPLES ? r->count : SAMPLES;
+	long n = r->samples;
 
 	qsort(r->took, n, sizeof(*r->took), ascending);
 	printf("{\"count\": %ld, \"errors\": %ld, \"resets\": %ld, \"cpu_ns\": %lld, \"wall_ns\": %lld, ", r->count, r->errors,
