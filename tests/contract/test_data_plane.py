@@ -2,6 +2,7 @@
 """What every data plane does with operations: the one in memory, and the kernel's."""
 
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,27 @@ def test_a_refused_operation_undoes_those_before_it(driver):
     with pytest.raises(KernelError):
         driver.data_plane.apply([*planned.ops, PutEndpoint(endpoint=EndpointId(1 << 31), entry=beyond)])
     assert driver.data_plane.observe() == before
+
+
+class Interrupting:
+    """Stands where an entry is wanted: whoever reads it is told to end."""
+
+    def __getattr__(self, name):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_in_the_middle_leaves_nothing_half_done(driver):
+    """What was there is put back, and can be changed afterwards."""
+    driver.apply(*SERVICES)
+    before = driver.data_plane.observe()
+    planned = plan({key(): service(("31.31.31.1,9",)), key("20.20.20.99"): SERVICES[0]}, driver.ledger, {})
+    interrupting: Any = Interrupting()
+
+    with pytest.raises(KeyboardInterrupt):
+        driver.data_plane.apply([*planned.ops, PutEndpoint(endpoint=EndpointId(500), entry=interrupting)])
+    assert driver.data_plane.observe() == before
+    driver.apply(service(("31.31.31.1,9",)))
+    assert driver.data_plane.observe() == driver.expected()
 
 
 def crowd(count, *, first=0):

@@ -109,11 +109,11 @@ class HostIndex:
         """Make the maps say what was noted, now or when called again after a failure; raises KernelError."""
         self._write(self._stale)
         self._stale.clear()
-        words, self._stale_words = self._stale_words, set()
-        for at in words:
+        for at in self._stale_words:
             bits = self._bits[at * _WORD_BITS : (at + 1) * _WORD_BITS]
             word = sum(1 << bit for bit, count in enumerate(bits) if count)
             self._served.write(at * 8, struct.pack("=Q", word))
+        self._stale_words.clear()
 
     def _count_bit(self, address: bytes, by: int) -> None:
         bit = served_bit(address)
@@ -131,13 +131,13 @@ class HostIndex:
         return not present
 
     def _drop(self, users: dict[bytes, int], address: bytes) -> bool:
-        """Count one user less; tells whether it was the last."""
-        users[address] -= 1
-        if users[address]:
+        """Count one user less; tells whether it was the last. One that somebody else wrote was never counted."""
+        present = users.pop(address, 0)
+        if present > 1:
+            users[address] = present - 1
             return False
-        del users[address]
         self._stale.add(address)
-        return True
+        return present == 1
 
     def _write(self, stale: Collection[bytes]) -> None:
         """Make ``hosts`` say what these addresses are now."""

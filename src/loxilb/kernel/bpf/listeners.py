@@ -94,7 +94,8 @@ class ListenerMaps:
             return bool(before & abi.LISTENER_RULE)
         self._change(listener, before, word, undo)
         base = replace(listener, mark=0)
-        self._marked[base] += bool(rule) - bool(before)
+        # One that somebody else wrote was never counted.
+        self._marked[base] = max(0, self._marked[base] + bool(rule) - bool(before))
         marked = abi.LISTENER_MARKED if self._marked[base] else 0
         found = self._found(base)
         self._change(base, found, (found & ~abi.LISTENER_MARKED) | marked, undo)
@@ -107,8 +108,8 @@ class ListenerMaps:
 
     def _change(self, listener: Listener, before: int, word: int, undo: list[_Undo]) -> None:
         descriptor, key = self._maps[listener.version], convert.listener_to_key(listener)
-        self._set(descriptor, key, word)
         undo.append(lambda: self._set(descriptor, key, before))
+        self._set(descriptor, key, word)
 
     def _found(self, listener: Listener) -> int:
         found = maps.lookup(self._maps[listener.version], convert.listener_to_key(listener), 4)

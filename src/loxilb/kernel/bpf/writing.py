@@ -82,7 +82,7 @@ class ConfigurationWriter:
                 self._steps[kind](tuple(run), undo)
             self._hosts.flush()
             finish()
-        except KernelError:
+        except BaseException:  # also when the process is told to end: half of a change misleads packets
             for step in reversed(undo):
                 with contextlib.suppress(KernelError):
                     step()
@@ -154,14 +154,14 @@ class ConfigurationWriter:
     def _restart_positions(self, rules: Sequence[RuleId], undo: list[_Undo]) -> None:
         """Restart round robin. Flows of a rule that had the id before still count themselves off beside it."""
         view = self._views["rule_states"]
-        moved = []
+        moved = list[tuple[int, bytes]]()
+        undo.append(lambda: _write_back(view, moved))
         for rule in rules:
             offset = rule * view.stride + abi.RuleState.position.offset
             before = view.read(offset, 4)
             if any(before):
-                view.write(offset, bytes(4))
                 moved.append((offset, before))
-        undo.append(lambda: _write_back(view, moved))
+                view.write(offset, bytes(4))
 
     def _put_listeners(self, ops: Sequence[PutListener], undo: list[_Undo]) -> None:
         self._hosts.add_services(convert.listener_packed(op.listener) for op in ops)
@@ -184,8 +184,8 @@ class ConfigurationWriter:
 
     def _set_source(self, rule: RuleId, network: IPNetwork, present: bool, undo: list[_Undo]) -> None:
         """Write or remove one prefix. A look-up would answer with a shorter one, which says nothing of it."""
-        self._write_source(rule, network, present)
         undo.append(lambda: self._write_source(rule, network, not present))
+        self._write_source(rule, network, present)
 
     def _write_source(self, rule: RuleId, network: IPNetwork, present: bool) -> None:
         key = convert.source_to_key(rule, network)

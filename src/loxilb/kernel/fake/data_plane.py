@@ -122,7 +122,7 @@ class FakeDataPlane:
         try:
             for op in ops:
                 undo.append(self._apply_one(op))
-        except KernelError:
+        except BaseException:
             for step in reversed(undo):
                 step()
             raise

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is written where somebody else wrote before: nothing is left half done, and the address index recovers."""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, convert, maps
+from loxilb.kernel.bpf.hosts import served_bit
+from loxilb.model import IPAddress, L4Protocol
+from loxilb.model.image import (
+    DropEndpoint,
+    DropListener,
+    EndpointEntry,
+    EndpointId,
+    Listener,
+    PutEndpoint,
+    PutListener,
+    RuleId,
+)
+from tests.support.bpf import World
+
+OWN, THEIRS = ip_address("31.31.31.1"), ip_address("31.31.31.2")
+VIP, OTHER_VIP = ip_address("20.20.20.1"), ip_address("20.20.20.2")
+RULE, SLOT = RuleId(1), EndpointId(1)
+
+
+@pytest.fixture
+def data_plane(world: World) -> Iterator[BpfDataPlane]:
+    """Return a small data plane with nothing in it."""
+    settings = DataPlaneSettings(
+        bpffs=world.pins(), xdp=XdpPolicy.OFF, flows4=1024, flows6=1024, rules=16, endpoints=16, listeners=64
+    )
+    made = BpfDataPlane.open(settings)
+    try:
+        yield made
+    finally:
+        made.destroy()
+
+
+def entry(address: IPAddress) -> EndpointEntry:
+    return EndpointEntry(rule=RULE, address=address, port=80)
+
+
+def listener(address: IPAddress, *, mark: int = 0) -> Listener:
+    return Listener.of(address, L4Protocol.TCP, 80, mark=mark)
+
+
+def overwrite_endpoint(data_plane: BpfDataPlane, value: bytes) -> None:
+    """Write an endpoint as another program would."""
+    maps.update(data_plane.descriptors["endpoints"], maps.index_key(SLOT), value, "spoil")
+
+
+def add_listener(data_plane: BpfDataPlane, one: Listener) -> None:
+    """Write a listener as another program would."""
+    word = int(RULE).to_bytes(4, "little")
+    maps.update(data_plane.descriptors["listeners4"], convert.listener_to_key(one), word, "spoil")
+
+
+def hosts(data_plane: BpfDataPlane) -> set[IPAddress]:
+    """Return the addresses in the map ``hosts``."""
+    found = maps.dump(data_plane.descriptors["hosts"], 16, 4)
+    return {ip_address(key[:4]) for key, _ in found}
+
+
+def is_served(data_plane: BpfDataPlane, address: IPAddress) -> bool:
+    """Tell whether the bit of a service address is set."""
+    at, bit = divmod(served_bit(address.packed), 64)
+    word = maps.lookup(data_plane.descriptors["served"], maps.index_key(at), 8) or b""
+    return bool(int.from_bytes(word, "little") >> bit & 1)
+
+
+@pytest.mark.parametrize("written", [convert.endpoint_to_value(entry(THEIRS)), bytes(40)], ids=["another", "nothing"])
+@pytest.mark.parametrize("drop", [True, False], ids=["drop", "put"])
+def test_an_endpoint_that_somebody_else_wrote_can_be_changed(
+    data_plane: BpfDataPlane, written: bytes, drop: bool
+) -> None:
+    """Its address was never counted; whatever is left over goes when the maps are compared."""
+    data_plane.apply([PutEndpoint(endpoint=SLOT, entry=entry(OWN))])
+    overwrite_endpoint(data_plane, written)
+
+    data_plane.apply([DropEndpoint(endpoint=SLOT) if drop else PutEndpoint(endpoint=SLOT, entry=entry(OWN))])
+    assert data_plane.observe().endpoints == ({} if drop else {SLOT: entry(OWN)})
+
+    data_plane.repair([])
+    assert hosts(data_plane) == (set() if drop else {OWN})
+
+
+@pytest.mark.parametrize("mark", [0, 7])
+def test_a_listener_that_somebody_else_wrote_can_be_dropped(data_plane: BpfDataPlane, mark: int) -> None:
+    """Those of ours stay found, also the one with a mark."""
+    add_listener(data_plane, listener(OTHER_VIP, mark=mark))
+
+    data_plane.apply([DropListener(listener=listener(OTHER_VIP, mark=mark))])
+    assert not is_served(data_plane, OTHER_VIP)
+
+    ours = listener(OTHER_VIP, mark=8)
+    data_plane.apply([PutListener(listener=ours, rule=RULE), PutListener(listener=listener(VIP), rule=RULE)])
+    assert data_plane.observe().listeners == {ours: RULE, listener(VIP): RULE}
+    assert is_served(data_plane, VIP)
