@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is written where somebody else wrote before: nothing is left half done, and the address index recovers."""
 
+import errno
 from collections.abc import Iterator
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, convert, maps
+from loxilb.errors import KernelError
+from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, convert, loading, maps
 from loxilb.kernel.bpf.hosts import served_bit
 from loxilb.model import IPAddress, L4Protocol
 from loxilb.model.image import (
@@ -99,3 +102,23 @@ def test_a_listener_that_somebody_else_wrote_can_be_dropped(data_plane: BpfDataP
     data_plane.apply([PutListener(listener=ours, rule=RULE), PutListener(listener=listener(VIP), rule=RULE)])
     assert data_plane.observe().listeners == {ours: RULE, listener(VIP): RULE}
     assert is_served(data_plane, VIP)
+
+
+def test_maps_that_are_full_say_which_option_to_raise(data_plane: BpfDataPlane) -> None:
+    """Addresses of listeners are not limited by rules or endpoints, so their map can be full before the others."""
+    many = [PutListener(listener=listener(IPv4Address("20.20.21.0") + at), rule=RULE) for at in range(33)]
+    with pytest.raises(KernelError, match=r"note addresses: E2BIG .*raise --endpoints or --rules") as caught:
+        data_plane.apply(many)
+    assert caught.value.errno == errno.E2BIG
+    data_plane.apply(many[:32])
+
+    ports = [PutListener(listener=replace(many[0].listener, port=port), rule=RULE) for port in range(1, 66)]
+    with pytest.raises(KernelError, match=r"E2BIG .*raise --listeners"):
+        data_plane.apply(ports)
+    assert data_plane.observe().listeners == {one.listener: RULE for one in many[:32]}
+
+
+def test_the_map_of_addresses_is_a_power_of_two() -> None:
+    """It takes the same memory."""
+    settings = DataPlaneSettings()
+    assert loading.sizes_of(loading.make_config(settings), settings)["hosts"] == 65_536

@@ -150,7 +150,7 @@ class HostIndex:
                 present.append((_key(address), _LOCAL if local else _KNOWN))
             else:
                 maps.delete(self._hosts, _key(address), "forget an address")
-        maps.update_all(self._hosts, present, "note addresses")
+        maps.update_all(self._hosts, present, "note addresses", room="--endpoints or --rules")
 
 
 def _key(address: bytes) -> bytes:

@@ -77,7 +77,9 @@ class ListenerMaps:
                 self._set(descriptor, key, present.get(key, 0))
 
         undo.append(restore)
-        maps.update_all(descriptor, list(zip(keys, map(_WORD.pack, words), strict=True)), "write listeners")
+        maps.update_all(
+            descriptor, list(zip(keys, map(_WORD.pack, words), strict=True)), "write listeners", room="--listeners"
+        )
         if not present:
             return []
         return [op.listener for key, op in zip(keys, ops, strict=True) if present.get(key, 0) & abi.LISTENER_RULE]
@@ -117,7 +119,7 @@ class ListenerMaps:
 
     def _set(self, descriptor: int, key: bytes, word: int) -> None:
         if word:
-            maps.update(descriptor, key, _WORD.pack(word), "write a listener")
+            maps.update(descriptor, key, _WORD.pack(word), "write a listener", room="--listeners")
         else:
             maps.delete(descriptor, key, "remove a listener")
 

@@ -101,7 +101,8 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
         "icmp_peers": settings.icmp_peers,
         "aborts": _ring_bytes(settings.aborts * (ctypes.sizeof(abi.Abort) + _RECORD_HEADER)),
         "fragments": settings.fragments,
-        "hosts": config.endpoints + config.rules,
+        # A power of two: the kernel makes as many buckets in any case, and takes memory for what is in them.
+        "hosts": 1 << (config.endpoints + config.rules - 1).bit_length(),
         "ring": config.ring // abi.RING_LINE,
         "listeners4": settings.listeners,
         "listeners6": settings.listeners,

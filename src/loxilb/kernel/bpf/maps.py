@@ -25,20 +25,27 @@ def index_key(index: int) -> bytes:
     return struct.pack("=I", index)
 
 
-def update(descriptor: int, key: bytes, value: bytes, operation: str) -> None:
-    """Write one element; raises KernelError."""
-    check(libbpf.map_update(descriptor, key, value, _ANY), operation)
+def update(descriptor: int, key: bytes, value: bytes, operation: str, *, room: str = "") -> None:
+    """Write one element; raises KernelError. ``room`` is the option to raise when a hash map is full."""
+    result = libbpf.map_update(descriptor, key, value, _ANY)
+    check(result, operation, remedy=_remedy(result, room))
 
 
-def update_all(descriptor: int, elements: Sequence[tuple[bytes, bytes]], operation: str) -> None:
-    """Write elements of a hash map in few calls; those before one that is refused are done. Raises KernelError."""
+def update_all(descriptor: int, elements: Sequence[tuple[bytes, bytes]], operation: str, *, room: str = "") -> None:
+    """As :func:`update` for many elements in few calls; those before one that is refused are done."""
     for at in range(0, len(elements), _UPDATE_BATCH):
         part = elements[at : at + _UPDATE_BATCH]
         count = ctypes.c_uint32(len(part))
         keys, values = b"".join(key for key, _ in part), b"".join(value for _, value in part)
         options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions), elem_flags=_ANY)
         result = libbpf.map_update_batch(descriptor, keys, values, ctypes.byref(count), ctypes.byref(options))
-        check(result, operation)
+        check(result, operation, remedy=_remedy(result, room))
+
+
+def _remedy(result: int, room: str) -> str:
+    """Say how to get more room in a hash map that is full (E2BIG)."""
+    full = room and result == -errno.E2BIG
+    return f"raise {room}; sizes stay those of the first start, until loxilb down" if full else ""
 
 
 def delete(descriptor: int, key: bytes, operation: str) -> None:
