@@ -18,28 +18,26 @@ from loxilb.model.image import Listener, PutListener, RuleId
 
 _Undo = Callable[[], None]
 
-_MANY = 64  # from so many on it is cheaper to read a whole map than to look each of its elements up
+# A map is read whole only for many keys: that goes through all buckets, and a look-up takes the time of four elements.
+_MANY, _PART = 64, 4
 _WORD = struct.Struct("=I")
 
 
 class ListenerMaps:
-    """The maps of both families; call :meth:`count` before the first change, and after one that was taken back."""
+    """The maps of both families; call :meth:`index` before the first change, and after one that was taken back."""
 
     def __init__(self, descriptors: Mapping[str, int]) -> None:
         """Take the descriptors of all maps by name."""
         self._maps = {version: descriptors[f"listeners{version}"] for version in (4, 6)}
         self._marked: Counter[Listener] = Counter()
+        self._elements: Counter[int] = Counter()  # by version
 
     def read(self) -> Iterator[tuple[Listener, RuleId]]:
         """Return every listener that a packet finds, and its rule; raises KernelError.
 
         One with a mark is not found while the element without says nothing of it.
         """
-        words = dict(self._words())
-        for listener, word in words.items():
-            found = not listener.mark or words.get(replace(listener, mark=0), 0) & abi.LISTENER_MARKED
-            if found and word & abi.LISTENER_RULE:
-                yield listener, RuleId(word & abi.LISTENER_RULE)
+        return _found_in(dict(self._words()))
 
     def _words(self) -> Iterator[tuple[Listener, int]]:
         for version in self._maps:
@@ -47,14 +45,17 @@ class ListenerMaps:
                 with contextlib.suppress(KeyError):  # a protocol that there is not: no packet finds it
                     yield convert.listener_from_key(key, version, bool(word & abi.LISTENER_SECONDARY)), word
 
-    def count(self) -> None:
-        """Count anew the listeners with a mark; raises KernelError."""
-        words = self._words()
-        self._marked = Counter(replace(one, mark=0) for one, word in words if one.mark and word & abi.LISTENER_RULE)
+    def index(self) -> list[Listener]:
+        """Count anew what is programmed, and return every listener that a packet finds; raises KernelError."""
+        words = dict(self._words())
+        self._elements = Counter(one.version for one in words)
+        marked = (one for one, word in words.items() if one.mark and word & abi.LISTENER_RULE)
+        self._marked = Counter(replace(one, mark=0) for one in marked)
+        return [listener for listener, _ in _found_in(words)]
 
     def put_all(self, ops: Sequence[PutListener], undo: list[_Undo]) -> list[Listener]:
         """Lead listeners to rules; returns those that were there, and adds what undoes it. Raises KernelError."""
-        if len(ops) < _MANY or any(op.listener.mark for op in ops):
+        if any(op.listener.mark for op in ops):
             return [op.listener for op in ops if self.put(op.listener, op.rule, undo)]
         found = []
         for version in self._maps:
@@ -65,8 +66,9 @@ class ListenerMaps:
         """Write listeners without a mark in few calls."""
         if not ops:
             return []
-        present, descriptor = dict(self._dump(version)), self._maps[version]
-        keys = [convert.listener_to_key(op.listener) for op in ops]
+        descriptor, keys = self._maps[version], [convert.listener_to_key(op.listener) for op in ops]
+        present = self._present(version, keys)
+        self._elements[version] += sum(key not in present for key in keys)
         words = [
             _word(op.listener, op.rule) | (present.get(key, 0) & abi.LISTENER_MARKED)
             for key, op in zip(keys, ops, strict=True)
@@ -83,6 +85,13 @@ class ListenerMaps:
         if not present:
             return []
         return [op.listener for key, op in zip(keys, ops, strict=True) if present.get(key, 0) & abi.LISTENER_RULE]
+
+    def _present(self, version: int, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the words of those of ``keys`` that are there, maybe of others too."""
+        if len(keys) >= max(_MANY, self._elements[version] / _PART):
+            return dict(self._dump(version))
+        found = {key: maps.lookup(self._maps[version], key, _WORD.size) for key in keys}
+        return {key: _WORD.unpack(value)[0] for key, value in found.items() if value}
 
     def put(self, listener: Listener, rule: RuleId | None, undo: list[_Undo]) -> bool:
         """Lead a listener to a rule (None: to none); tells whether it was there, and adds what undoes it.
@@ -110,6 +119,7 @@ class ListenerMaps:
 
     def _change(self, listener: Listener, before: int, word: int, undo: list[_Undo]) -> None:
         descriptor, key = self._maps[listener.version], convert.listener_to_key(listener)
+        self._elements[listener.version] += bool(word) - bool(before)
         undo.append(lambda: self._set(descriptor, key, before))
         self._set(descriptor, key, word)
 
@@ -122,6 +132,13 @@ class ListenerMaps:
             maps.update(descriptor, key, _WORD.pack(word), "write a listener", room="--listeners")
         else:
             maps.delete(descriptor, key, "remove a listener")
+
+
+def _found_in(words: Mapping[Listener, int]) -> Iterator[tuple[Listener, RuleId]]:
+    for listener, word in words.items():
+        found = not listener.mark or words.get(replace(listener, mark=0), 0) & abi.LISTENER_MARKED
+        if found and word & abi.LISTENER_RULE:
+            yield listener, RuleId(word & abi.LISTENER_RULE)
 
 
 def _word(listener: Listener, rule: RuleId) -> int:

@@ -91,10 +91,7 @@ class ConfigurationWriter:
 
     def index(self) -> None:
         """Make the address index, and the count of marks, agree with what is programmed; raises KernelError."""
-        self._listeners.count()
-        self._hosts.rebuild(
-            (convert.listener_packed(listener) for listener, _ in self._listeners.read()), self._endpoint_addresses()
-        )
+        self._hosts.rebuild(map(convert.listener_packed, self._listeners.index()), self._endpoint_addresses())
 
     def _endpoint_addresses(self) -> Iterator[bytes]:
         view = self._views["endpoints"]
