@@ -15,6 +15,7 @@ import pytest
 from loxilb.errors import KernelError
 from loxilb.kernel import netns
 from loxilb.kernel.netlink import LinkChanged, LinkRemoved, Network, NetworkEvent, RoutesChanged
+from loxilb.kernel.netlink.holdings import LOOPBACK
 from loxilb.model import IPAddress, LinkKind
 from loxilb.model.port import IfIndex
 from tests.support.lab import CommandError, Lab, wait_for
@@ -245,6 +246,23 @@ def test_a_refusal_of_the_kernel_is_a_kernel_error(pair: Pair) -> None:
 
     assert caught.value.errno > 0
     assert pair.network.source_for(ip_address("10.10.10.1")) == ip_address("10.10.10.254")
+
+
+@pytest.mark.parametrize("address", [V4, V6], ids=str)
+def test_an_interface_that_goes_away_meanwhile_leaves_nothing_held(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, address: IPAddress
+) -> None:
+    """The route leads to it, and the kernel knows it no more when its address is asked for."""
+    netlink, before = pair.network._netlink, pair.addresses()
+    known = netlink.get_links
+    with monkeypatch.context() as patch:
+        patch.setattr(netlink, "get_links", lambda index: known(index if index == LOOPBACK else 1 << 20))
+        with pytest.raises(KernelError, match=f"hold {address}: ENODEV"):
+            pair.network.hold(address)
+    assert pair.addresses() == before
+
+    pair.network.hold(address)
+    assert pair.addresses() != before
 
 
 class Recorder:

@@ -69,9 +69,10 @@ class Holdings:
             address: index if index is not None and address.version == 6 else LOOPBACK
             for address, index in on_link.items()
         }
+        # Before anything changes: a link may be gone by now.
+        links = {index: self._link(index) for index in set(on_link.values()) if index is not None}
         self._change(adding, places, removing)
         self._held.update(places)
-        links = {index: self._link(index) for index in set(on_link.values()) if index is not None}
         for address, index in on_link.items():
             if index is not None:
                 self._announce(address, links[index])
