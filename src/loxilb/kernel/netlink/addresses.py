@@ -2,16 +2,17 @@
 """Addresses of interfaces, and routes to addresses, many at a time (linux/if_addr.h, linux/rtnetlink.h)."""
 
 import errno
+import os
 import socket
 import struct
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from loxilb.kernel.netlink.batch import Batches, Request, attribute, attributes
 from loxilb.kernel.netlink.links import ADDRESS_METRIC
-from loxilb.kernel.netlink.routes import NO_ROUTE, Route
 from loxilb.model import IPAddress
 
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR, _RTM_GETROUTE = 20, 21, 22, 26
@@ -23,6 +24,8 @@ _IFA_F_NODAD = 0x02
 _IFA_F_NOPREFIXROUTE = 0x200
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_MULTIPATH, _RTA_VIA = 1, 4, 5, 7, 9, 18
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
+# Unreachable, prohibit and blackhole answer by an error.
+_NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 _FOR_EVER = 0xFFFFFFFF
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -31,6 +34,16 @@ _OURS = attribute(_IFA_RT_PRIORITY, struct.pack("=I", ADDRESS_METRIC))
 _OURS6 = attribute(_IFA_FLAGS, struct.pack("=I", _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE)) + attribute(
     _IFA_CACHEINFO, struct.pack("=IIII", 0, _FOR_EVER, 0, 0)
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The kernel's answer: ``on_link`` is the interface when there is no gateway, ``interface`` it in any case."""
+
+    local: bool = False
+    interface: int | None = None
+    on_link: int | None = None
+    source: IPAddress | None = None
 
 
 def adding(address: IPAddress, index: int) -> Request:
@@ -48,8 +61,8 @@ def routes_to(batches: Batches, destinations: Sequence[IPAddress]) -> list[Route
     """Ask for the route to each of ``destinations``; all fields are empty without one. Raises OSError."""
     found = []
     for reply in batches.carry_out([_asking(one) for one in destinations]):
-        if reply.error and reply.error not in NO_ROUTE:  # unreachable, prohibit and blackhole answer by an error
-            raise OSError(reply.error, errno.errorcode.get(reply.error, ""))
+        if reply.error and reply.error not in _NO_ROUTE:
+            raise OSError(reply.error, os.strerror(reply.error))
         found.append(Route() if reply.error else _route(reply.body))
     return found
 

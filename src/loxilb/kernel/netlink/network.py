@@ -14,14 +14,13 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from loxilb.errors import KernelError
-from loxilb.kernel.netlink.addresses import present
+from loxilb.kernel.netlink.addresses import present, routes_to
 from loxilb.kernel.netlink.announce import Announcer
 from loxilb.kernel.netlink.batch import Batches
 from loxilb.kernel.netlink.events import HeldAddressRemoved, NetworkEvent, Tracker, drain, subscribe
 from loxilb.kernel.netlink.holdings import LOOPBACK, Holdings
 from loxilb.kernel.netlink.host import HostSwitches
 from loxilb.kernel.netlink.links import IFF_UP, ports_of
-from loxilb.kernel.netlink.routes import route_to
 from loxilb.model import IPAddress, Port
 from loxilb.model.port import IfIndex
 
@@ -155,10 +154,10 @@ class Network:
         return ports_of(self._netlink.get_links(), present(self._batches))
 
     def _source_for(self, destination: IPAddress) -> IPAddress | None:
-        return route_to(self._netlink, destination).source
+        return routes_to(self._batches, [destination])[0].source
 
     def _way_to(self, destination: IPAddress) -> IfIndex | None:
-        found = route_to(self._netlink, destination)
+        (found,) = routes_to(self._batches, [destination])
         return None if found.local or found.interface is None else IfIndex(found.interface)
 
     def _hold(self, *addresses: IPAddress) -> None:
