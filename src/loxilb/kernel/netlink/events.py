@@ -17,6 +17,7 @@ from pyroute2.netlink import rtnl
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
+from loxilb.kernel.netlink.batch import attributes
 from loxilb.kernel.netlink.links import ADDRESS_METRIC, Message, kind_of
 from loxilb.model import IPAddress
 from loxilb.model.port import IfIndex
@@ -30,7 +31,6 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 32)
 _RTM_NEXTHOP = (104, 105)  # RTM_NEWNEXTHOP, RTM_DELNEXTHOP
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
-_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
 _IFA_ADDRESS = 1
 _ADDRESSES = (rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR)
 # Attribute IFA_RT_PRIORITY (9) of the addresses we hold: they come and go in great numbers.
@@ -161,8 +161,9 @@ class Tracker:
         index = IfIndex(_ADDRESS.unpack_from(message)[-1])
         if _HELD not in message:
             return LinkChanged(index)
-        address = _address_in(message) if kind == rtnl.RTM_DELADDR else None
-        return RoutesChanged() if address is None else HeldAddressRemoved(address, index)
+        # Both families have IFA_ADDRESS, and a host address no other.
+        packed = attributes(message, _ADDRESS.size).get(_IFA_ADDRESS) if kind == rtnl.RTM_DELADDR else None
+        return RoutesChanged() if packed is None else HeldAddressRemoved(ip_address(packed), index)
 
     def _link(self, link: Message, *, gone: bool) -> NetworkEvent | None:
         if link["family"] != socket.AF_UNSPEC:  # a bridge speaking of its port
@@ -188,17 +189,6 @@ class Tracker:
             return self._neighbours.pop(key, None) is not None
         self._neighbours[key] = mac
         return before is not None and before != mac
-
-
-def _address_in(message: bytes) -> IPAddress | None:
-    """Return the address of an address message; both families have IFA_ADDRESS, and a host address no other."""
-    at = _ADDRESS.size
-    while at + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, at)
-        if kind == _IFA_ADDRESS:
-            return ip_address(message[at + _ATTRIBUTE.size : at + length])
-        at += max((length + 3) & ~3, _ATTRIBUTE.size)
-    return None
 
 
 def _decode(form: type[Message], data: bytes, offset: int) -> Message:
