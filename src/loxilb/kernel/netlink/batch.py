@@ -10,17 +10,19 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER = 4 << 20
 _CHUNK = 1 << 18
+_DUMPS = 10  # of something that changes while it is dumped
 _TOGETHER = 500  # requests: their answers, of some hundred bytes each, fit into the receive buffer many times
 
 Attributes = dict[int, bytes]
@@ -58,19 +60,34 @@ def attributes(body: bytes, offset: int) -> Attributes:
     return found
 
 
-class Batches:
-    """A channel to the kernel of the calling thread's namespace; one thread at a time. Methods raise OSError."""
+class _Message(NamedTuple):
+    """A message: its type, flags and number, and what follows the header."""
 
-    def __init__(self) -> None:
-        """Connect."""
-        self._channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    kind: int
+    flags: int
+    number: int
+    content: bytes
+
+
+class Batches:
+    """A channel to the kernel; one thread at a time. Methods raise OSError."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        """Take a connected channel; use :meth:`open`."""
+        self._channel = channel
         self._numbers = count(1)
+
+    @classmethod
+    def open(cls) -> Self:
+        """Connect to the kernel of the calling thread's namespace."""
+        channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         try:
-            self._channel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-            self._channel.bind((0, 0))
+            channel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+            channel.bind((0, 0))
         except OSError:
-            self._channel.close()
+            channel.close()
             raise
+        return cls(channel)
 
     def close(self) -> None:
         """Disconnect."""
@@ -83,20 +100,29 @@ class Batches:
             found += self._exchange(requests[at : at + _TOGETHER])
         return found
 
-    def dump(self, kind: int, body: bytes) -> Iterator[tuple[int, bytes]]:
-        """Ask for all objects of a kind; yields message types and bodies."""
-        number = next(self._numbers)
-        self._channel.send(_packed(Request(kind, _NLM_F_DUMP, body), number))
+    def dump(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
+        """Ask for all objects of a kind; returns message types and bodies.
+
+        What changed meanwhile may be missing or doubled, so it is asked for again; where it never stays the same for
+        the time of a dump, the error is EAGAIN.
+        """
+        for _ in range(_DUMPS):
+            messages = self._dump(Request(kind, _NLM_F_DUMP, body))
+            if not any(message.flags & _NLM_F_DUMP_INTR for message in messages):
+                return [(message.kind, message.content) for message in messages if message.kind != _NLMSG_DONE]
+        raise OSError(errno.EAGAIN, "it changes all the time")
+
+    def _dump(self, request: Request) -> list[_Message]:
+        """Return the messages of one dump, with the one that ends it."""
+        number, found = next(self._numbers), list[_Message]()
+        self._channel.send(_packed(request, number))
         while True:
-            for answered, found, content in self._messages():
-                if answered != number:
-                    continue
-                if found == _NLMSG_DONE:
-                    return
-                if found == _NLMSG_ERROR:
-                    code = _code(content)
-                    raise OSError(code, os.strerror(code))
-                yield found, content
+            found += (message for message in self._messages() if message.number == number)
+            if found and found[-1].kind == _NLMSG_DONE:
+                return found
+            if found and found[-1].kind == _NLMSG_ERROR:
+                code = _code(found[-1].content)
+                raise OSError(code, os.strerror(code))
 
     def _exchange(self, requests: Sequence[Request]) -> list[Reply]:
         numbers = [next(self._numbers) for _ in requests]
@@ -107,22 +133,22 @@ class Batches:
         self._channel.send(text)
         bodies, errors = dict.fromkeys(numbers, b""), dict[int, int]()
         while len(errors) < len(numbers):
-            for number, kind, content in self._messages():
-                if number in bodies and kind == _NLMSG_ERROR:
-                    errors[number] = _code(content)
-                elif number in bodies:
-                    bodies[number] = content
+            for message in self._messages():
+                if message.number in bodies and message.kind == _NLMSG_ERROR:
+                    errors[message.number] = _code(message.content)
+                elif message.number in bodies:
+                    bodies[message.number] = message.content
         return [Reply(errors[number], bodies[number]) for number in numbers]
 
-    def _messages(self) -> Iterator[tuple[int, int, bytes]]:
-        """Wait for messages; yields their numbers, types and bodies."""
+    def _messages(self) -> Iterator[_Message]:
+        """Wait for messages."""
         data = self._channel.recv(_CHUNK)
         offset = 0
         while offset + _HEADER.size <= len(data):
-            length, kind, _, number, _ = _HEADER.unpack_from(data, offset)
+            length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
             if length < _HEADER.size:
                 raise OSError(errno.EPROTO, "a netlink message without a length")
-            yield number, kind, data[offset + _HEADER.size : offset + length]
+            yield _Message(kind, flags, number, data[offset + _HEADER.size : offset + length])
             offset += (length + 3) & ~3
 
 
@@ -134,4 +160,4 @@ def _packed(request: Request, number: int) -> bytes:
 
 def _code(content: bytes) -> int:
     """Return the errno of an error message; 0 is an acknowledgement."""
-    return -int.from_bytes(content[:4], "little", signed=True)
+    return -int.from_bytes(content[:4], sys.byteorder, signed=True)

@@ -126,7 +126,7 @@ class Network:
         return isinstance(event, HeldAddressRemoved) and not self._holdings.is_on(event.address, event.index)
 
     def _call(self, operation: str, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with _kernel_errors(operation):
+        with kernel_errors(operation):
             return self._worker.submit(work, *args, **kwargs).result()
 
     def _resynchronise(self) -> list[NetworkEvent]:
@@ -139,7 +139,7 @@ class Network:
         self._netlink = IPRoute()
         self._channel = subscribe()
         self._dump_tracked()
-        self._batches = Batches()
+        self._batches = Batches.open()
         self._holdings = Holdings(self._netlink, self._batches, self._announcer)
 
     def _close(self) -> None:
@@ -191,7 +191,8 @@ class Network:
 
 
 @contextmanager
-def _kernel_errors(operation: str) -> Iterator[None]:
+def kernel_errors(operation: str) -> Iterator[None]:
+    """Have what rtnetlink refuses raised as KernelError, named by the operation."""
     try:
         yield
     except NetlinkError as error:
@@ -206,6 +207,8 @@ def _some(addresses: Sequence[IPAddress]) -> str:
 
 
 def _remedy(code: int) -> str:
+    if code == errno.EAGAIN:
+        return "addresses change without a break: find out what changes them, with ip monitor address"
     return "run as root or with CAP_NET_ADMIN" if code in (errno.EPERM, errno.EACCES) else ""
 
 
