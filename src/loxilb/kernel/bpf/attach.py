@@ -9,7 +9,6 @@ import ctypes
 import errno
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 from loxilb.kernel.bpf import libbpf, pins
@@ -21,7 +20,6 @@ _TCX_EGRESS = 47
 _NATIVE = 1 << 2
 _CLSACT_INGRESS = 1
 _CLSACT_EGRESS = 2
-_CLSACT = 7
 _REPLACE = 1
 _HANDLE = 1
 _PRIORITY = 1
@@ -30,14 +28,6 @@ _TC_PROGRAMS = {_CLSACT_INGRESS: b"lox_tc", _CLSACT_EGRESS: b"lox_egress"}
 _NO_FILTER = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
 # Without these the kernel has no TCX (before 6.6): unknown attach type, or unknown command.
 _NO_TCX = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Programs:
-    """Descriptors of the entry programs."""
-
-    xdp: int
-    tc: int
 
 
 def _link(program: int, index: int, hook: int, flags: int) -> int:
