@@ -274,25 +274,3 @@ def test_a_change_of_many_steps_leaves_what_a_fresh_start_would(driver):
             driver.drop(service(of=key("20.20.20.1", 1 + number % 3)))
 
     assert driver.data_plane.observe() == driver.expected()
-
-
-def test_an_endpoint_on_this_host_is_known(driver):
-    """By an address of an interface or of a service, whichever is learnt or programmed last."""
-    told = driver.data_plane
-    own, other = service(("10.10.10.254,8080", "31.31.31.1,8080")), service(of=key("20.20.20.2"))
-    driver.apply(own, other)
-    assert not told.serves_locally()
-    told.know_addresses(frozenset({ip_address("10.10.10.254"), ip_address("31.31.31.254")}))
-    assert told.serves_locally()
-    driver.drop(own)
-    assert not told.serves_locally()
-
-    behind = service(("20.20.20.2,8080",), of=key("20.20.20.3"))
-    driver.apply(behind)
-    assert told.serves_locally()
-    driver.drop(other)
-    assert not told.serves_locally()
-    told.know_addresses(frozenset({ip_address("20.20.20.2")}))
-    assert told.serves_locally()
-    told.know_addresses(frozenset())
-    assert not told.serves_locally()

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from loxilb.errors import KernelError
-from loxilb.kernel import abi
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, adoption, attach, maps, pins
 from loxilb.model import LinkKind, Port
 from loxilb.model.image import EndpointEntry, EndpointId, PutEndpoint, RuleId
 from loxilb.model.port import IfIndex
 from tests.netns.test_lifecycle import VIP4, VIP6, create, tcx_programs
+from tests.support.bpf import known_hosts
 from tests.support.continuity import directory
 from tests.support.lab import Lab, Namespace, wait_for
 from tests.support.lab_star import build
@@ -217,13 +217,11 @@ def test_endpoints_on_this_host_stay_so_before_the_addresses_are_known_again(spa
         with opened() as first:
             first.know_addresses(frozenset({OWN}))
             first.apply([PutEndpoint(endpoint=EndpointId(1), entry=entry)])
-            assert first.serves_locally()
+            assert known_hosts(first) == {OWN: True}
         with opened() as second:
-            assert second.serves_locally()
-            value = maps.lookup(second.descriptors["hosts"], OWN.packed.ljust(16, b"\0"), 4)
-            assert value == abi.HOST_LOCAL.to_bytes(4, "little")
+            assert known_hosts(second) == {OWN: True}
             second.know_addresses(frozenset())
-            assert not second.serves_locally()
+            assert known_hosts(second) == {OWN: False}
 
     space.call(scenario)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written where somebody else wrote before: nothing is left half done, and the address index recovers."""
+"""What follows from what is written, where somebody else wrote before too, and what is said of maps that are full."""
 
 import errno
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from loxilb.model.image import (
     PutListener,
     RuleId,
 )
-from tests.support.bpf import World
+from tests.support.bpf import World, known_hosts
 
 OWN, THEIRS = ip_address("31.31.31.1"), ip_address("31.31.31.2")
 VIP, OTHER_VIP = ip_address("20.20.20.1"), ip_address("20.20.20.2")
@@ -61,12 +61,6 @@ def add_listener(data_plane: BpfDataPlane, one: Listener) -> None:
     maps.update(data_plane.descriptors["listeners4"], convert.listener_to_key(one), word, "spoil")
 
 
-def hosts(data_plane: BpfDataPlane) -> set[IPAddress]:
-    """Return the addresses in the map ``hosts``."""
-    found = maps.dump(data_plane.descriptors["hosts"], 16, 4)
-    return {ip_address(key[:4]) for key, _ in found}
-
-
 def is_served(data_plane: BpfDataPlane, address: IPAddress) -> bool:
     """Tell whether the bit of a service address is set."""
     at, bit = divmod(served_bit(address.packed), 64)
@@ -87,7 +81,7 @@ def test_an_endpoint_that_somebody_else_wrote_can_be_changed(
     assert data_plane.observe().endpoints == ({} if drop else {SLOT: entry(OWN)})
 
     data_plane.repair([])
-    assert hosts(data_plane) == (set() if drop else {OWN})
+    assert known_hosts(data_plane) == ({} if drop else {OWN: False})
 
 
 @pytest.mark.parametrize("mark", [0, 7])
@@ -122,3 +116,25 @@ def test_the_map_of_addresses_is_a_power_of_two() -> None:
     """It takes the same memory."""
     settings = DataPlaneSettings()
     assert loading.sizes_of(loading.make_config(settings), settings)["hosts"] == 65_536
+
+
+@pytest.mark.parametrize("own", [THEIRS, ip_address("3ffe::1")], ids=str)
+def test_an_endpoint_on_this_host_is_known(data_plane: BpfDataPlane, own: IPAddress) -> None:
+    """By an address of an interface or of a service, whichever is learnt or programmed last."""
+    put = PutEndpoint(endpoint=SLOT, entry=entry(own))
+    served = listener(own)
+    data_plane.apply([put, PutEndpoint(endpoint=EndpointId(2), entry=entry(OWN))])
+    assert known_hosts(data_plane) == {own: False, OWN: False}
+    data_plane.know_addresses(frozenset({own, VIP}))
+    assert known_hosts(data_plane) == {own: True, OWN: False}
+    data_plane.apply([DropEndpoint(endpoint=SLOT)])
+    assert known_hosts(data_plane) == {OWN: False}
+    data_plane.apply([put])
+    assert known_hosts(data_plane)[own]
+    data_plane.know_addresses(frozenset())
+    assert not known_hosts(data_plane)[own]
+
+    data_plane.apply([PutListener(listener=served, rule=RULE)])
+    assert known_hosts(data_plane)[own]
+    data_plane.apply([DropListener(listener=served)])
+    assert not known_hosts(data_plane)[own]

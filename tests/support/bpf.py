@@ -31,12 +31,13 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_address,
     ip_network,
 )
 from pathlib import Path
 
-from loxilb.kernel import netns
-from loxilb.kernel.bpf import libbpf
+from loxilb.kernel import abi, netns
+from loxilb.kernel.bpf import BpfDataPlane, libbpf, maps
 from loxilb.kernel.bpf.libbpf import check
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.pins import find_bpffs
@@ -142,6 +143,13 @@ def _remove_leftovers(bpffs: Path) -> None:
         owner = re.match(rf"{PREFIX}(\d+)-", directory.name)
         if owner and not Path(f"/proc/{owner[1]}").exists():
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def known_hosts(data_plane: BpfDataPlane) -> dict[IPAddress, bool]:
+    """Return the addresses of the map ``hosts``, and whether each is an endpoint on this host."""
+    found = maps.dump(data_plane.descriptors["hosts"], 16, 4)
+    local = abi.HOST_LOCAL.to_bytes(4, "little")
+    return {ip_address(key if any(key[4:]) else key[:4]): value == local for key, value in found}
 
 
 class World:

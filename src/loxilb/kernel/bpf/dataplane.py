@@ -170,10 +170,6 @@ class BpfDataPlane:
             self._hosts.know_own(addresses)
             self._hooks.egress.want(self._hosts.has_local_endpoint)
 
-    def serves_locally(self) -> bool:
-        """Tell whether an endpoint is on this host, so that replies are translated where they leave."""
-        return self._hosts.has_local_endpoint
-
     def resolve_again(self) -> None:
         """Routes or neighbours changed: every flow asks the FIB again with its next packet."""
         with self._lock:

@@ -192,11 +192,6 @@ class FakeDataPlane:
         """Learn the addresses of this host."""
         self.addresses = addresses
 
-    def serves_locally(self) -> bool:
-        """Tell whether an endpoint is on this host, so that replies are translated where they leave."""
-        own = self.addresses | {_address(one) for one in self._listeners}
-        return any(entry.address in own for entry in self._endpoints.values())
-
     def resolve_again(self) -> None:
         """Count the times that routes had to be looked up again."""
         self.resolved += 1
