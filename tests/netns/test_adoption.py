@@ -209,6 +209,25 @@ def test_replaced_programs_keep_their_tail_calls_while_they_run(space: Namespace
     space.call(scenario)
 
 
+def test_letting_go_says_what_it_cannot_remove(space: Namespace) -> None:
+    """Where somebody removed all pins there is nothing to let go of; what is no pin is named."""
+
+    def scenario() -> None:
+        with opened() as made:
+            folder = made._directory.root / "steps"
+            strange = folder / "tc_steps-4294967295"
+            strange.mkdir()
+            with pytest.raises(KernelError, match=r"remove pin .*/tc_steps-4294967295: E\w+ \(run as root"):
+                made.retire()
+            strange.rmdir()
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+            made.retire()
+
+    space.call(scenario)
+
+
 def test_endpoints_on_this_host_stay_so_before_the_addresses_are_known_again(space: Namespace) -> None:
     """A flow that is opened meanwhile would be sent on a wire."""
 

@@ -167,10 +167,11 @@ class Loaded:
         Raises KernelError.
         """
         own = {attach.program_id(one) for loaded in self.objects.values() for one in _steps(loaded).values()}
-        running = own | attach.running(self.directory)
-        for program, path in self.directory.steps():
+        foreign = [(program, path) for program, path in self.directory.steps() if program not in own]
+        running = attach.running(self.directory) if foreign else set()
+        for program, path in foreign:
             if program not in running:
-                path.unlink(missing_ok=True)
+                pins.forget(path)
 
     def close(self) -> None:
         """Close all descriptors; pins keep what is pinned."""

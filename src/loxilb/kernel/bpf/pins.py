@@ -23,6 +23,7 @@ PLACES = (_STANDARD, _OWN)
 CONFIG = "config"
 """Name of the map that is pinned last of all and removed first: with it the maps are complete."""
 _KINDS = ("links", "steps", "maps")  # in the order of their removal
+_REMEDY = "run as root, and where it is no pin of loxilb, remove it"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -91,8 +92,8 @@ class PinDirectory:
         return self.root / "steps" / f"{name}-{program}"
 
     def steps(self) -> Iterator[tuple[int, Path]]:
-        """Return program and path of every pinned array of tail calls."""
-        for path in sorted((self.root / "steps").iterdir()):
+        """Return program and path of every pinned array of tail calls; raises KernelError."""
+        for path in _content(self.root / "steps"):
             yield int(path.name.rpartition("-")[2]), path
 
     def link_path(self, hook: str, index: int) -> Path:
@@ -100,15 +101,24 @@ class PinDirectory:
         return self.root / "links" / f"{hook}-{index}"
 
     def links(self) -> Iterator[tuple[str, int, Path]]:
-        """Return hook, interface index and path of every pinned link."""
-        directory = self.root / "links"
-        for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        """Return hook, interface index and path of every pinned link; raises KernelError."""
+        for path in _content(self.root / "links"):
             hook, _, index = path.name.rpartition("-")
             yield hook, int(index), path
 
     def remove(self) -> None:
         """Detach every link, and remove every pin and the namespace's directory; raises KernelError."""
         remove_root(self.root)
+
+
+def _content(directory: Path) -> list[Path]:
+    """Return what is in a directory, nothing where there is none; raises KernelError."""
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise KernelError(f"list {directory}", error.errno or errno.EIO, remedy=_REMEDY) from error
 
 
 def existing(wanted: Path | None) -> list[Path]:
@@ -150,7 +160,7 @@ def unpin(directory: Path) -> int:
     except FileNotFoundError:
         return 0
     except OSError as error:
-        raise KernelError(f"remove {directory}", error.errno or errno.EIO, remedy="run as root") from error
+        raise KernelError(f"remove {directory}", error.errno or errno.EIO, remedy=_REMEDY) from error
     return len(pinned)
 
 
@@ -168,12 +178,21 @@ def remove(path: Path) -> None:
 
     Without its pin the kernel would let go of a link too, but some time later: until then a program that is attached
     again to the same device meets itself. What is no link, or cannot be detached (XDP before 5.9), only loses its pin.
+    Raises KernelError.
     """
     descriptor = get(path)
     if descriptor is not None:
         libbpf.link_detach(descriptor)
         os.close(descriptor)
-    path.unlink(missing_ok=True)
+    forget(path)
+
+
+def forget(path: Path) -> None:
+    """Remove a pin, which may be gone; raises KernelError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise KernelError(f"remove pin {path}", error.errno or errno.EIO, remedy=_REMEDY) from error
 
 
 def pin(descriptor: int, path: Path) -> None:
