@@ -11,6 +11,7 @@ Entries and operations are made by the hundred thousand, so they are structs: ma
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
+from ipaddress import IPv4Address, IPv6Address
 from typing import NewType
 
 from msgspec import Struct
@@ -52,6 +53,11 @@ class Listener:
             mark=mark,
             secondary=secondary,
         )
+
+    @property
+    def ip(self) -> IPAddress:
+        """The address as a value of its family."""
+        return IPv4Address(self.address) if self.version == 4 else IPv6Address(self.address)
 
 
 class EndpointFlags(IntFlag):

@@ -10,7 +10,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from ipaddress import IPv4Address, IPv6Address
 from itertools import compress, pairwise
 from math import gcd, lcm
 
@@ -99,13 +98,13 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
     try:
         return Service(
             key=ServiceKey(
-                address=_address(first),
+                address=first.ip,
                 protocol=L4Protocol(first.protocol),
                 port=first.port,
                 port_max=_last_port(primary),
                 block=first.mark,
             ),
-            secondary_addresses=tuple(dict.fromkeys(_address(one) for one in listeners if one.secondary)),
+            secondary_addresses=tuple(dict.fromkeys(one.ip for one in listeners if one.secondary)),
             endpoints=in_rule_order(endpoints),
             mode=entry.mode,
             selection=entry.selection,
@@ -117,10 +116,6 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
         )
     except InvalidRequest:
         return None
-
-
-def _address(listener: Listener) -> IPAddress:
-    return IPv4Address(listener.address) if listener.version == 4 else IPv6Address(listener.address)
 
 
 def _in_ring_order(image: Image, rule: RuleId, slots: _Slots) -> dict[EndpointId, EndpointEntry]:

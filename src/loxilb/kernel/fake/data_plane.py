@@ -12,7 +12,7 @@ from collections import Counter as CountOf
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from loxilb.errors import KernelError
@@ -424,11 +424,10 @@ def _check(right: bool, op: Op, number: int) -> None:
 def _both_directions(
     listener: Listener, client: IPAddress, port: int, slot: EndpointId, entry: EndpointEntry, mode: Mode
 ) -> list[Flow]:
-    address = IPv4Address(listener.address) if listener.version == 4 else IPv6Address(listener.address)
     request = Flow(
         protocol=_PROTOCOLS[listener.version, listener.protocol],
         source=client,
-        destination=address,
+        destination=listener.ip,
         source_port=port,
         destination_port=listener.port,
         new_source=entry.source or client,
@@ -461,7 +460,3 @@ def _reply_of(request: Flow) -> Flow:
         reply=True,
         counter=Counter(),
     )
-
-
-def _address(listener: Listener) -> IPAddress:
-    return IPv4Address(listener.address) if listener.version == 4 else IPv6Address(listener.address)
