@@ -4,7 +4,7 @@
 import ctypes
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.sandbox import Sandbox
@@ -15,14 +15,25 @@ _MASK = (1 << 64) - 1
 _WINDOWS = {Table.LARGE: abi.WINDOW, Table.HALF_OPEN: abi.HALF_WINDOW}
 
 
-class FlowKey(NamedTuple):
-    """One direction of a flow, in network byte order."""
+class RawKey(NamedTuple):
+    """The key of one direction of a flow as it is in a slot: in network byte order."""
 
     source: bytes
     destination: bytes
     source_port: bytes
     destination_port: bytes
     protocol: int
+
+    @classmethod
+    def of(cls, made: MadePacket) -> Self:
+        """Return the key of the flow that a packet belongs to."""
+        return cls(
+            made.source.packed,
+            made.destination.packed,
+            made.source_port.to_bytes(2, "big"),
+            made.destination_port.to_bytes(2, "big"),
+            made.number,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,26 +45,15 @@ class Found:
     cold: abi.Cold
 
     @property
-    def reverse(self) -> FlowKey:
+    def reverse(self) -> RawKey:
         """The key of the other direction."""
         flow, head = self.flow, self.flow.head
-        return FlowKey(
+        return RawKey(
             bytes(flow.new_daddr), bytes(flow.new_saddr), bytes(head.new_dport), bytes(head.new_sport), head.proto
         )
 
 
-def key_of(made: MadePacket) -> FlowKey:
-    """Return the key of the flow that a packet belongs to."""
-    return FlowKey(
-        made.source.packed,
-        made.destination.packed,
-        made.source_port.to_bytes(2, "big"),
-        made.destination_port.to_bytes(2, "big"),
-        made.number,
-    )
-
-
-def home_of(key: FlowKey, secret: tuple[int, int]) -> int:
+def home_of(key: RawKey, secret: tuple[int, int]) -> int:
     """Return the hash of a key (``lox_mix``)."""
     source_port, destination_port = struct.unpack("=HH", key.source_port + key.destination_port)
     ports = source_port << 32 | destination_port << 16 | key.protocol
@@ -73,14 +73,14 @@ def home_of(key: FlowKey, secret: tuple[int, int]) -> int:
     return h >> 32
 
 
-def find(sandbox: Sandbox, key: FlowKey) -> Found | None:
+def find(sandbox: Sandbox, key: RawKey) -> Found | None:
     """Return the live flow with this key, the large table first; None when there is none."""
     home = home_of(key, (sandbox.config.secret[0], sandbox.config.secret[1]))
     large = _in_table(sandbox, Table.LARGE, key, home) or _in_overflow(sandbox, key)
     return large or _in_table(sandbox, Table.HALF_OPEN, key, home)
 
 
-def _in_table(sandbox: Sandbox, table: Table, key: FlowKey, home: int) -> Found | None:
+def _in_table(sandbox: Sandbox, table: Table, key: RawKey, home: int) -> Found | None:
     version = 6 if len(key.source) == 16 else 4
     view = sandbox.view(f"{'flow' if table is Table.LARGE else 'half'}{version}")
     for step in range(_WINDOWS[table]):
@@ -97,7 +97,7 @@ def _in_table(sandbox: Sandbox, table: Table, key: FlowKey, home: int) -> Found 
     return None
 
 
-def _in_overflow(sandbox: Sandbox, key: FlowKey) -> Found | None:
+def _in_overflow(sandbox: Sandbox, key: RawKey) -> Found | None:
     source, destination = key.source, key.destination
     raw_key = source + destination + key.source_port + key.destination_port + struct.pack("=I", key.protocol)
     version = 6 if len(source) == 16 else 4
@@ -117,7 +117,7 @@ def _read(raw: bytes, table: Table, version: int) -> Found:
     return Found(table=table, flow=whole.flow, cold=whole.cold)
 
 
-def _same(flow: abi.Flow4 | abi.Flow6, key: FlowKey) -> bool:
+def _same(flow: abi.Flow4 | abi.Flow6, key: RawKey) -> bool:
     head = flow.head
     return (
         bytes(flow.saddr) == key.source

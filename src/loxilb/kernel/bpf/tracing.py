@@ -11,12 +11,12 @@ from loxilb.errors import KernelError
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import convert, loading, maps
 from loxilb.kernel.bpf.clock import JiffyClock
-from loxilb.kernel.bpf.finding import FlowKey, Found, find, key_of
+from loxilb.kernel.bpf.finding import Found, RawKey, find
 from loxilb.kernel.bpf.run import RunResult, context_of, run
 from loxilb.kernel.bpf.sandbox import Sandbox
 from loxilb.kernel.bpf.work import Work
 from loxilb.model import Flow, IPAddress, Mode, Port
-from loxilb.model.image import EndpointEntry
+from loxilb.model.image import EndpointEntry, Listener
 from loxilb.model.packet import MadePacket
 from loxilb.model.port import IfIndex
 from loxilb.model.trace import HookTrace, Traced, Verdict, Way
@@ -40,7 +40,7 @@ class _Trace:
 
     def __init__(self, sandbox: Sandbox, clock: JiffyClock, made: MadePacket, port: Port) -> None:
         self._sandbox, self._clock, self._made, self._port = sandbox, clock, made, port
-        self._key = key_of(made)
+        self._key = RawKey.of(made)
         self._frame = b""
         self._steps: list[HookTrace] = []
         self._untraced: list[str] = []
@@ -108,7 +108,7 @@ class _Trace:
     def _told(self, result: RunResult, before: Found | None, after: Found | None) -> Traced:
         last, made = self._steps[-1], self._made
         cold = after.cold if after else before.cold if before else None
-        rule = cold.rule if cold else _listener(self._sandbox, self._key)
+        rule = cold.rule if cold else _rule(self._sandbox, made)
         entry = _endpoint(self._sandbox, cold.endpoint) if cold else None
         leaves = last.verdict in (Verdict.FORWARDED, Verdict.ANSWERED)
         return Traced(
@@ -163,11 +163,10 @@ def _numbers(sandbox: Sandbox, own: Found | None) -> tuple[int, int]:
     return sequence, acknowledgement
 
 
-def _listener(sandbox: Sandbox, key: FlowKey) -> int:
-    """Return the rule of the service that a key without a flow is addressed to, 0 for none."""
-    version = 6 if len(key.destination) == 16 else 4
-    raw = key.destination + key.destination_port + struct.pack("=BBI", key.protocol, 0, 0)
-    value = sandbox.lookup(f"listeners{version}", raw, 4)
+def _rule(sandbox: Sandbox, made: MadePacket) -> int:
+    """Return the rule of the service that a packet without a flow is addressed to, 0 for none."""
+    listener = Listener.of(made.destination, made.protocol, made.destination_port)
+    value = sandbox.lookup(f"listeners{listener.version}", convert.listener_to_key(listener), 4)
     return struct.unpack("=I", value)[0] & abi.LISTENER_RULE if value else 0
 
 
