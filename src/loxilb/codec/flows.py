@@ -10,14 +10,14 @@ from typing import Any
 from loxiapi.wire import CONNTRACK_STATES
 from loxilb.codec.rules import address_of
 from loxilb.errors import InvalidRequest
-from loxilb.model import FlowState, IPAddress, IPNetwork, Mode
+from loxilb.model import FlowState, IPAddress, IPNetwork, L4Protocol, Mode
 from loxilb.model.flow_list import FlowKey, FlowQuery
+from loxilb.model.service import PROTOCOLS
 
 MOST_FLOWS = 100_000
 """Flows on a page at most."""
 _WRONG = "malformed-args error"
-_TCP, _UDP, _SCTP, _ICMP, _ICMP6 = 6, 17, 132, 1, 58
-_PROTOCOL_WORDS = {_TCP: "tcp", _UDP: "udp", _SCTP: "sctp", _ICMP: "icmp", _ICMP6: "icmp6"}
+_PROTOCOL_WORDS = {number: one.value for number, one in PROTOCOLS.items()} | {L4Protocol.ICMP.number(6): "icmp6"}
 
 _TCP_WORDS = {
     FlowState.NONE: "closed",
@@ -39,13 +39,13 @@ _SCTP_WORDS = {
 }
 _UDP_WORDS = {FlowState.NONE: "closed", FlowState.ONE_WAY: "udp-uni", FlowState.TWO_WAY: "udp-est"}
 _ICMP_WORDS = {FlowState.NONE: "closed", FlowState.ONE_WAY: "req-sent", FlowState.TWO_WAY: "bidir"}
-_STATE_WORDS: Mapping[int, Mapping[FlowState, str]] = {
-    _TCP: _TCP_WORDS,
-    _SCTP: _SCTP_WORDS,
-    _UDP: _UDP_WORDS,
-    _ICMP: _ICMP_WORDS,
-    _ICMP6: _ICMP_WORDS,
+_WORDS_OF: Mapping[L4Protocol, Mapping[FlowState, str]] = {
+    L4Protocol.TCP: _TCP_WORDS,
+    L4Protocol.SCTP: _SCTP_WORDS,
+    L4Protocol.UDP: _UDP_WORDS,
+    L4Protocol.ICMP: _ICMP_WORDS,
 }
+_STATE_WORDS = {number: _WORDS_OF[one] for number, one in PROTOCOLS.items()}
 _UNKNOWN = "unk"
 _ONE_SIDED = {Mode.DEFAULT: ("dnat", "snat"), Mode.DSR: ("ddsr", "sdsr")}
 _BOTH_SIDED = "fdnat", "fsnat"

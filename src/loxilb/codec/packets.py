@@ -9,10 +9,11 @@ from loxilb.codec.steps import DROP_REASONS, step_of
 from loxilb.errors import InvalidRequest
 from loxilb.model import L4Protocol, Service
 from loxilb.model.packet import TRACE_ERROR, Headers, MadePacket, TcpFlags, tcp_flags_of
+from loxilb.model.service import PROTOCOLS
 from loxilb.model.trace import Table, Traced, Verdict
 from loxilb.ports import DropReport, TraceReport
 
-_WORDS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmp"}
+_WORDS = {number: one.value for number, one in PROTOCOLS.items()}
 
 
 def made_of(body: wire.TraceRequest) -> MadePacket:

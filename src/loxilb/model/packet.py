@@ -86,9 +86,7 @@ class MadePacket:
     @property
     def number(self) -> int:
         """The IANA number of the protocol."""
-        if self.protocol is L4Protocol.ICMP:
-            return 1 if self.source.version == 4 else 58
-        return 6 if self.protocol is L4Protocol.TCP else 17
+        return self.protocol.number(self.source.version)
 
     @property
     def is_echo_reply(self) -> bool:

@@ -4,6 +4,7 @@
 There may be very many of them, so what each has of its own are structs: made in a tenth of a dataclass's time.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -42,8 +43,16 @@ class L4Protocol(Enum):
         """Seconds without a packet after which a flow ends, where the rule does not say."""
         return _DEFAULT_STREAM_TIMEOUT_S if self in _STREAMS else _DEFAULT_DATAGRAM_TIMEOUT_S
 
+    def number(self, version: int) -> int:
+        """Return its number in packets of an IP version (IANA, Protocol Numbers): ICMP has one for each."""
+        return _ICMP6 if self is L4Protocol.ICMP and version == 6 else _NUMBERS[self]
+
 
 _STREAMS = (L4Protocol.TCP, L4Protocol.SCTP)
+_NUMBERS = {L4Protocol.TCP: 6, L4Protocol.UDP: 17, L4Protocol.SCTP: 132, L4Protocol.ICMP: 1}
+_ICMP6 = 58
+PROTOCOLS: Mapping[int, L4Protocol] = {number: one for one, number in _NUMBERS.items()} | {_ICMP6: L4Protocol.ICMP}
+"""What a protocol's number stands for, in packets of either IP version."""
 
 
 class Mode(IntEnum):

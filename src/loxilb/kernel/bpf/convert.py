@@ -17,6 +17,7 @@ from loxilb.model import (
     FlowState,
     IPAddress,
     IPNetwork,
+    L4Protocol,
     Mode,
     Peer,
     Port,
@@ -24,11 +25,10 @@ from loxilb.model import (
 )
 from loxilb.model.address import only
 from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId
+from loxilb.model.service import PROTOCOLS
 
-_NUMBER = {"tcp": 6, "udp": 17, "sctp": 132}
-_ICMP = {4: 1, 6: 58}
-_NAME = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmp"}
-
+_NUMBER = {(one.value, version): one.number(version) for one in L4Protocol for version in (4, 6)}
+_NAME = {number: one.value for number, one in PROTOCOLS.items()}
 
 # A field by a Python call each is too slow for a hundred thousand services: their elements are packed whole.
 _LISTENER4 = struct.Struct("=4s2sBxI")
@@ -63,7 +63,7 @@ def _address(raw: Iterable[int], version: int) -> IPAddress:
 
 def listener_to_key(listener: Listener) -> bytes:
     """Return the key of the listener map of its family."""
-    number = _ICMP[listener.version] if listener.protocol == "icmp" else _NUMBER[listener.protocol]
+    number = _NUMBER[listener.protocol, listener.version]
     port = listener.port.to_bytes(2, "big")
     if listener.version == 4:
         return _LISTENER4.pack(listener.address.to_bytes(4, "big"), port, number, listener.mark)
@@ -167,7 +167,7 @@ def endpoint_packed(value: bytes) -> bytes | None:
 def endpoints_from_values(data: bytes) -> Iterator[EndpointEntry | None]:
     """Inverse of :func:`endpoint_to_value` for elements in a row; None for one that is not used."""
     for address, source, rule, port, flags, family in _ENDPOINT.iter_unpack(data):
-        if family in _ICMP:
+        if family in (4, 6):
             yield EndpointEntry(
                 rule=rule,
                 address=_unpacked(address, family),

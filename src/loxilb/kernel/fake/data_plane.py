@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
-from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from loxilb.errors import KernelError
 from loxilb.kernel.fake import tracing
@@ -28,6 +27,7 @@ from loxilb.model import (
     FlowState,
     IPAddress,
     IPNetwork,
+    L4Protocol,
     Mode,
     Port,
     Selection,
@@ -56,15 +56,6 @@ from loxilb.model.port import IfIndex
 from loxilb.model.trace import Traced
 from loxilb.plan import Limits
 from loxilb.ports import Fill, FlowCount, FlowPage, Tampering
-
-_PROTOCOLS = {
-    (4, "tcp"): IPPROTO_TCP,
-    (4, "udp"): IPPROTO_UDP,
-    (4, "icmp"): IPPROTO_ICMP,
-    (6, "tcp"): IPPROTO_TCP,
-    (6, "udp"): IPPROTO_UDP,
-    (6, "icmp"): IPPROTO_ICMPV6,
-}
 
 _CLIENT: IPAddress = IPv4Address("10.10.10.1")
 
@@ -425,7 +416,7 @@ def _both_directions(
     listener: Listener, client: IPAddress, port: int, slot: EndpointId, entry: EndpointEntry, mode: Mode
 ) -> list[Flow]:
     request = Flow(
-        protocol=_PROTOCOLS[listener.version, listener.protocol],
+        protocol=L4Protocol(listener.protocol).number(listener.version),
         source=client,
         destination=listener.ip,
         source_port=port,
