@@ -168,8 +168,8 @@ class Daemon:
         try:
             await asyncio.to_thread(self._interfaces.attach_all)
             self._loop = asyncio.get_running_loop()
-            if self._settings.audit_interval:
-                self._reconciler.ask("audit")
+            if self._settings.audit_interval:  # the start itself compares everything
+                self._reconciler.ask_in("audit", self._settings.audit_interval)
             await self.health.start()
             services = await self.configuration.start()
             self._level_open = True
@@ -184,8 +184,8 @@ class Daemon:
                 watchers.append(asyncio.create_task(self._follow()))
             if self._settings.api:
                 await self.api.start()
-            await asyncio.to_thread(self._retire)
             ready(self._summary())
+            await asyncio.to_thread(self._retire)
             await stop.wait()
         finally:
             await self._finish(watchers)
@@ -271,6 +271,7 @@ class Daemon:
         changed, removed, self._changed, self._removed = self._changed, self._removed, set(), set()
         try:
             await asyncio.to_thread(self._interfaces.follow, changed, removed)
+            self._lost -= changed
         finally:
             if changed or removed:
                 # A link that changed takes its routes and neighbours along, whether it could be attached or not.
@@ -284,8 +285,8 @@ class Daemon:
         if any(repaired.values()):
             _log.warning("programs or pins were removed by somebody else", pins=found.pins, links=repaired["link"])
             self._reconciler.note({what: count for what, count in repaired.items() if count})
-        if found.interfaces:
-            self._changed |= found.interfaces
+        if new:  # those from before are tried again until they are followed
+            self._changed |= new
             self._reconciler.ask("links")
         return _CHECK_S
 

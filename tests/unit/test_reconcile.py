@@ -152,6 +152,31 @@ def test_news_shorten_the_wait_of_what_fails():
     run(scene)
 
 
+def test_news_while_it_fails_shorten_the_next_wait():
+    async def scene(stage: Stage) -> None:
+        stage.refusals = 10
+        stage.reconciler.ask("one")
+        await asyncio.sleep(60)
+        stage.refusals, stage.lasts, tries = 1, 5.0, len(stage.times)
+        while len(stage.times) == tries:  # noqa: ASYNC110 in virtual time
+            await asyncio.sleep(1)
+        stage.reconciler.ask("one")
+        await asyncio.sleep(20)
+        assert stage.times[-1] - stage.times[-2] == pytest.approx(5.0 + ASKED_S)
+
+    run(scene)
+
+
+def test_it_is_done_after_some_time():
+    async def scene(stage: Stage) -> None:
+        stage.reconciler.ask_in("one", 10)
+        await asyncio.sleep(5)
+        stage.reconciler.ask_in("one", 1000)
+        await asyncio.sleep(50)
+
+    assert run(scene).times == [11.0]
+
+
 def test_a_fault_is_shown_and_ends_nothing():
     async def scene(stage: Stage) -> None:
         stage.fault = True

@@ -5,6 +5,5 @@ Belongs here: when work is due, and how it went. Does not belong here: what the 
 """
 
 from loxilb.services.reconcile.reconciler import Reconciler
-from loxilb.services.reconcile.work import Work
 
-__all__ = ["Reconciler", "Work"]
+__all__ = ["Reconciler"]

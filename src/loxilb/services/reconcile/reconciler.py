@@ -36,10 +36,16 @@ class Reconciler:
 
     def ask(self, *names: str) -> None:
         """Have works done soon; those asked for before ``run`` are done when it begins."""
-        if self._loop is None:
+        loop = self._loop  # which may end meanwhile
+        if loop is None:
             self._ask(names)
         else:
-            self._loop.call_soon_threadsafe(self._ask, names)
+            loop.call_soon_threadsafe(self._ask, names)
+
+    def ask_in(self, name: str, seconds: float) -> None:
+        """Have a work done after some time; called in the event loop."""
+        self._works[name].wait_until(asyncio.get_running_loop().time() + seconds)
+        self._woken.set()
 
     def note(self, repaired: Mapping[str, int]) -> None:
         """Count what was repaired, by what it was."""

@@ -38,6 +38,10 @@ class Work:
         self._asked = True
         self._not_later_than(now + ASKED_S if self._failures else now)
 
+    def wait_until(self, time: float) -> None:
+        """Have it done at ``time``, or sooner where it is asked for."""
+        self._not_later_than(time)
+
     def begin(self) -> None:
         """Start: what is asked from now on needs another run."""
         self._running, self._due, self._asked = True, None, False
@@ -58,6 +62,8 @@ class Work:
         self._failing_since = self._failing_since or clock
         self._cause, self._remedy = error
         wait = pause_after(self._failures, chance)
+        if self._asked:  # while it ran
+            wait = min(wait, ASKED_S)
         self._due = now + wait
         return wait
 
