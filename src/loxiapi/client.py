@@ -59,7 +59,7 @@ class Answer:
     cause: str = ""
 
 
-class RefusedError(Exception):
+class FailedError(Exception):
     """The server refused; ``answer`` says why."""
 
     def __init__(self, answer: Answer) -> None:
@@ -93,7 +93,7 @@ def send(
 def follow(server: Server, path: str, *, query: dict[str, str] | None = None) -> Iterator[bytes]:
     """Get ``path`` and return the lines of its answer as they come, without empty ones, until the server ends it.
 
-    Raises UnreachableError, and RefusedError where the answer is a failure. The server's timeout holds for the start
+    Raises UnreachableError, and FailedError where the answer is a failure. The server's timeout holds for the start
     alone: a quiet answer is not a lost one.
     """
     from loxiapi.exchange import BadAnswerError, Exchange, lines_of, request_of  # noqa: PLC0415 few follow anything
@@ -107,7 +107,7 @@ def follow(server: Server, path: str, *, query: dict[str, str] | None = None) ->
         raise UnreachableError(f"GET {server.url}{path}: {error or type(error).__name__}") from error
     if answer.status != _OK:
         cause = answer.headers.get("x-loxilb-cause", "")
-        raise RefusedError(Answer(status=answer.status, body=answer.body, cause=cause))
+        raise FailedError(Answer(status=answer.status, body=answer.body, cause=cause))
 
 
 def _connection_of(server: Server) -> tuple[tuple[str, int], dict[str, str], "ssl.SSLContext | None"]:

@@ -226,6 +226,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path=f"{BASE_PATH}/watch/drops",
         about="Dropped packets as they come, a line each, until the client goes away",
         parameters=(_REASON,),
+        strict=True,
         answer=wire.DroppedPacket,
         media=LINES_TYPE,
     ),

@@ -10,7 +10,7 @@ import click
 from msgspec import DecodeError
 from msgspec import json as wire_json
 
-from loxiapi.client import RefusedError, UnreachableError, follow
+from loxiapi.client import FailedError, UnreachableError, follow
 from loxiapi.wire import DroppedPacket
 from loxicmd.grammar import CommandError, Group, command, reject_surplus, server_of
 from loxicmd.output import reason_of, structured
@@ -41,7 +41,7 @@ def _show(ctx: click.Context, query: dict[str, str], count: int | None) -> None:
             shown += 1
             if shown == count:
                 return
-    except RefusedError as refused:
+    except FailedError as refused:
         raise CommandError(reason_of(refused.answer)) from refused
     except (UnreachableError, DecodeError) as error:
         raise CommandError(str(error)) from error

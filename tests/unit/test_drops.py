@@ -5,7 +5,8 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from ipaddress import ip_address
 from typing import Any
 
@@ -161,6 +162,28 @@ def test_the_end_of_the_daemon_and_a_refusing_kernel_end_every_watch() -> None:
     play(scene)
 
 
+def test_who_watches_again_after_a_refusal_sees_what_comes() -> None:
+    """Also while one that was ended has not gone yet."""
+
+    async def scene(stage: Scene) -> None:
+        ended = stage.watch.watch()
+        first = asyncio.create_task(stage.first(ended))
+        await stage.until(lambda: stage.drops.sampling)
+        stage.drops.news.put_nowait([dropped()])
+        await first
+        stage.drops.news.put_nowait(KernelError("read a ring buffer", 5))
+        await stage.until(lambda: not stage.drops.news.qsize())
+        again = stage.watch.watch()
+        task = asyncio.create_task(stage.first(again))
+        await asyncio.sleep(0)
+        stage.drops.news.put_nowait([dropped("drop_rst")])
+        assert (await task).packet == dropped("drop_rst")
+        await ended.aclose()
+        await again.aclose()
+
+    play(scene)
+
+
 @pytest.fixture
 def api() -> Iterator[LiveApi]:
     """A live server."""
@@ -221,6 +244,16 @@ def test_an_unknown_reason_is_refused_by_name(api: LiveApi, capsys: pytest.Captu
     assert "reason: 'rain' is none of ttl, no_endpoint, " in errors
     code, _, errors = Cli(capsys)("watch", "rain", f"--port={api.address[1]}")
     assert (code, errors.splitlines()[0]) == (1, "Error: watch knows drops, not rain")
+
+
+def test_a_misspelt_parameter_is_refused_by_name(api: LiveApi) -> None:
+    """A filter with a slip of the pen would show everything."""
+    with closing(HTTPConnection(*api.address, timeout=20)) as connection:
+        connection.request("GET", "/netlox/v1/watch/drops?resaon=ttl")
+        reply = connection.getresponse()
+
+        assert reply.status == 400
+        assert reply.headers["x-loxilb-cause"].startswith("resaon: ")
 
 
 def test_a_quiet_server_is_waited_for_and_its_end_is_told(api: LiveApi, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from contextlib import suppress
 
 from loxilb.codec.flows import token_of
 from loxilb.ports import FlowList
@@ -21,12 +20,11 @@ async def conntrack(flows: FlowList) -> AsyncGenerator[bytes, None]:
 
     ahead = prepare()
     try:
-        while (part := await ahead) is not None:
+        while (part := await asyncio.shield(ahead)) is not None:
             ahead = prepare()
             yield part
     finally:
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(ahead)
+        await asyncio.wait({ahead})  # who goes away does not end the thread, which is in the generator
         parts.close()
 
 

@@ -108,7 +108,7 @@ class DropWatch:
     def _join(self) -> _Watcher:
         watcher = _Watcher(self._reporter.lost())
         self._watchers.add(watcher)
-        if self._pump is None and not self._closed:
+        if (self._pump is None or self._pump.done()) and not self._closed:
             self._pump = asyncio.create_task(self._run(), name="drops")
         return watcher
 
