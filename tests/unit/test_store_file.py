@@ -156,7 +156,12 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     run(path, "INSERT INTO mine VALUES (1)")
 
 
-@pytest.mark.parametrize("document", ['{"endpoints":[]}', "{", '{"serviceArguments":{"port":1,"externalIP":"x"}}'])
+UNKNOWN_MODE = '{"serviceArguments":{"port":7,"externalIP":"20.20.20.1","protocol":"tcp","mode":99},"endpoints":[]}'
+
+
+@pytest.mark.parametrize(
+    "document", ['{"endpoints":[]}', "{", '{"serviceArguments":{"port":1,"externalIP":"x"}}', UNKNOWN_MODE]
+)
 def test_a_document_that_is_none_is_named(path: Path, document: str) -> None:
     """It is not dropped silently."""
     run(path, f"UPDATE objects SET document = '{document}' WHERE name LIKE '%% 7-7 %%'")

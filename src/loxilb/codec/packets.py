@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packets to be traced, what became of them, and dropped packets, between the wire and the model."""
 
-from datetime import UTC, datetime
+from msgspec import structs
 
 from loxiapi import wire
 from loxilb.codec.rules import address_of
 from loxilb.codec.steps import DROP_REASONS, step_of
+from loxilb.codec.times import shown_time
 from loxilb.errors import InvalidRequest
 from loxilb.model import L4Protocol, Service
 from loxilb.model.packet import TRACE_ERROR, Headers, MadePacket, TcpFlags, tcp_flags_of
@@ -88,13 +89,12 @@ def reason_of(text: str) -> str:
 
 
 def dropped_of(report: DropReport) -> wire.DroppedPacket:
-    """Convert a dropped packet, or how many were lost; the time is that of RFC 3339, UTC, in milliseconds."""
+    """Convert a dropped packet, or how many were lost."""
     packet = report.packet
     if packet is None:
         return wire.DroppedPacket(lost=report.lost)
-    time = datetime.fromtimestamp(report.time, UTC).isoformat(timespec="milliseconds")
     return wire.DroppedPacket(
-        time=time.replace("+00:00", "Z"),
+        time=shown_time(report.time),
         reason=packet.reason,
         hook=packet.hook,
         interface=report.interface,
@@ -105,15 +105,7 @@ def dropped_of(report: DropReport) -> wire.DroppedPacket:
 
 def _ends_of(headers: wire.PacketHeaders) -> wire.PacketHeaders:
     """Leave out the MAC addresses where the sender's is made up."""
-    return wire.PacketHeaders(
-        protocol=headers.protocol,
-        source_ip=headers.source_ip,
-        source_port=headers.source_port,
-        destination_ip=headers.destination_ip,
-        destination_port=headers.destination_port,
-        flags=headers.flags,
-        ttl=headers.ttl,
-    )
+    return structs.replace(headers, source_mac="", destination_mac="")
 
 
 def _sent_of(traced: Traced) -> wire.PacketHeaders | None:

@@ -4,7 +4,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -14,6 +13,7 @@ from loxiapi.openapi import document
 from loxilb.codec.endpoints import choice_of, endpoint_of, host_state_of, status_entry_of
 from loxilb.codec.flows import query_of
 from loxilb.codec.rules import address_of, edits_of, entry_of, protocol_of, service_of
+from loxilb.codec.times import shown_time
 from loxilb.errors import InvalidRequest, NotFound
 from loxilb.model import L4Protocol, ServiceKey
 from loxilb.model.revision import LOG_LEVEL, Author, Revision
@@ -203,11 +203,6 @@ class Handlers:
 
     async def _get_document(self, _: Call) -> Answer:
         return document(version=self._build.version)
-
-
-def shown_time(time: float) -> str:
-    """Return seconds since 1970 as in RFC 3339, UTC, with milliseconds."""
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def revision_of(revision: Revision) -> wire.RevisionEntry:

@@ -4,9 +4,10 @@
 from collections.abc import Mapping
 
 from loxiapi import status, wire
+from loxilb.codec.times import shown_time
 from loxilb.model.work import WorkStatus
 from loxilb.ports import Reconciling
-from loxilb.services.api.handlers import Answer, Call, Handler, shown_time
+from loxilb.services.api.handlers import Answer, Call, Handler
 
 
 class StatusHandlers:

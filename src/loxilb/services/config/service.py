@@ -13,7 +13,7 @@ import structlog
 from loxilb.errors import InvalidRequest, KernelError, LoxilbError, NotFound
 from loxilb.model import Counter, IPAddress, Mode, Port, Service, ServiceKey
 from loxilb.model.flow_list import FlowQuery
-from loxilb.model.image import EndpointId
+from loxilb.model.image import EndpointId, Image
 from loxilb.model.port import IfIndex
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.model.revision import Author, Changes, Configured, Revision
@@ -235,9 +235,8 @@ class ConfigurationService:
 
     async def flows(self, query: FlowQuery = EVERY_FLOW, *, service: str | None = None) -> FlowList:
         """Return both directions of the flows asked for, ordered by destination, source and ports."""
-        names = await self._run(self._names)
-        if service is not None:
-            query = replace(query, rules=await self._run(self._rules_of, service))
+        names, rules = await self._run(self._names_and_rules, service)
+        query = replace(query, rules=rules) if service is not None else query
         return FlowList(page=await asyncio.to_thread(self._data_plane.flow_page, query), names=names)
 
     async def ports(self) -> Sequence[Port]:
@@ -257,22 +256,21 @@ class ConfigurationService:
         It may be taken back only while the data plane that it was for is there. After a loss of power a revision may be
         pending that was acknowledged, as its confirmation is not synced; the data plane is empty then.
         """
-        stored = self._journal.load()
-        if not stored.pending or not self._data_plane.observe().rules:
-            count = self._align(stored)
+        stored, image = self._journal.load(), self._data_plane.observe()
+        if not stored.pending or not image.rules:
+            count = self._align(stored, image)
             if stored.pending:
                 self._journal.confirm(stored.revision)
             return count
         try:
             with self._journal.carrying_out(stored.revision):
-                return self._align(stored)
+                return self._align(stored, image)
         except LoxilbError as error:
             _log.warning("write that was under way refused and taken back", cause=error.cause)
-            return self._align(self._journal.load())
+            return self._align(self._journal.load(), self._data_plane.observe())
 
-    def _align(self, stored: Configured) -> int:
+    def _align(self, stored: Configured, image: Image) -> int:
         """Program what is stored over what the data plane holds; with nothing ever stored, store that."""
-        image = self._data_plane.observe()
         found = stored.services.values() if stored.revision else recover(image)
         services = [normal(service) for service in found]
         self._ledger, strays = adopt(image, self._limits, services, self._steady())
@@ -346,6 +344,7 @@ class ConfigurationService:
             raise
         with self._journal.carrying_out(number):
             self._carry_out(planned, changes.services)
+        self._stir()
         self._tell(changes.services)
         self._journal.follow(changes)
         _log.info("configuration changed", revision=number, changed=len(changes), services=len(self._desired))
@@ -364,7 +363,6 @@ class ConfigurationService:
                 self._desired.pop(key, None)
             else:
                 self._desired[key] = service
-        self._stir()
 
     def _plan(self, changes: _Changes, without_flows: Collection[EndpointId] = ()) -> Plan:
         sources, health = self._sources(changes), self._health.states
@@ -476,13 +474,14 @@ class ConfigurationService:
         found = next((key for key, one in self._ledger.services.items() if one.rule == rule), None)
         return self._desired.get(found) if found is not None else None
 
-    def _names(self) -> dict[int, str]:
-        return {one.rule: self._desired[key].name for key, one in self._ledger.services.items()}
-
-    def _rules_of(self, service: str) -> frozenset[int]:
-        """Return the rules of services with this name, or whose key reads so."""
+    def _names_and_rules(self, service: str | None) -> tuple[dict[int, str], frozenset[int]]:
+        """Return the name of each rule, and the rules of services with this name, or whose key reads so."""
         ledger = self._ledger.services
-        return frozenset(ledger[key].rule for key, one in self._desired.items() if service in (one.name, str(key)))
+        names: dict[int, str] = {one.rule: self._desired[key].name for key, one in ledger.items()}
+        if service is None:
+            return names, frozenset()
+        asked = (key for key, one in self._desired.items() if service in (one.name, str(key)))
+        return names, frozenset(ledger[key].rule for key in asked)
 
     # In a thread of its own
 
