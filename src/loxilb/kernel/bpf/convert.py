@@ -32,6 +32,7 @@ _NAME = {number: one.value for number, one in PROTOCOLS.items()}
 
 # A field by a Python call each is too slow for a hundred thousand services: their elements are packed whole.
 _LISTENER4 = struct.Struct("=4s2sBxI")
+_WORD = struct.Struct("=I")
 _LISTENER6 = struct.Struct("=16s2sBxI")
 _RULE = struct.Struct("=IIIIBBBBI")
 _ENDPOINT = struct.Struct("=16s16sI2sBB")
@@ -70,17 +71,20 @@ def listener_to_key(listener: Listener) -> bytes:
     return _LISTENER6.pack(listener.address.to_bytes(16, "big"), port, number, listener.mark)
 
 
-def listener_from_key(key: bytes, version: int, secondary: bool) -> Listener:
-    """Inverse of :func:`listener_to_key`; ``secondary`` is said by the element's value."""
-    address, port, number, mark = (_LISTENER4 if version == 4 else _LISTENER6).unpack(key)
-    return Listener(
-        version=version,
-        address=int.from_bytes(address, "big"),
-        protocol=_NAME[number],
-        port=int.from_bytes(port, "big"),
-        mark=mark,
-        secondary=secondary,
-    )
+def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterator[tuple[Listener, int]]:
+    """Return listeners and their words from elements in a row; not those of a protocol that there is not."""
+    form = _LISTENER4 if version == 4 else _LISTENER6
+    for (address, port, number, mark), (word,) in zip(form.iter_unpack(keys), _WORD.iter_unpack(values), strict=True):
+        if number in _NAME:  # else no packet finds it
+            listener = Listener(
+                version=version,
+                address=int.from_bytes(address, "big"),
+                protocol=_NAME[number],
+                port=int.from_bytes(port, "big"),
+                mark=mark,
+                secondary=bool(word & abi.LISTENER_SECONDARY),
+            )
+            yield listener, word
 
 
 def listener_packed(listener: Listener) -> bytes:

@@ -5,7 +5,6 @@ The packet path looks without a mark first. Where there are listeners with one b
 exists for that alone where there is no rule without a mark. That is kept here, not by the planner.
 """
 
-import contextlib
 import ctypes
 import struct
 from collections import Counter
@@ -21,6 +20,7 @@ _Undo = Callable[[], None]
 # A map is read whole only for many keys: that goes through all buckets, and a look-up takes the time of four elements.
 _MANY, _PART = 64, 4
 _WORD = struct.Struct("=I")
+_KEY_SIZES = {4: ctypes.sizeof(abi.Listener4), 6: ctypes.sizeof(abi.Listener6)}
 
 
 class ListenerMaps:
@@ -40,10 +40,9 @@ class ListenerMaps:
         return _found_in(dict(self._words()))
 
     def _words(self) -> Iterator[tuple[Listener, int]]:
-        for version in self._maps:
-            for key, word in self._dump(version):
-                with contextlib.suppress(KeyError):  # a protocol that there is not: no packet finds it
-                    yield convert.listener_from_key(key, version, bool(word & abi.LISTENER_SECONDARY)), word
+        for version, descriptor in self._maps.items():
+            for keys, values in maps.batches(descriptor, _KEY_SIZES[version], _WORD.size):
+                yield from convert.listeners_from_elements(keys, values, version)
 
     def index(self) -> list[Listener]:
         """Count anew what is programmed, and return every listener that a packet finds; raises KernelError."""
@@ -113,8 +112,7 @@ class ListenerMaps:
         return bool(before)
 
     def _dump(self, version: int) -> Iterator[tuple[bytes, int]]:
-        size = ctypes.sizeof(abi.Listener4 if version == 4 else abi.Listener6)
-        for key, value in maps.dump(self._maps[version], size, 4):
+        for key, value in maps.dump(self._maps[version], _KEY_SIZES[version], _WORD.size):
             yield key, _WORD.unpack(value)[0]
 
     def _change(self, listener: Listener, before: int, word: int, undo: list[_Undo]) -> None:

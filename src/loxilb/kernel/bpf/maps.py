@@ -74,17 +74,17 @@ def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
 
 def dump(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
     """Return every element of a hash map, read in batches; raises KernelError."""
-    for count, keys, values in _batches(descriptor, key_size, value_size):
-        for i in range(count):
-            yield (
-                keys[i * key_size : (i + 1) * key_size],
-                values[i * value_size : (i + 1) * value_size],
-            )
+    for keys, values in batches(descriptor, key_size, value_size):
+        yield from zip(_pieces(keys, key_size), _pieces(values, value_size), strict=True)
+
+
+def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+    return (piece for (piece,) in struct.iter_unpack(f"={size}s", data))
 
 
 def count(descriptor: int, key_size: int, value_size: int = 8) -> int:
     """Return how many elements a hash map has, read in batches; raises KernelError."""
-    return sum(found for found, _, _ in _batches(descriptor, key_size, value_size))
+    return sum(len(keys) // key_size for keys, _ in batches(descriptor, key_size, value_size))
 
 
 def copy(source: int, target: int, key_size: int, value_size: int) -> None:
@@ -93,15 +93,15 @@ def copy(source: int, target: int, key_size: int, value_size: int) -> None:
     What changes meanwhile may or may not be copied.
     """
     options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions))
-    for found, keys, values in _batches(source, key_size, value_size):
-        if found:
-            size = ctypes.c_uint32(found)
+    for keys, values in batches(source, key_size, value_size):
+        if keys:
+            size = ctypes.c_uint32(len(keys) // key_size)
             result = libbpf.map_update_batch(target, keys, values, ctypes.byref(size), ctypes.byref(options))
             check(result, "copy a map")
 
 
-def _batches(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Return the elements of a hash map some at once: how many, their keys, their values."""
+def batches(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Return the elements of a hash map some at once: their keys in a row, and their values; raises KernelError."""
     options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions))
     position = ctypes.create_string_buffer(max(key_size, 8))
     size, started = _BATCH, False
@@ -123,7 +123,7 @@ def _batches(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[
             continue
         if result != -errno.ENOENT:
             check(result, "dump a map")
-        yield found.value, keys.raw, values.raw
+        yield keys.raw[: found.value * key_size], values.raw[: found.value * value_size]
         if result == -errno.ENOENT:
             return
         started = True
