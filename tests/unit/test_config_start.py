@@ -163,7 +163,7 @@ def test_a_start_that_cannot_be_planned_touches_nothing():
         entry = next(iter(stage.fake.observe().rules.values()))
         (listener,) = listeners_of(service())
         stage.fake._rules[RuleId(77)] = entry
-        stage.fake.apply([PutListener(listener=replace(listener, port=99), rule=RuleId(77))])
+        stage.fake.apply([PutListener(listener=listener._replace(port=99), rule=RuleId(77))])
         before = stage.fake.observe()
         stage.limits = Limits(service_endpoints=1)
         with pytest.raises(InvalidRequest):
@@ -194,7 +194,7 @@ def test_drift_is_counted_repaired_and_said():
         kept = stage.fake.observe().endpoints
         (gone,) = listeners_of(service(of=key(port=1)))
         entry = stage.fake.observe().rules[rules[2]]
-        unknown = replace(gone, port=99)
+        unknown = gone._replace(port=99)
         stage.fake._listeners.pop(gone)
         stage.fake._rules[rules[2]] = structs.replace(entry, timeout=1)
         stage.fake._rules[RuleId(77)] = entry

@@ -2,7 +2,6 @@
 """What somebody else changed in the maps is found, whatever it is, and repaired with nothing started anew."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -66,7 +65,7 @@ NETWORK = ip_network("99.0.0.0/8")
 THINGS: Mapping[str, Callable[[FakeDataPlane, Listener, RuleId, EndpointId], object]] = {
     "listener gone": lambda fake, listener, _rule, _slot: fake._listeners.pop(listener),
     "listener moved": lambda fake, listener, _rule, _slot: fake._listeners.update({listener: RuleId(7)}),
-    "listener strange": lambda fake, one, rule, _slot: fake._listeners.update({replace(one, port=9999): rule}),
+    "listener strange": lambda fake, one, rule, _slot: fake._listeners.update({one._replace(port=9999): rule}),
     "rule gone": lambda fake, _listener, rule, _slot: fake._rules.pop(rule),
     "rule changed": lambda fake, _, rule, _slot: fake._rules.update(
         {rule: structs.replace(fake._rules[rule], timeout=7777)}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from ipaddress import IPv4Address, IPv6Address
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from msgspec import Struct
 
@@ -25,12 +25,10 @@ FULL_SHARE = 10
 """Parts that a share of new flows is counted in."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Listener:
+class Listener(NamedTuple):
     """Key of the service maps: one address, port and protocol that the packet path looks up.
 
-    With a ``mark`` it is for packets of that mark, before the one without. ``secondary`` says that the address is a
-    further one of its service, and is no part of the key.
+    With a ``mark`` it is for packets of that mark, before the one without. A tuple, as it is looked up very often.
     """
 
     version: int
@@ -38,26 +36,35 @@ class Listener:
     protocol: str
     port: int
     mark: int = 0
-    secondary: bool = field(default=False, compare=False)
+
+    @property
+    def ip(self) -> IPAddress:
+        """The address as a value of its family."""
+        return IPv4Address(self.address) if self.version == 4 else IPv6Address(self.address)
+
+    @property
+    def secondary(self) -> bool:
+        """Whether the address is a further one of its service; no part of the key."""
+        return False
 
     @classmethod
     def of(
         cls, address: IPAddress, protocol: L4Protocol, port: int, *, mark: int = 0, secondary: bool = False
     ) -> "Listener":
         """Build the key for one port of a service."""
-        return cls(
-            version=address.version,
-            address=int(address),
-            protocol=protocol.value,
-            port=port,
-            mark=mark,
-            secondary=secondary,
-        )
+        kind = SecondaryListener if secondary else Listener
+        return kind(address.version, int(address), protocol.value, port, mark)
+
+
+class SecondaryListener(Listener):
+    """One at a further address of its service; it equals the one that is not."""
+
+    __slots__ = ()
 
     @property
-    def ip(self) -> IPAddress:
-        """The address as a value of its family."""
-        return IPv4Address(self.address) if self.version == 4 else IPv6Address(self.address)
+    def secondary(self) -> bool:
+        """It is."""
+        return True
 
 
 class EndpointFlags(IntFlag):

@@ -7,6 +7,7 @@ thing here that changes, and its owner calls from one thread at a time.
 
 from collections.abc import Iterable, Mapping
 from math import inf
+from typing import cast
 
 from msgspec import Struct, field
 
@@ -56,7 +57,7 @@ class Programmed(Struct, frozen=True, kw_only=True):
     @property
     def restless(self) -> bool:
         """Whether it has to be looked at again, for its time or its flows."""
-        return bool(self.leaving) or self.next_change < inf
+        return bool(self.leaving) or (self.policy is not PLAIN and self.next_change < inf)
 
 
 class Holdings(Struct, kw_only=True):
@@ -99,8 +100,9 @@ class Ledger:
 
     def take_rule(self, taken: Holdings) -> RuleId:
         """Take a rule id and note it in ``taken``; raises InvalidRequest when none is left."""
-        taken.rules.append(RuleId(self._rules.take()))
-        return taken.rules[-1]
+        rule = RuleId(self._rules.take())
+        taken.rules.append(rule)
+        return rule
 
     def take_endpoint(self, taken: Holdings) -> EndpointId:
         """Take an endpoint id and note it in ``taken``; raises InvalidRequest when none is left."""
@@ -109,14 +111,15 @@ class Ledger:
 
     def take_endpoints(self, taken: Holdings, count: int) -> tuple[EndpointId, ...]:
         """Take endpoint ids in ascending order and note them; raises InvalidRequest when too few are left."""
-        found = tuple(map(EndpointId, self._endpoints.take_some(count)))
+        found = cast("tuple[EndpointId, ...]", tuple(self._endpoints.take_some(count)))
         taken.endpoints.extend(found)
         return found
 
     def take_slice(self, taken: Holdings, length: int) -> Slice:
         """Take ring slots and note them in ``taken``; raises InvalidRequest when too few are in a row."""
-        taken.slices.append(self._ring.take(length))
-        return taken.slices[-1]
+        found = self._ring.take(length)
+        taken.slices.append(found)
+        return found
 
     def give(self, holdings: Holdings) -> None:
         """Make ``holdings`` free again."""
@@ -137,8 +140,9 @@ class Ledger:
         for key, one in changes:
             if one is not None:
                 self.services[key] = one
-                self.places += sum(places(listener) for listener in one.listeners if listener not in self.owners)
-                self.owners.update((listener, key) for listener in one.listeners)
+                for listener in one.listeners:
+                    self.places += places(listener) if listener not in self.owners else 0
+                    self.owners[listener] = key
                 self.sources += len(one.sources)
                 if one.restless:
                     self.restless.add(key)

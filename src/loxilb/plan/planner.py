@@ -48,6 +48,8 @@ Sources = Mapping[IPAddress, IPAddress]
 Health = Mapping[EndpointKey, Availability]
 
 _ALL_UP: Health = {}
+# Members of an Enum are slow to name; there may be very many services.
+_FULLNAT, _ONEARM, _TAKING, _LIVE = Mode.FULLNAT, Mode.ONEARM, Phase.TAKING, FLAGS[Phase.TAKING]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,12 +198,9 @@ def _create(draft: _Draft, service: Service) -> None:
     ordered = in_rule_order(service.endpoints)
     rule, ids = draft.ledger.take_rule(draft.taken), draft.ledger.take_endpoints(draft.taken, len(ordered))
     policy = Policy.of(service)
-    if draft.health:
-        states = [_health(service, endpoint, draft.health) for endpoint in ordered]
-        stays = {slot: stays_of.present(state, policy, None, -inf) for slot, state in zip(ids, states, strict=True)}
-    else:
-        stays = dict.fromkeys(ids, stays_of.ALWAYS)
-    ring = _ring(service, ordered, ids, [FULL_SHARE if stays[slot].phase is Phase.TAKING else 0 for slot in ids])
+    stays = _first_stays(draft, service, ids, ordered, policy)
+    taking = [FULL_SHARE if stay.phase is _TAKING else 0 for stay in stays.values()]
+    ring = _ring(service, ordered, ids, taking)
     entry = _rule_entry(service, draft.ledger.take_slice(draft.taken, len(ring)))
     entries = [
         EndpointEntry(
@@ -209,9 +208,9 @@ def _create(draft: _Draft, service: Service) -> None:
             address=endpoint.address,
             port=endpoint.port,
             source=_source(service, endpoint, draft.sources),
-            flags=FLAGS[stays[slot].phase],
+            flags=_LIVE if takes else FLAGS[stays[slot].phase],
         )
-        for slot, endpoint in zip(ids, ordered, strict=True)
+        for slot, endpoint, takes in zip(ids, ordered, taking, strict=True)
     ]
     listeners, sources = listeners_of(service), frozenset(service.allowed_sources)
     draft.after[service.key] = Programmed(
@@ -225,15 +224,24 @@ def _create(draft: _Draft, service: Service) -> None:
         policy=policy,
         stays=stays,
     )
-    draft.new.endpoints += map(_put_endpoint, ids, entries)
-    draft.new.sources += [PutSource(rule=rule, network=one) for one in in_address_order(sources)] if sources else ()
-    draft.new.rings += [PutRing(base=entry.ring_base, endpoints=ring)] if ring else ()
+    draft.new.endpoints += [PutEndpoint(endpoint=at, entry=one) for at, one in zip(ids, entries, strict=True)]
+    if sources:
+        draft.new.sources += [PutSource(rule=rule, network=one) for one in in_address_order(sources)]
+    if ring:
+        draft.new.rings.append(PutRing(base=entry.ring_base, endpoints=ring))
     draft.new.rules.append(PutRule(rule=rule, entry=entry))
-    draft.listeners.update(dict.fromkeys(sorted(listeners) if len(listeners) > 1 else listeners, rule))
+    for listener in sorted(listeners):
+        draft.listeners[listener] = rule
 
 
-def _put_endpoint(slot: EndpointId, entry: EndpointEntry) -> PutEndpoint:
-    return PutEndpoint(endpoint=slot, entry=entry)
+def _first_stays(
+    draft: _Draft, service: Service, ids: Sequence[EndpointId], ordered: Sequence[Endpoint], policy: Policy
+) -> dict[EndpointId, Stay]:
+    """Say what each slot of a new service does: what its endpoint's health says, and as if it had always done so."""
+    if not draft.health:
+        return dict.fromkeys(ids, stays_of.ALWAYS)
+    states = [_health(service, endpoint, draft.health) for endpoint in ordered]
+    return {slot: stays_of.present(state, policy, None, -inf) for slot, state in zip(ids, states, strict=True)}
 
 
 def _program(draft: _Draft, service: Service, before: Programmed) -> Programmed:
@@ -332,9 +340,9 @@ def _ring(
 
 
 def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress | None:
-    if service.mode is Mode.FULLNAT:
+    if service.mode is _FULLNAT:
         return service.data_address
-    return sources.get(endpoint.address) if service.mode is Mode.ONEARM else None
+    return sources.get(endpoint.address) if service.mode is _ONEARM else None
 
 
 def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed) -> tuple[EndpointId, ...]:
@@ -430,17 +438,16 @@ def _drop(draft: _Draft, before: Programmed) -> None:
 def _check_listeners(draft: _Draft) -> None:
     """Refuse a listener of two services (those that leave it now do not count), and too many."""
     claimed: dict[Listener, ServiceKey] = {}
+    ledger, owners = draft.ledger, draft.ledger.owners
     for key, after in draft.after.items():
         for listener in after.listeners if after else ():
             owner = claimed.setdefault(listener, key)
-            if owner == key:
-                owner = draft.ledger.owners.get(listener, key)
-                owner = key if owner in draft.after else owner
-            if owner != key:
+            if owner is key and listener in owners:
+                owner = key if owners[listener] in draft.after else owners[listener]
+            if owner is not key:
                 raise _taken(listener, owner, key)
-    ledger = draft.ledger
     gone = sum(places(listener) for listener in draft.gone if listener not in draft.listeners)
-    added = sum(places(listener) for listener in draft.listeners if listener not in ledger.owners)
+    added = sum([places(listener) for listener in draft.listeners if listener not in owners])
     if ledger.places + added - gone > ledger.limits.listeners:
         raise exhausted("listeners (one a port, two with a mark)", ledger.limits.listeners)
 

@@ -8,7 +8,6 @@ from the ring. Slots of removed endpoints that still have flows come back as suc
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from itertools import compress, pairwise
 from math import gcd, lcm
@@ -156,7 +155,7 @@ def _last_port(listeners: list[Listener]) -> int:
     """Return the last port of the run that starts with the first listener."""
     last = listeners[0]
     for one, following in pairwise(listeners):
-        if replace(one, port=one.port + 1) != following:
+        if one._replace(port=one.port + 1) != following:
             break
         last = following
     return last.port

@@ -2,6 +2,8 @@
 """From the endpoints of a service to its slice of the ring."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv6Address
 
 from loxilb.model import Endpoint, IPNetwork, Selection
 from loxilb.model.image import FULL_SHARE, EndpointId
@@ -16,9 +18,9 @@ def in_rule_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     for IPv6, the given order stays.
     """
     for endpoint in endpoints:
-        if endpoint.address.version == 6:
+        if type(endpoint.address) is IPv6Address:
             return tuple(endpoints)
-    return tuple(sorted(endpoints, key=_ipv4_order))
+    return tuple(sorted(endpoints, key=_ipv4_order)) if len(endpoints) > 1 else tuple(endpoints)
 
 
 def in_address_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
@@ -26,6 +28,7 @@ def in_address_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     return tuple(sorted(set(networks), key=lambda one: (int(one.network_address), one.prefixlen)))
 
 
+@lru_cache(maxsize=1 << 16)  # many services have the same endpoints
 def _ipv4_order(endpoint: Endpoint) -> tuple[int, int]:
     return int.from_bytes(endpoint.address.packed, "little"), endpoint.port
 
@@ -35,11 +38,11 @@ def identities(endpoints: Sequence[Endpoint]) -> list[bytes]:
     return [endpoint.address.packed + endpoint.port.to_bytes(2, "big") for endpoint in endpoints]
 
 
-def _in_turn(endpoints: Sequence[Endpoint], _shares: Sequence[int]) -> list[int]:
-    return list(range(len(endpoints)))
+def _in_turn(endpoints: Sequence[Endpoint], _shares: Sequence[int]) -> Sequence[int]:
+    return range(len(endpoints))
 
 
-def _round_robin(endpoints: Sequence[Endpoint], shares: Sequence[int]) -> list[int]:
+def _round_robin(endpoints: Sequence[Endpoint], shares: Sequence[int]) -> Sequence[int]:
     return _in_turn(endpoints, shares) if len(set(shares)) <= 1 else smooth_sequence(slot_counts(shares))
 
 
@@ -55,7 +58,7 @@ def _priority(endpoints: Sequence[Endpoint], shares: Sequence[int]) -> list[int]
     return [members[position] for position in smooth_sequence(counts)]
 
 
-_SELECTIONS: Mapping[Selection, Callable[[Sequence[Endpoint], Sequence[int]], list[int]]] = {
+_SELECTIONS: Mapping[Selection, Callable[[Sequence[Endpoint], Sequence[int]], Sequence[int]]] = {
     Selection.RR: _round_robin,
     Selection.HASH: _hash,
     Selection.PRIORITY: _priority,

@@ -16,6 +16,7 @@ from loxilb.model.probe import Availability
 POLL_S = 1.0
 """Seconds between two looks at the flows of endpoints that were removed."""
 _ROUNDING = 1e-9
+_RESET = LossPolicy.RESET  # members of an Enum are slow to name
 
 
 class Phase(Enum):
@@ -54,7 +55,7 @@ class Policy:
     @classmethod
     def of(cls, service: Service) -> "Policy":
         """Return that of a service."""
-        if service.loss is LossPolicy.RESET and not service.slow_start:
+        if service.loss is _RESET and not service.slow_start:
             return PLAIN
         return cls(loss=service.loss, drain_time=service.drain_time, slow_start=service.slow_start)
 

@@ -8,6 +8,7 @@ from loxilb.errors import NotBuilt
 from loxilb.model import L4Protocol, Mode, Selection, Service
 
 _MODES = (Mode.DEFAULT, Mode.ONEARM, Mode.FULLNAT, Mode.DSR)
+_SCTP = L4Protocol.SCTP  # members of an Enum are slow to name
 _SELECTIONS = (Selection.RR, Selection.HASH, Selection.PRIORITY, Selection.PERSIST, Selection.LC)
 
 
@@ -62,11 +63,11 @@ def check_supported(service: Service) -> None:
 
 def _is_usual(service: Service) -> bool:
     """Tell of most services, at once, that they have none of the gaps."""
-    key, version = service.key, service.key.address.version
+    key, family = service.key, type(service.key.address)
     if key.host or service.security or service.egress or service.proxy_protocol_v2 or service.secondary_addresses:
         return False
     for endpoint in service.endpoints:
-        if endpoint.address.version != version:
+        if type(endpoint.address) is not family:
             return False
-    usual = key.protocol is not L4Protocol.SCTP and not service.probe.kind
+    usual = key.protocol is not _SCTP and not service.probe.kind
     return usual and service.mode in _MODES and service.selection in _SELECTIONS

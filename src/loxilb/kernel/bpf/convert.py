@@ -24,7 +24,7 @@ from loxilb.model import (
     Selection,
 )
 from loxilb.model.address import only
-from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId
+from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId, SecondaryListener
 from loxilb.model.service import PROTOCOLS
 
 _NUMBER = {(one.value, version): one.number(version) for one in L4Protocol for version in (4, 6)}
@@ -76,15 +76,9 @@ def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterato
     form = _LISTENER4 if version == 4 else _LISTENER6
     for (address, port, number, mark), (word,) in zip(form.iter_unpack(keys), _WORD.iter_unpack(values), strict=True):
         if number in _NAME:  # else no packet finds it
-            listener = Listener(
-                version=version,
-                address=int.from_bytes(address, "big"),
-                protocol=_NAME[number],
-                port=int.from_bytes(port, "big"),
-                mark=mark,
-                secondary=bool(word & abi.LISTENER_SECONDARY),
-            )
-            yield listener, word
+            kind = SecondaryListener if word & abi.LISTENER_SECONDARY else Listener
+            place = int.from_bytes(address, "big")
+            yield kind(version, place, _NAME[number], int.from_bytes(port, "big"), mark), word
 
 
 def listener_packed(listener: Listener) -> bytes:

@@ -9,7 +9,6 @@ import ctypes
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import convert, maps
@@ -49,7 +48,7 @@ class ListenerMaps:
         words = dict(self._words())
         self._elements = Counter(one.version for one in words)
         marked = (one for one, word in words.items() if one.mark and word & abi.LISTENER_RULE)
-        self._marked = Counter(replace(one, mark=0) for one in marked)
+        self._marked = Counter(one._replace(mark=0) for one in marked)
         return [listener for listener, _ in _found_in(words)]
 
     def put_all(self, ops: Sequence[PutListener], undo: list[_Undo]) -> list[Listener]:
@@ -103,7 +102,7 @@ class ListenerMaps:
             self._change(listener, before, word | (before & abi.LISTENER_MARKED), undo)
             return bool(before & abi.LISTENER_RULE)
         self._change(listener, before, word, undo)
-        base = replace(listener, mark=0)
+        base = listener._replace(mark=0)
         # One that somebody else wrote was never counted.
         self._marked[base] = max(0, self._marked[base] + bool(rule) - bool(before))
         marked = abi.LISTENER_MARKED if self._marked[base] else 0
@@ -134,7 +133,7 @@ class ListenerMaps:
 
 def _found_in(words: Mapping[Listener, int]) -> Iterator[tuple[Listener, RuleId]]:
     for listener, word in words.items():
-        found = not listener.mark or words.get(replace(listener, mark=0), 0) & abi.LISTENER_MARKED
+        found = not listener.mark or words.get(listener._replace(mark=0), 0) & abi.LISTENER_MARKED
         if found and word & abi.LISTENER_RULE:
             yield listener, RuleId(word & abi.LISTENER_RULE)
 

@@ -236,7 +236,7 @@ class FakeDataPlane:
 
         ``hashed`` stands for the 32-bit hash of the flow, ``now`` is the time in seconds.
         """
-        rule = self._listeners.get(listener, self._listeners.get(replace(listener, mark=0)))
+        rule = self._listeners.get(listener, self._listeners.get(listener._replace(mark=0)))
         if rule is None:
             self._reasons["pass_not_service"] += 1
             return None
