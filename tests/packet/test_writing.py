@@ -3,7 +3,6 @@
 
 import errno
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 import pytest
@@ -106,7 +105,7 @@ def test_maps_that_are_full_say_which_option_to_raise(data_plane: BpfDataPlane) 
     assert caught.value.errno == errno.E2BIG
     data_plane.apply(many[:32])
 
-    ports = [PutListener(listener=replace(many[0].listener, port=port), rule=RULE) for port in range(1, 66)]
+    ports = [PutListener(listener=many[0].listener._replace(port=port), rule=RULE) for port in range(1, 66)]
     with pytest.raises(KernelError, match=r"E2BIG .*raise --listeners"):
         data_plane.apply(ports)
     assert data_plane.observe().listeners == {one.listener: RULE for one in many[:32]}

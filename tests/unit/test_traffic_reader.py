@@ -83,5 +83,5 @@ def test_an_endpoint_new_in_its_slot_begins_at_zero() -> None:
     kernel.alive = False
 
     assert kernel.read().packets == 10
-    kernel.reader.forget(AT)
+    kernel.reader.forget([AT])
     assert kernel.read().packets == 0

@@ -38,6 +38,7 @@ _RULE = struct.Struct("=IIIIBBBBI")
 _ENDPOINT = struct.Struct("=16s16sI2sBB")
 _FAMILY = abi.Endpoint.family.offset
 _NO_ADDRESS = bytes(16)
+_FULL_SHARE, _SHARE_SHIFT = abi.FULL_SHARE, abi.SHARE_SHIFT
 _MODES = {int(mode): mode for mode in Mode}
 _SELECTIONS = {int(selection): selection for selection in Selection}
 _FLAGS = [EndpointFlags(bits) for bits in range(1 << abi.SHARE_SHIFT)]
@@ -144,22 +145,23 @@ def link_to_value(port: Port) -> bytes:
 def endpoint_to_value(entry: EndpointEntry) -> bytes:
     """Return the element of the endpoint array."""
     address, source = entry.address, entry.source
-    share = entry.share % abi.FULL_SHARE << abi.SHARE_SHIFT
+    four = type(address) is IPv4Address
     return _ENDPOINT.pack(
-        address.packed,
+        int(address).to_bytes(4 if four else 16, "big"),
         source.packed if source is not None else b"",
         entry.rule,
         entry.port.to_bytes(2, "big"),
-        int(entry.flags) | share,
-        address.version,
+        int(entry.flags) | entry.share % _FULL_SHARE << _SHARE_SHIFT,
+        4 if four else 6,
     )
 
 
-def endpoint_packed(value: bytes) -> bytes | None:
-    """Return the address in an element of the endpoint array; None in an unused one."""
-    if not value or not value[_FAMILY]:
-        return None
-    return value[:4] if value[_FAMILY] == 4 else value[:16]
+def endpoints_packed(data: bytes) -> Iterator[bytes]:
+    """Return the addresses in elements of the endpoint array that follow each other; none in unused ones."""
+    for place, family in enumerate(data[_FAMILY :: _ENDPOINT.size]):
+        if family:
+            start = place * _ENDPOINT.size
+            yield data[start : start + (4 if family == 4 else 16)]
 
 
 def endpoints_from_values(data: bytes) -> Iterator[EndpointEntry | None]:

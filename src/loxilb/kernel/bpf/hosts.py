@@ -9,6 +9,7 @@ quicker to look up than address objects.
 
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 from loxilb.kernel import abi
@@ -85,8 +86,8 @@ class HostIndex:
 
     def add_services(self, addresses: Iterable[bytes]) -> None:
         """Note one more listener on each address."""
-        for address in addresses:
-            if self._add(self._services, address):
+        for address, listeners in Counter(addresses).items():
+            if self._add(self._services, address, listeners):
                 self._count_bit(address, 1)
 
     def drop_services(self, addresses: Iterable[bytes]) -> None:
@@ -97,8 +98,8 @@ class HostIndex:
 
     def add_endpoints(self, addresses: Iterable[bytes]) -> None:
         """Note one more endpoint at each address."""
-        for address in addresses:
-            self._add(self._endpoints, address)
+        for address, endpoints in Counter(addresses).items():
+            self._add(self._endpoints, address, endpoints)
 
     def drop_endpoints(self, addresses: Iterable[bytes]) -> None:
         """Note one endpoint less at each address."""
@@ -122,10 +123,10 @@ class HostIndex:
         if not before or not self._bits[bit]:
             self._stale_words.add(bit // _WORD_BITS)
 
-    def _add(self, users: dict[bytes, int], address: bytes) -> bool:
-        """Count one user more; tells whether it is the first."""
+    def _add(self, users: dict[bytes, int], address: bytes, more: int) -> bool:
+        """Count so many more users; tells whether they are the first."""
         present = users.get(address, 0)
-        users[address] = present + 1
+        users[address] = present + more
         if not present:
             self._stale.add(address)
         return not present

@@ -209,28 +209,48 @@ class ArrayView:
             end = min(at + _PART, length)
             self._memory[at:end] = other.read(at, end - at)
 
-    def put(self, elements: Sequence[tuple[int, bytes]], undo: list[Callable[[], None]]) -> None:
-        """Write whole elements in this order, neighbours at once; adds what undoes it.
+    def get(self, indexes: Sequence[int]) -> bytes:
+        """Return whole elements one after the other; raises KernelError for an index beyond the end."""
+        self._check(indexes)
+        stride = self.stride
+        return b"".join(
+            self.read(indexes[start] * stride, (end - start) * stride) for start, end in _neighbours(indexes)
+        )
 
-        Raises KernelError for an index beyond the end, and has written nothing then.
+    def put(self, indexes: Sequence[int], elements: bytes, undo: list[Callable[[], None]]) -> None:
+        """Write whole elements, which follow each other in ``elements``, in this order; adds what undoes it.
+
+        Neighbours are written at once. Raises KernelError for an index beyond the end, and has written nothing then.
         """
-        beyond = next((at for at, _ in elements if not 0 <= at < self.entries), None)
-        if beyond is not None:
-            raise KernelError("write to an array", errno.E2BIG, detail=f"no element {beyond}")
-        start = 0
-        for end in range(1, len(elements) + 1):
-            if end == len(elements) or elements[end][0] != elements[end - 1][0] + 1:
-                self._put_neighbours(elements[start:end], undo)
-                start = end
+        self._check(indexes)
+        for start, end in _neighbours(indexes):
+            self._put_neighbours(indexes[start], elements[start * self.stride : end * self.stride], undo)
 
-    def _put_neighbours(self, elements: Sequence[tuple[int, bytes]], undo: list[Callable[[], None]]) -> None:
-        offset = elements[0][0] * self.stride
-        data = b"".join(value for _, value in elements)
-        before = self.read(offset, len(data))
+    def _check(self, indexes: Sequence[int]) -> None:
+        if indexes and (min(indexes) < 0 or max(indexes) >= self.entries):
+            beyond = next(at for at in indexes if not 0 <= at < self.entries)
+            raise KernelError("reach into an array", errno.E2BIG, detail=f"no element {beyond}")
+
+    def _put_neighbours(self, first: int, elements: bytes, undo: list[Callable[[], None]]) -> None:
+        offset = first * self.stride
+        before = self.read(offset, len(elements))
         undo.append(lambda: self.write(offset, before))
-        self.write(offset, data)
+        self.write(offset, elements)
 
     def close(self) -> None:
         """Unmap; where somebody still has a view of :attr:`memory`, as soon as that is gone."""
         with suppress(BufferError):
             self._memory.close()
+
+
+def _neighbours(indexes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Return the places in ``indexes`` between which each is one more than the one before it."""
+    count = len(indexes)
+    if count and indexes[-1] == indexes[0] + count - 1 and list(indexes) == list(range(indexes[0], indexes[-1] + 1)):
+        yield 0, count  # as nearly always where there are many
+        return
+    start = 0
+    for end in range(1, count + 1):
+        if end == count or indexes[end] != indexes[end - 1] + 1:
+            yield start, end
+            start = end

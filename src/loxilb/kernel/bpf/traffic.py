@@ -40,9 +40,10 @@ class TrafficReader:
         self._reported = {EndpointId(at): self._at_least(EndpointId(at), ended, live) for at in endpoints}
         return dict(self._reported)
 
-    def forget(self, endpoint: EndpointId) -> None:
-        """Begin at zero for an endpoint that is new in its slot."""
-        self._reported.pop(endpoint, None)
+    def forget(self, endpoints: Iterable[EndpointId]) -> None:
+        """Begin at zero for endpoints that are new in their slots."""
+        for endpoint in endpoints if self._reported else ():
+            self._reported.pop(endpoint, None)
 
     def _at_least(self, endpoint: EndpointId, ended: bytes, live: bytes) -> Counter:
         """Return what is known to have been, or what was reported before where that is more."""

@@ -8,7 +8,8 @@ once, hash maps in batches. So a hundred thousand services take as many seconds 
 import contextlib
 import ctypes
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -41,7 +42,8 @@ _Step = Callable[[Sequence[Any], list[_Undo]], None]
 _NO_ENDPOINT = bytes(ctypes.sizeof(abi.Endpoint))
 _NO_RULE = bytes(ctypes.sizeof(abi.Rule))
 _NO_TRAFFIC = bytes(ctypes.sizeof(abi.Traffic))
-_STATE = struct.Struct("=iIII")
+_EPOCH, _STATE_WORDS = abi.EndpointState.epoch.offset // 4, ctypes.sizeof(abi.EndpointState) // 4
+_POSITION = abi.RuleState.position.offset // 4
 
 
 class ConfigurationWriter:
@@ -102,34 +104,33 @@ class ConfigurationWriter:
     def _put_endpoints(self, ops: Sequence[PutEndpoint], undo: list[_Undo]) -> None:
         fresh = [op.endpoint for op in ops if op.fresh]
         if fresh:
-            self._views["traffic"].put([(at, _NO_TRAFFIC) for at in fresh], undo)
-            self._views["endpoint_states"].put(self._new_states(fresh), undo)
-        self._write_endpoints([(op.endpoint, convert.endpoint_to_value(op.entry)) for op in ops], undo)
+            self._views["traffic"].put(fresh, _NO_TRAFFIC * len(fresh), undo)
+            self._views["endpoint_states"].put(fresh, self._new_states(fresh), undo)
+        values = [convert.endpoint_to_value(op.entry) for op in ops]
+        self._write_endpoints([op.endpoint for op in ops], values, undo)
 
     def _drop_endpoints(self, ops: Sequence[DropEndpoint], undo: list[_Undo]) -> None:
-        self._write_endpoints([(op.endpoint, _NO_ENDPOINT) for op in ops], undo)
+        self._write_endpoints([op.endpoint for op in ops], [_NO_ENDPOINT] * len(ops), undo)
 
-    def _write_endpoints(self, elements: Sequence[tuple[int, bytes]], undo: list[_Undo]) -> None:
+    def _write_endpoints(self, slots: Sequence[EndpointId], values: Sequence[bytes], undo: list[_Undo]) -> None:
         """Write endpoints; their addresses are known before, and those they replace are forgotten after."""
-        view, now, before = self._views["endpoints"], dict[int, bytes](), list[bytes]()
-        for at, value in elements:
-            # An index beyond the end reads as nothing here, and is refused below before anything is written.
-            before.append(now.get(at) or view.read(at * view.stride, len(value)))
-            now[at] = value
-        self._hosts.add_endpoints(_packed(value for _, value in elements))
+        view = self._views["endpoints"]
+        if len(set(slots)) < len(slots):  # one is replaced that is new itself
+            for slot, value in zip(slots, values, strict=True):
+                self._write_endpoints([slot], [value], undo)
+            return
+        before, after = view.get(slots), b"".join(values)
+        self._hosts.add_endpoints(convert.endpoints_packed(after))
         self._hosts.flush()
-        view.put(elements, undo)
-        self._hosts.drop_endpoints(_packed(before))
+        view.put(slots, after, undo)
+        self._hosts.drop_endpoints(convert.endpoints_packed(before))
 
-    def _new_states(self, slots: Sequence[EndpointId]) -> list[tuple[int, bytes]]:
+    def _new_states(self, slots: Sequence[EndpointId]) -> bytes:
         """Return states of endpoints new in their slots: what was counted for those before is not taken off them."""
-        view = self._views["endpoint_states"]
-        found = list[tuple[int, bytes]]()
-        for at in slots:
-            before = view.read(at * view.stride, _STATE.size)
-            epoch = _STATE.unpack(before)[1] if before else 0
-            found.append((at, _STATE.pack(0, (epoch + 1) & 0xFFFFFFFF, 0, 0)))
-        return found
+        before = array("I", self._views["endpoint_states"].get(slots))
+        after = array("I", bytes(len(before) * before.itemsize))
+        after[_EPOCH::_STATE_WORDS] = array("I", [(one + 1) & 0xFFFFFFFF for one in before[_EPOCH::_STATE_WORDS]])
+        return after.tobytes()
 
     def _put_rings(self, ops: Sequence[PutRing], _undo: list[_Undo]) -> None:
         # No rule points there yet, so there is nothing to swap at once or to take back.
@@ -143,21 +144,22 @@ class ConfigurationWriter:
 
     def _put_rules(self, ops: Sequence[PutRule], undo: list[_Undo]) -> None:
         self._restart_positions([op.rule for op in ops if op.fresh], undo)
-        self._views["rules"].put([(op.rule, convert.rule_to_value(op.entry, self._clock)) for op in ops], undo)
+        values = [convert.rule_to_value(op.entry, self._clock) for op in ops]
+        self._views["rules"].put([op.rule for op in ops], b"".join(values), undo)
 
     def _drop_rules(self, ops: Sequence[DropRule], undo: list[_Undo]) -> None:
-        self._views["rules"].put([(op.rule, _NO_RULE) for op in ops], undo)
+        self._views["rules"].put([op.rule for op in ops], _NO_RULE * len(ops), undo)
 
     def _restart_positions(self, rules: Sequence[RuleId], undo: list[_Undo]) -> None:
         """Restart round robin. Flows of a rule that had the id before still count themselves off beside it."""
         view = self._views["rule_states"]
+        positions = array("I", view.get(rules))[_POSITION :: view.stride // 4]
         moved = list[tuple[int, bytes]]()
         undo.append(lambda: _write_back(view, moved))
-        for rule in rules:
+        for rule, position in zip(rules, positions, strict=True) if any(positions) else ():
             offset = rule * view.stride + abi.RuleState.position.offset
-            before = view.read(offset, 4)
-            if any(before):
-                moved.append((offset, before))
+            if position:
+                moved.append((offset, view.read(offset, 4)))
                 view.write(offset, bytes(4))
 
     def _put_listeners(self, ops: Sequence[PutListener], undo: list[_Undo]) -> None:
@@ -191,11 +193,6 @@ class ConfigurationWriter:
             maps.update(self._descriptors["sources"], key, value, f"allow {network}")
         else:
             maps.delete(self._descriptors["sources"], key, f"stop allowing {network}")
-
-
-def _packed(values: Iterable[bytes]) -> list[bytes]:
-    """Return the addresses in elements of the endpoint array, without those that are not used."""
-    return [address for address in map(convert.endpoint_packed, values) if address]
 
 
 def _write_back(view: ArrayView, moved: Sequence[tuple[int, bytes]]) -> None:
