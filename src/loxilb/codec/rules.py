@@ -36,7 +36,9 @@ _MODES = {int(mode): mode for mode in Mode}
 _SELECTIONS = {int(selection): selection for selection in Selection}
 
 _PROTOCOLS = {protocol.value: protocol for protocol in L4Protocol}
-_LOSSES = {policy.value: policy for policy in LossPolicy} | {"": LossPolicy.RESET}
+_WORDS = {protocol: protocol.value for protocol in L4Protocol}
+_RESET = LossPolicy.RESET  # members of an Enum, and their values, are slow to name
+_LOSSES = {policy.value: policy for policy in LossPolicy} | {"": _RESET}
 
 # Many services have the same endpoints and probes, and a start reads them all: one object of each takes less time, and
 # less memory.
@@ -96,22 +98,23 @@ def entry_of(status: ServiceStatus) -> wire.LoadBalancerEntry:
 
 def body_of(service: Service) -> wire.LoadBalancerEntry:
     """Convert a service to the request that creates it."""
-    secondary = [wire.SecondaryAddress(secondary_ip=str(address)) for address in service.secondary_addresses]
-    sources = [wire.AllowedSource(prefix=str(network)) for network in service.allowed_sources]
+    secondary, sources = service.secondary_addresses, service.allowed_sources
     return wire.LoadBalancerEntry(
         service_arguments=_arguments_of(service),
-        secondary_ips=secondary or None,
-        allowed_sources=sources or None,
-        endpoints=[
-            wire.EndpointEntry(endpoint_ip=_text(one.address), target_port=one.port, weight=one.weight)
-            for one in service.endpoints
-        ],
+        secondary_ips=[wire.SecondaryAddress(secondary_ip=str(one)) for one in secondary] if secondary else None,
+        allowed_sources=[wire.AllowedSource(prefix=str(one)) for one in sources] if sources else None,
+        endpoints=list(map(_endpoint_body, service.endpoints)),
     )
+
+
+@lru_cache(maxsize=_CACHED)
+def _endpoint_body(one: Endpoint) -> wire.EndpointEntry:
+    return wire.EndpointEntry(endpoint_ip=str(one.address), target_port=one.port, weight=one.weight)
 
 
 def name_of(key: ServiceKey) -> str:
     """Return a text that no other service has: address, transport, ports, mark, host."""
-    return f"{_text(key.address)} {key.protocol.value} {key.port}-{key.port_max} {key.block} {key.host}"
+    return f"{_text(key.address)} {_WORDS[key.protocol]} {key.port}-{key.port_max} {key.block} {key.host}"
 
 
 def _endpoint_entry_of(view: EndpointView) -> wire.EndpointEntry:
@@ -233,15 +236,15 @@ def _arguments_of(service: Service) -> wire.ServiceArguments:
         private_ip=str(service.private_address or ""),
         port=key.port,
         port_max=key.port_max if key.port_max != key.port else 0,
-        protocol=key.protocol.value,
-        sel=service.selection.value,
-        mode=service.mode.value,
+        protocol=_WORDS[key.protocol],
+        sel=int(service.selection),
+        mode=int(service.mode),
         bgp=service.bgp,
         monitor=service.monitor,
         inactive_timeout=service.timeout,
         persist_timeout=service.persist_timeout,
         half_open_limit=service.half_open_limit,
-        on_endpoint_loss=service.loss.value if service.loss is not LossPolicy.RESET else "",
+        on_endpoint_loss=service.loss.value if service.loss is not _RESET else "",
         drain_timeout=service.drain_timeout,
         slow_start=service.slow_start,
         block=key.block,

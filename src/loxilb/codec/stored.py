@@ -29,6 +29,8 @@ class Kind(Enum):
     STATE = "state"
     PARAMETER = "parameter"
 
+    __hash__ = object.__hash__
+
 
 class Name(NamedTuple):
     """What tells documents apart."""
@@ -46,8 +48,9 @@ _decode_rule = json.Decoder(wire.LoadBalancerEntry).decode
 
 def documents_of(changes: Changes) -> Iterator[tuple[Name, str | None]]:
     """Write ``changes``; None for what is taken away."""
+    kind = Kind.SERVICE
     for key, service in changes.services.items():
-        yield Name(Kind.SERVICE, name_of(key)), service_document(service) if service else None
+        yield Name(kind, name_of(key)), service_document(service) if service else None
     for name, endpoint in changes.endpoints.items():
         yield Name(Kind.ENDPOINT, name), wire.encode(endpoint_body(endpoint)).decode() if endpoint else None
     for name, state in changes.states.items():

@@ -16,6 +16,7 @@ from loxilb.services.store.failures import damaged, store_error
 from loxilb.services.store.schema import prepare
 
 _MEMORY = ":memory:"
+_WORDS = {kind: kind.value for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,18 +159,18 @@ class SqliteStore:
         before = "(SELECT document FROM objects WHERE kind = ?2 AND name = ?3)"
         self._connection.executemany(
             f"INSERT INTO changes VALUES (?1, ?2, ?3, {before})",
-            [(number, name.kind.value, name.text) for name in documents],
+            [(number, _WORDS[kind], text) for kind, text in documents],
         )
         self._put(documents)
 
     def _put(self, documents: Mapping[Name, str | None]) -> None:
         self._connection.executemany(
             "INSERT OR REPLACE INTO objects VALUES (?, ?, ?)",
-            ((name.kind.value, name.text, text) for name, text in documents.items() if text is not None),
+            [(_WORDS[kind], name, text) for (kind, name), text in documents.items() if text is not None],
         )
         self._connection.executemany(
             "DELETE FROM objects WHERE kind = ? AND name = ?",
-            ((name.kind.value, name.text) for name, text in documents.items() if text is None),
+            [(_WORDS[kind], name) for (kind, name), text in documents.items() if text is None],
         )
 
     def _prune(self) -> None:
