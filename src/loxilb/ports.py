@@ -303,6 +303,8 @@ class EditKind(Enum):
     ATTACH = 1
     DETACH = 2
 
+    __hash__ = object.__hash__
+
 
 class Edit(NamedTuple):
     """One of several things done with services as one write."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One line on what a write does, for those who read the history."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from loxilb.model import Service, ServiceKey
 from loxilb.model.revision import LOG_LEVEL, Changes
@@ -24,7 +24,7 @@ def _services(services: Mapping[ServiceKey, Service | None], present: Collection
     deleted = [key for key, one in services.items() if one is None]
     for verb, keys in (("create", created), ("change", changed), ("delete", deleted)):
         if keys:
-            yield f"{verb} {_named('service', [_text(key) for key in keys])}"
+            yield f"{verb} {_named('service', keys)}"
 
 
 def _others(changes: Changes) -> Iterator[str]:
@@ -40,11 +40,13 @@ def _others(changes: Changes) -> Iterator[str]:
         yield f"{_PARAMETERS.get(name, name)} {value or 'as started'}"
 
 
-def _named(what: str, names: list[str]) -> str:
-    return f"{what} {', '.join(names)}" if len(names) <= _LISTED else f"{len(names)} {what}s"
+def _named(what: str, names: Sequence[str] | Sequence[ServiceKey]) -> str:
+    return f"{what} {', '.join(map(_text, names))}" if len(names) <= _LISTED else f"{len(names)} {what}s"
 
 
-def _text(key: ServiceKey) -> str:
+def _text(key: ServiceKey | str) -> str:
+    if isinstance(key, str):
+        return key
     address = f"[{key.address}]" if key.address.version == 6 else str(key.address)
     ports = f"{key.port}" if key.port == key.port_max else f"{key.port}-{key.port_max}"
     return f"{address}:{ports}/{key.protocol.value}" + (f" {key.host}" if key.host else "")

@@ -2,7 +2,7 @@
 """What is known of the health of endpoints, and which services use them."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from loxilb.model import Service, ServiceKey
 from loxilb.model.probe import Availability, EndpointKey, HostState
@@ -12,7 +12,6 @@ _SAID = {
     HostState.YELLOW: Availability.DRAINING,
     HostState.RED: Availability.OUT,
 }
-_NONE: frozenset[EndpointKey] = frozenset()
 
 
 def said(states: Mapping[str, HostState]) -> dict[EndpointKey, Availability]:
@@ -28,21 +27,21 @@ class HealthBook:
         """Start with every endpoint up and no service."""
         self.states: dict[EndpointKey, Availability] = {}
         self._users: defaultdict[EndpointKey, set[ServiceKey]] = defaultdict(set)
-        self._used: dict[ServiceKey, frozenset[EndpointKey]] = {}
+        self._services: dict[ServiceKey, Service] = {}
 
     def follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
         """Note which endpoints the services use now (None: none)."""
         for key, service in changes.items():
-            before = self._used.pop(key, _NONE)
-            after = frozenset([EndpointKey.of(service, one) for one in service.endpoints]) if service else _NONE
-            if after:
-                self._used[key] = after
-            for gone in before - after:
-                self._users[gone].discard(key)
-                if not self._users[gone]:
-                    del self._users[gone]
-            for new in after - before:
-                self._users[new].add(key)
+            before, after = _used(self._services.pop(key, None)), _used(service)
+            if service:
+                self._services[key] = service
+            for gone in before:
+                if gone not in after:
+                    self._users[gone].discard(key)
+                    if not self._users[gone]:
+                        del self._users[gone]
+            for one in after:
+                self._users[one].add(key)
 
     def put(self, changes: Mapping[EndpointKey, Availability]) -> dict[EndpointKey, Availability]:
         """Note the states of endpoints; returns what they were."""
@@ -57,3 +56,7 @@ class HealthBook:
     def users(self, keys: Iterable[EndpointKey]) -> set[ServiceKey]:
         """Return the services that use any of ``keys``."""
         return set().union(*(self._users.get(key, ()) for key in keys))
+
+
+def _used(service: Service | None) -> Collection[EndpointKey]:
+    return dict.fromkeys([EndpointKey.of(service, one) for one in service.endpoints]) if service else ()

@@ -22,10 +22,10 @@ def vips_of(service: Service) -> tuple[IPAddress, ...]:
     Not the unspecified address, and none for services whose name contains ``ipvs`` or ``static``: somebody
     else takes care of their addresses.
     """
-    if any(word in service.name for word in _FOREIGN_NAMES):
+    if service.name and any(word in service.name for word in _FOREIGN_NAMES):
         return ()
     addresses = (service.data_address, *service.secondary_addresses)
-    return tuple(address for address in addresses if not address.is_unspecified)
+    return tuple([address for address in addresses if not address.is_unspecified])
 
 
 class VipBook:

@@ -16,7 +16,6 @@ from loxilb.model.probe import (
     Availability,
     EndpointKey,
     EndpointStatus,
-    HealthCheck,
     HostState,
     MonitoredEndpoint,
     ProbeKind,
@@ -51,7 +50,7 @@ class HealthService:
         self._journal = journal
         self._prober = prober
         self._records: dict[str, Record] = {}
-        self._used: dict[ServiceKey, Mapping[EndpointKey, HealthCheck]] = {}
+        self._services: dict[ServiceKey, Service] = {}
         self._pending: dict[EndpointKey, Availability] = {}
         self._wake = wake
         self._delivered = asyncio.Event()
@@ -85,15 +84,15 @@ class HealthService:
         before: dict[str, Probed | None] = {}
         for key, service in changes.items():
             checks = checks_of(service) if service else {}
-            left = self._used.pop(key, None)
-            for gone in left.keys() - checks.keys() if left else ():
+            old = self._services.pop(key, None)
+            for gone in checks_of(old).keys() - checks.keys() if old else ():
                 self._touched(gone, before).leave(key)
             for used, check in checks.items():
                 record = self._records.get(used.name)
                 if record is None or not record.join(key, check):
                     self._touched(used, before).use(key, check)
-            if checks:
-                self._used[key] = checks
+            if service:
+                self._services[key] = service
         for name, probed in before.items():
             self._revise(self._records[name], probed)
 
