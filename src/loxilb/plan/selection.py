@@ -79,4 +79,6 @@ def ring_of(
     ``shares`` (in FULL_SHARE parts; all in full unless given) are those of endpoints that start slowly: rr and priority
     put them less often into the slice, lc heeds the shares in the entries of the endpoints.
     """
-    return tuple(map(ids.__getitem__, _SELECTIONS[selection](endpoints, shares or [FULL_SHARE] * len(endpoints))))
+    places = _SELECTIONS[selection](endpoints, shares or [FULL_SHARE] * len(endpoints))
+    # All of them in turn, as most often: the ids as they are.
+    return tuple(ids) if isinstance(places, range) else tuple(map(ids.__getitem__, places))
