@@ -304,6 +304,8 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
     The namespace is entered before anything has a thread. Raises LoxilbError when it cannot start.
     """
     gc.set_threshold(*_COLLECTED)
+    gc.collect()
+    gc.disable()  # until it serves: what a start makes stays
     level = LogLevel(settings.log_level)
     configure(level, settings.log_format)
     raise_descriptors()
@@ -353,6 +355,7 @@ async def _serve(daemon: Daemon, ready: Callable[[str], None]) -> None:
     release, manager = version("loxilb"), Manager()
 
     def tell(what: str) -> None:
+        gc.enable()
         manager.ready(what)
         ready(f"loxilb {release} ready in {_age():.1f} s: {what}")
 

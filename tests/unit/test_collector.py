@@ -39,6 +39,20 @@ def test_what_nobody_holds_is_freed_before() -> None:
         gc.unfreeze()
 
 
+def test_where_it_is_off_nobody_looks() -> None:
+    """A start has it off from its beginning: it may have read very many services already."""
+    gc.disable()
+    garbage = ref(Ring())
+    try:
+        with without_collector(MANY):
+            pass
+        assert garbage() is not None
+        assert not gc.isenabled()
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
 def test_a_small_change_is_left_alone() -> None:
     """It is over before the collector would come."""
     with without_collector(1):

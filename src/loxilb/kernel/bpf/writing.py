@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -93,13 +93,8 @@ class ConfigurationWriter:
 
     def index(self) -> None:
         """Make the address index, and the count of marks, agree with what is programmed; raises KernelError."""
-        self._hosts.rebuild(map(convert.listener_packed, self._listeners.index()), self._endpoint_addresses())
-
-    def _endpoint_addresses(self) -> Iterator[bytes]:
-        view = self._views["endpoints"]
-        for family, size in ((4, 4), (6, 16)):
-            for at in view.indexes(abi.Endpoint.family.offset, family):
-                yield view.read(at * view.stride, size)
+        endpoints = convert.endpoints_packed(self._views["endpoints"].whole())
+        self._hosts.rebuild(map(convert.listener_packed, self._listeners.index()), endpoints)
 
     def _put_endpoints(self, ops: Sequence[PutEndpoint], undo: list[_Undo]) -> None:
         fresh = [op.endpoint for op in ops if op.fresh]

@@ -14,13 +14,14 @@ def without_collector(count: int = _MANY) -> Iterator[None]:
 
     It would look at all of them again and again while they are made. Afterwards they count as permanent, so that later
     passes, which stop every thread, are over what came since. What is no part of a cycle is freed all the same; cycles
-    that nobody holds are, before: they would be permanent, too.
+    that nobody holds are, before: they would be permanent, too. Whoever has switched it off has seen to that.
     """
     if count < _MANY:
         yield
         return
     was_enabled = gc.isenabled()
-    gc.collect()
+    if was_enabled:
+        gc.collect()
     gc.disable()
     try:
         yield
