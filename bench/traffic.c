@@ -361,30 +361,31 @@ static int error_of(int fd)
 	return error ? error : EPIPE;
 }
 
-/* One step of a connection: send the request, or read on. Returns 1 at its end, a negative error number when it failed. */
-static int step(int epoll, const struct epoll_event *event)
+/* One step of a connection: send the request, or read on. Returns 1 at its end, a negative error number when it failed.
+ * answered: bytes of the answer so far, by descriptor. */
+static int step(int epoll, const struct epoll_event *event, ssize_t *answered)
 {
 	int fd = event->data.fd;
+	ssize_t got;
 
 	if (event->events & EPOLLERR)
 		return -error_of(fd);
 	if (event->events & EPOLLOUT) {
 		memset(buffer, CLOSE, REQUEST);
+		answered[fd] = 0;
 		return write(fd, buffer, REQUEST) < 0 ? -errno : watch(epoll, fd, EPOLLIN, EPOLL_CTL_MOD);
 	}
-	switch (read(fd, buffer, sizeof(buffer))) {
-	case 0:
-		return 1;
-	case -1:
-		return -errno;
-	default:
-		return 0;
-	}
+	got = read(fd, buffer, sizeof(buffer));
+	if (!got)
+		return answered[fd] == REQUEST ? 1 : -EPIPE;
+	answered[fd] += got;
+	return got < 0 ? -errno : 0;
 }
 
 static void close_each(struct targets *to, int64_t end, struct result *r)
 {
 	static int64_t started[DESCRIPTORS];
+	static ssize_t answered[DESCRIPTORS];
 	struct epoll_event events[EVENTS];
 	int epoll = epoll_create1(0), active = 0;
 
@@ -402,7 +403,7 @@ static void close_each(struct targets *to, int64_t end, struct result *r)
 		if (ready <= 0)
 			break;
 		for (int i = 0; i < ready; i++) {
-			int fd = events[i].data.fd, ended = step(epoll, &events[i]);
+			int fd = events[i].data.fd, ended = step(epoll, &events[i], answered);
 
 			if (!ended)
 				continue;

@@ -167,3 +167,17 @@ def test_resets_of_many_at_a_time_are_counted(tool: Path, listener: socket.socke
         found = reported(client)
 
     assert found["errors"] >= found["resets"] >= count
+
+
+def test_many_at_a_time_that_are_not_answered_have_failed(tool: Path, listener: socket.socket) -> None:
+    """However orderly their connections end."""
+    count = 50
+    with ExitStack() as stack, running(tool, "close", port_of(listener), "600", "127.0.0.1") as client:
+        for _ in range(count):
+            close_in_order(accepted(listener, stack))
+        client.terminate()
+        listener.close()
+        found = reported(client)
+
+    assert found["count"] == 0
+    assert found["errors"] >= count
