@@ -21,7 +21,6 @@ from loxilb.model import (
     Service,
     ServiceKey,
 )
-from loxilb.model.address import only
 from loxilb.model.service import NO_PROBE
 from loxilb.ports import Edit, EditKind, EndpointView, ServiceStatus
 
@@ -148,8 +147,8 @@ def _address(text: str) -> IPAddress:
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             raise ValueError(f"{text!r} has a zone")
-        return only(address.ipv4_mapped or address)
-    return only(address)
+        return address.ipv4_mapped or address
+    return address
 
 
 def protocol_of(text: str, field: str) -> L4Protocol:

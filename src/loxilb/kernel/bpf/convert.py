@@ -23,7 +23,6 @@ from loxilb.model import (
     Port,
     Selection,
 )
-from loxilb.model.address import only
 from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId, SecondaryListener
 from loxilb.model.service import PROTOCOLS
 
@@ -55,7 +54,7 @@ def _packed(address: IPAddress) -> bytes:
 @lru_cache(maxsize=1 << 16)
 def _unpacked(raw: bytes, version: int) -> IPAddress:
     """Read an address; many services have the same endpoints."""
-    return only(_address(raw, version))
+    return _address(raw, version)
 
 
 def _address(raw: Iterable[int], version: int) -> IPAddress:
