@@ -45,9 +45,9 @@ def dropped(reason: str = "drop_source", interface: int = 2) -> DroppedPacket:
 class Scene:
     """A watch over a fake."""
 
-    def __init__(self, quiet: float = 5.0) -> None:
+    def __init__(self, quiet: float = 5.0, look: float = 0.01) -> None:
         self.drops = FakeDataPlane().drops
-        self.watch = DropWatch(self.drops, lambda index: "eth0" if index == 2 else "", look=0.01, quiet=quiet)
+        self.watch = DropWatch(self.drops, lambda index: "eth0" if index == 2 else "", look=look, quiet=quiet)
 
     async def first(self, watching: AsyncGenerator[DropReport, None]) -> DropReport:
         return await asyncio.wait_for(anext(watching), 5)
@@ -126,7 +126,7 @@ def test_who_is_too_slow_loses_and_is_told() -> None:
         assert seen[-1].lost > 0
         await watching.aclose()
 
-    play(scene)
+    play(scene, look=0.0001)  # so that it is looked for what was lost when they come
 
 
 def test_a_quiet_watch_shows_that_it_lives() -> None:

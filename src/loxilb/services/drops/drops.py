@@ -94,7 +94,7 @@ class DropWatch:
                 return await asyncio.wait_for(watcher.queue.get(), self._look)
             except TimeoutError:
                 lost = (self._reporter.lost() - watcher.lost_before) + watcher.overrun
-                if lost != watcher.told:
+                if lost != watcher.told and watcher.queue.empty():  # after those before them
                     watcher.told = lost
                     return DropReport(lost=lost)
         return DropReport(lost=watcher.told)
