@@ -8,7 +8,7 @@ Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``Measures
 Nothing here does I/O.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -395,7 +395,7 @@ class CheckedJournal(Journal, Protocol):
 
 
 class EndpointHealth(Protocol):
-    """What becomes of a verdict on endpoints.
+    """Who uses which endpoint, and what becomes of a verdict on one.
 
     ``found_down`` are those that took no new flow when a daemon took the data plane over, though no operator had said
     so: they are down until a probe says otherwise. Known before the first watcher is told of services.
@@ -409,6 +409,12 @@ class EndpointHealth(Protocol):
 
         Done in the kernel when it returns. Raises KernelError; nothing has changed then.
         """
+
+    async def used(self) -> Collection[EndpointKey]:
+        """Return every endpoint that a service uses."""
+
+    async def users(self, endpoint: EndpointKey) -> Sequence[ServiceKey]:
+        """Return the services that use an endpoint, in the order of their keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from loxilb.errors import KernelError
-from loxilb.model import IPAddress, Probe, Service
+from loxilb.model import IPAddress, Probe, Service, ServiceKey
 from loxilb.model.probe import Availability, EndpointKey, HealthCheck, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import Author, Changes
 from loxilb.services.health import HealthService, Outcome
@@ -70,6 +70,7 @@ class Stage:
         )
         self.reconciler.add("health", self.health.deliver)
         self.found_down: frozenset[EndpointKey] = frozenset()
+        self.services: dict[ServiceKey, Service] = {}
 
     @property
     def now(self) -> float:
@@ -92,12 +93,22 @@ class Stage:
         self.health.changed(changes)
         await asyncio.sleep(0)
 
+    async def used(self) -> set[EndpointKey]:
+        return {EndpointKey.of(one, endpoint) for one in self.services.values() for endpoint in one.endpoints}
+
+    async def users(self, endpoint: EndpointKey) -> list[ServiceKey]:
+        using = {key: {EndpointKey.of(one, used) for used in one.endpoints} for key, one in self.services.items()}
+        return [key for key, endpoints in using.items() if endpoint in endpoints]
+
     async def use(self, *services: Service) -> None:
         """Report services; returns when that has been taken in."""
+        self.services |= {one.key: one for one in services}
         self.health.services_changed({one.key: one for one in services})
         await asyncio.sleep(0.001)
 
     async def drop(self, *services: Service) -> None:
+        for one in services:
+            self.services.pop(one.key, None)
         self.health.services_changed(dict.fromkeys(one.key for one in services))
         await asyncio.sleep(0.001)
 

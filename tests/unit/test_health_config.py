@@ -246,3 +246,23 @@ def test_whatever_happens_to_endpoints_every_moment_is_right(steps):
             state = known.get(EndpointKey(entry.address, "tcp", entry.port), UP)
             assert (EndpointFlags.LIVE in entry.flags) == (state is not DOWN)
             assert entry.takes_flows == (state is UP)
+
+
+def test_who_uses_an_endpoint_is_known_whenever_it_is_asked():
+    """After many changes as after one; an endpoint without a service is used by nobody."""
+
+    async def scene(stage: Stage) -> None:
+        first, second = key(port=1), key(port=2)
+        for port in (2, 1, 3):
+            await stage.service.put(service(of=key(port=port)))
+        await stage.service.delete(key(port=3))
+        assert (await stage.service.users(at(1)), await stage.service.used()) == (
+            [first, second],
+            {at(1), at(2), at(3)},
+        )
+        await stage.service.put(service(("31.31.31.1,8080", "32.32.32.1,9"), of=second))
+        await stage.service.delete(first)
+        assert (await stage.service.users(at(1)), await stage.service.used()) == ([second], {at(1), at(2, 9)})
+        assert await stage.service.users(at(2)) == []
+
+    play(scene)

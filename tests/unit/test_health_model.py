@@ -86,14 +86,10 @@ def test_unknown_words_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "kind", "port"),
     [
-        ({}, ProbeKind.NONE, 8080),
         ({"monitor": True}, ProbeKind.TCP, 8080),
         ({"monitor": True, "of": key(protocol=L4Protocol.UDP)}, ProbeKind.PING, 0),
         ({"mode": Mode.ONEARM}, ProbeKind.TCP, 8080),
         ({"mode": Mode.FULLNAT}, ProbeKind.TCP, 8080),
-        ({"mode": Mode.FULLNAT, "probe": Probe(kind="none")}, ProbeKind.NONE, 8080),
-        ({"monitor": True, "probe": Probe(kind="none")}, ProbeKind.NONE, 8080),
-        ({"probe": Probe(kind="tcp", port=9)}, ProbeKind.NONE, 8080),
         ({"monitor": True, "probe": Probe(kind="tcp", port=9)}, ProbeKind.TCP, 9),
         ({"monitor": True, "probe": Probe(kind="ping")}, ProbeKind.PING, 0),
         ({"monitor": True, "probe": Probe(kind="http")}, ProbeKind.HTTP, 8080),
@@ -104,6 +100,20 @@ def test_a_service_says_how_its_endpoints_are_checked(arguments, kind, port):
     (check,) = checks_of(service(PLAIN, **arguments)).values()
 
     assert (check.kind, check.port) == (kind, port)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"mode": Mode.FULLNAT, "probe": Probe(kind="none")},
+        {"monitor": True, "probe": Probe(kind="none")},
+        {"probe": Probe(kind="tcp", port=9)},
+    ],
+)
+def test_a_service_may_want_no_checks(arguments):
+    """Only the flag or the mode ask for them, and type none overrules both."""
+    assert checks_of(service(PLAIN, **arguments)) == {}
 
 
 def test_the_numbers_of_the_service_are_taken():

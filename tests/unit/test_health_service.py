@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from loxilb.errors import Conflict, InvalidRequest, NotFound
 from loxilb.model import Probe, ServiceKey
 from loxilb.model.probe import HealthCheck, HostState, ProbeKind
+from loxilb.model.revision import Changes
 from loxilb.ports import EndpointChoice
 from tests.support.probed import (
     DOWN,
@@ -43,10 +44,11 @@ def test_an_endpoint_of_thousands_of_services_costs_as_much_as_those_of_one():
 
     async def scene(stage: Stage) -> None:
         record = stage.health._record(at(ONE).name, at(ONE))
-        record.users = Counting()
-        await stage.use(*(service(("31.31.31.1,8080",), of=key(port=port)) for port in range(1, 2001)))
-        assert len(record.users) == 2000
-        await stage.drop(*(service(of=key(port=port)) for port in range(1, 2001)))
+        record.probing = Counting()
+        many = [service(("31.31.31.1,8080",), of=key(port=port), monitor=True) for port in range(1, 2001)]
+        await stage.use(*many)
+        assert len(record.probing) == 2000
+        await stage.drop(*many)
         assert await stage.names() == []
 
     run(scene)
@@ -84,6 +86,19 @@ def test_what_was_down_before_a_restart_is_up_with_the_first_success():
     stage = run(scene)
 
     assert [changes for _, changes in stage.told] == [{at(ONE): UP}]
+
+
+def test_what_was_down_stays_so_while_anybody_wants_it_probed():
+    """However many services come before the one that does."""
+
+    async def scene(stage: Stage) -> None:
+        stage.found_down = frozenset({at(ONE)})
+        stage.line.dead.add(ONE)
+        quiet = (service(of=key(port=port)) for port in range(1, 1500))
+        await stage.use(*quiet, replace(WATCHED, key=key(port=1500)), service(of=key(port=1501)))
+        await asyncio.sleep(5)
+
+    assert run(scene).told == []
 
 
 def test_what_was_down_and_is_probed_no_more_is_up():
@@ -389,6 +404,24 @@ def test_an_operator_may_take_endpoints_out(whole_host):
             seen.append({key.port: state for key, state in stage.states.items()})
         ports = (8080, 9) if whole_host else (8080,)
         assert seen == [dict.fromkeys(ports, state) for state in (OUT, DRAINING, UP)]
+
+    run(scene)
+
+
+def test_a_state_stays_when_the_last_probe_goes():
+    """And ends when the operator says so, or the journal, as nobody uses the endpoint any more."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.use(WATCHED)
+        await stage.health.set_host_state(ONE, HostState.RED, at(ONE))
+        await stage.use(replace(WATCHED, monitor=False))
+        assert stage.states == {at(ONE): OUT}
+        assert [one.state for one in await stage.health.endpoints()] == [HostState.RED, *[HostState.GREEN] * 2]
+        await stage.drop(WATCHED)
+        stage.health.changed(Changes(states={at(ONE).name: None}))
+        await asyncio.sleep(1)
+        assert stage.states == {at(ONE): UP}
+        assert await stage.names() == []
 
     run(scene)
 

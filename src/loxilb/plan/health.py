@@ -2,7 +2,6 @@
 """Which endpoints a service wants checked, and how."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 from loxilb.model import Endpoint, L4Protocol, Mode, Service
 from loxilb.model.probe import MAX_RETRIES, EndpointKey, HealthCheck, ProbeKind
@@ -19,19 +18,10 @@ def is_probed(service: Service) -> bool:
 
 
 def checks_of(service: Service) -> Mapping[EndpointKey, HealthCheck]:
-    """Return how ``service`` wants each of its endpoints checked; kind NONE where it does not."""
-    check = _check if is_probed(service) else _unchecked
-    return {EndpointKey.of(service, endpoint): check(service, endpoint) for endpoint in service.endpoints}
-
-
-def _unchecked(_service: Service, endpoint: Endpoint) -> HealthCheck:
-    return _no_check(endpoint.port)
-
-
-@lru_cache(maxsize=1 << 10)
-def _no_check(port: int) -> HealthCheck:
-    """Return the check of an endpoint that is none; one for all with this port."""
-    return HealthCheck(port=port)
+    """Return how ``service`` wants each of its endpoints checked; nothing where it does not."""
+    if not is_probed(service):
+        return {}
+    return {EndpointKey.of(service, endpoint): _check(service, endpoint) for endpoint in service.endpoints}
 
 
 def _check(service: Service, endpoint: Endpoint) -> HealthCheck:

@@ -21,27 +21,22 @@ def said(states: Mapping[str, HostState]) -> dict[EndpointKey, Availability]:
 
 
 class HealthBook:
-    """Endpoints that are not up, and the users of every endpoint."""
+    """Endpoints that are not up, and the users of every endpoint.
+
+    Most endpoints are never asked for. So who uses which is found out with the first question, and again where it has
+    changed with the next one: until then a change costs next to nothing.
+    """
 
     def __init__(self) -> None:
         """Start with every endpoint up and no service."""
         self.states: dict[EndpointKey, Availability] = {}
         self._users: defaultdict[EndpointKey, set[ServiceKey]] = defaultdict(set)
         self._services: dict[ServiceKey, Service] = {}
+        self._stale: dict[ServiceKey, Service | None] = {}
 
     def follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
-        """Note which endpoints the services use now (None: none)."""
-        for key, service in changes.items():
-            before, after = _used(self._services.pop(key, None)), _used(service)
-            if service:
-                self._services[key] = service
-            for gone in before:
-                if gone not in after:
-                    self._users[gone].discard(key)
-                    if not self._users[gone]:
-                        del self._users[gone]
-            for one in after:
-                self._users[one].add(key)
+        """Note which services there are now (None: deleted)."""
+        self._stale.update(changes)
 
     def put(self, changes: Mapping[EndpointKey, Availability]) -> dict[EndpointKey, Availability]:
         """Note the states of endpoints; returns what they were."""
@@ -55,7 +50,28 @@ class HealthBook:
 
     def users(self, keys: Iterable[EndpointKey]) -> set[ServiceKey]:
         """Return the services that use any of ``keys``."""
+        self._index()
         return set().union(*(self._users.get(key, ()) for key in keys))
+
+    def used(self) -> frozenset[EndpointKey]:
+        """Return every endpoint that a service uses."""
+        self._index()
+        return frozenset(self._users)
+
+    def _index(self) -> None:
+        """Note who uses what, of the services that have changed since the last time."""
+        for key, service in self._stale.items():
+            before, after = _used(self._services.pop(key, None)), _used(service)
+            if service:
+                self._services[key] = service
+            for gone in before:
+                if gone not in after:
+                    self._users[gone].discard(key)
+                    if not self._users[gone]:
+                        del self._users[gone]
+            for one in after:
+                self._users[one].add(key)
+        self._stale.clear()
 
 
 def _used(service: Service | None) -> Collection[EndpointKey]:

@@ -63,10 +63,6 @@ _Edit = Callable[[Service | None, Service], Service | None]
 _log = structlog.get_logger(__name__)
 
 
-def _nothing() -> None:
-    """Do nothing."""
-
-
 class ConfigurationService:
     """``loxilb.ports.Configuration``, ``EndpointHealth`` and ``Journal`` over data plane, addresses, links and store.
 
@@ -107,7 +103,7 @@ class ConfigurationService:
         self._health = HealthBook()
         self._steady = steady
         self._quiet = Quiet()
-        self._stirred: Callable[[], None] = _nothing
+        self._stirred: Callable[[], None] = lambda: None
         self._watchers: list[ServiceWatcher] = []
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="configuration")
 
@@ -215,6 +211,14 @@ class ConfigurationService:
         await self._run(self._set_availability, changes)
 
     # Reads
+
+    async def used(self) -> Collection[EndpointKey]:
+        """Return every endpoint that a service uses."""
+        return await self._run(self._health.used)
+
+    async def users(self, endpoint: EndpointKey) -> Sequence[ServiceKey]:
+        """Return the services that use an endpoint, in the order of their keys."""
+        return sorted(await self._run(self._health.users, (endpoint,)), key=key_order)
 
     async def services(self) -> Sequence[ServiceStatus]:
         """Return every service in the order of its key."""
@@ -354,7 +358,7 @@ class ConfigurationService:
         before = {key: self._desired.get(key) for key in changes}
         self._apply(planned)
         try:
-            self._vips.follow(_present(before), _present(changes))
+            self._vips.follow(before.values(), changes.values())
         except KernelError:
             self._restore(before)
             raise
@@ -492,7 +496,3 @@ class ConfigurationService:
 def _normal(changes: Changes) -> Changes:
     services = {key: normal(service) if service else None for key, service in changes.services.items()}
     return replace(changes, services=services)
-
-
-def _present(services: _Changes) -> list[Service]:
-    return [service for service in services.values() if service is not None]

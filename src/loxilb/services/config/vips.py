@@ -36,14 +36,14 @@ class VipBook:
         self._host = host
         self._services: Counter[IPAddress] = Counter()
 
-    def follow(self, before: Iterable[Service], after: Iterable[Service]) -> None:
-        """Hold what ``after`` needs anew and release what only ``before`` needed, all or none.
+    def follow(self, before: Iterable[Service | None], after: Iterable[Service | None]) -> None:
+        """Hold what ``after`` needs anew and release what only ``before`` needed, all or none; None needs nothing.
 
         Raises KernelError.
         """
         change: Counter[IPAddress] = Counter()
-        change.update(chain.from_iterable(map(vips_of, after)))
-        change.subtract(chain.from_iterable(map(vips_of, before)))
+        change.update(chain.from_iterable(map(vips_of, filter(None, after))))
+        change.subtract(chain.from_iterable(map(vips_of, filter(None, before))))
         new = [one for one, by in change.items() if by > 0 and one not in self._services]
         gone = [one for one, by in change.items() if by < 0 and self._services[one] + by <= 0]
         self._host.hold(*new)

@@ -11,53 +11,30 @@ from loxilb.model.probe import (
     HealthCheck,
     HostState,
     MonitoredEndpoint,
-    ProbeKind,
 )
 from loxilb.proto.probe.verdict import Verdict
 
 Probed = tuple[IPAddress, HealthCheck]
 
 _DELAYS = 16
-_NOT = ProbeKind.NONE  # members of an Enum are slow to name
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
     """One endpoint; ``key`` is None where its name ties it to no service.
 
-    ``users`` are the services that use it, with the check each wants; ``probing`` are those of them that want a probe.
-    ``told`` is what an operator wants, which counts more. ``announced`` is what the services were told last.
+    ``probing`` are the services that want it probed, with the check each wants. ``told`` is what an operator wants,
+    which counts more. ``announced`` is what the services were told last.
     """
 
     name: str
     key: EndpointKey | None
-    users: dict[ServiceKey, HealthCheck] = field(default_factory=dict)
     probing: dict[ServiceKey, HealthCheck] = field(default_factory=dict)
     told: MonitoredEndpoint | None = None
     state: HostState = HostState.GREEN
     verdict: Verdict = field(default_factory=Verdict)
     announced: Availability = Availability.UP
     delays: tuple[float, ...] = ()
-
-    def use(self, user: ServiceKey, check: HealthCheck) -> None:
-        """Note the check that a service wants."""
-        self.users[user] = check
-        if check.kind is not _NOT:
-            self.probing[user] = check
-        elif self.probing:
-            self.probing.pop(user, None)
-
-    def join(self, user: ServiceKey, check: HealthCheck) -> bool:
-        """Note a user that changes nothing about the check in force, as most do; tells whether that is so."""
-        quiet = bool(self.users) and check.kind is _NOT and user not in self.probing
-        if quiet:
-            self.users[user] = check
-        return quiet
-
-    def leave(self, user: ServiceKey) -> None:
-        """Note that a service does not use it any more."""
-        del self.users[user]
-        self.probing.pop(user, None)
 
     def answered(self, delay: float) -> None:
         """Note the round trip time of a ping; the newest are kept."""
@@ -73,19 +50,21 @@ class Record:
 
     @property
     def check(self) -> HealthCheck:
-        """The check in force: the operator's, else that of the first service that wants a probe."""
+        """The check in force: the operator's, else that of the first service that wants a probe, else none."""
         if self.told is not None:
             return self.told.check
-        return next(iter((self.probing or self.users).values()))
+        for check in self.probing.values():
+            return check
+        return HealthCheck(port=self.key.port if self.key else 0)
 
     @property
     def needed(self) -> bool:
-        """Whether anybody asks for this endpoint."""
-        return self.told is not None or bool(self.users)
+        """Whether anything is to be kept: of most endpoints nothing is, they are up and not probed."""
+        return self.told is not None or bool(self.probing) or self.state is not HostState.GREEN
 
     @property
     def probed(self) -> Probed | None:
-        """Address and check in force; None where nobody asks."""
+        """Address and check in force; None where nothing is kept."""
         return (self.address, self.check) if self.needed else None
 
     @property

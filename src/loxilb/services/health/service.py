@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -21,7 +21,7 @@ from loxilb.model.probe import (
     ProbeKind,
 )
 from loxilb.model.revision import Author, Changes
-from loxilb.plan import checks_of
+from loxilb.plan import checks_of, is_probed
 from loxilb.ports import NOBODY, EndpointChoice, EndpointHealth, Journal
 from loxilb.proto.probe.verdict import QUICK_S, Verdict, judge, pause
 from loxilb.services.health.probes import Outcome, Prober
@@ -56,6 +56,7 @@ class HealthService:
         self._delivered = asyncio.Event()
         self._delivered.set()
         self._taken_over = False
+        self._wishing: set[ServiceKey] = set()  # who wanted probes when services_changed was called last
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers = Timers(self._probe, _WIDTH)
 
@@ -73,24 +74,36 @@ class HealthService:
 
     def services_changed(self, changes: Mapping[ServiceKey, Service | None]) -> None:
         """Learn what services are now (None: deleted); from any thread."""
-        rest = iter(changes.items())
-        while self._loop is not None and (part := dict(islice(rest, _AT_ONCE))):
-            self._loop.call_soon_threadsafe(self._follow, part)
+        if self._loop is None:
+            return
+        later = self._loop.call_soon_threadsafe
+        down, self._taken_over = (frozenset() if self._taken_over else self._target.found_down), True
+        later(self._take_over, down)
+        rest = iter(list(self._wishes(changes)))
+        while part := dict(islice(rest, _AT_ONCE)):
+            later(self._follow, part)
+        later(self._let_go, down)
+
+    def _wishes(self, changes: Mapping[ServiceKey, Service | None]) -> Iterator[tuple[ServiceKey, Service | None]]:
+        """Return the changes that matter here: services that want probes, and (None) those that want none any more."""
+        for key, service in changes.items():
+            if service is not None and is_probed(service):
+                self._wishing.add(key)
+                yield key, service
+            elif key in self._wishing:
+                self._wishing.discard(key)
+                yield key, None
 
     def _follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
-        """Note who uses what, then act on each endpoint once: finding its check looks at all of its users."""
-        if not self._taken_over:
-            self._take_over(self._target.found_down)
+        """Note who wants what probed, then act on each endpoint once."""
         before: dict[str, Probed | None] = {}
         for key, service in changes.items():
             checks = checks_of(service) if service else {}
             old = self._services.pop(key, None)
             for gone in checks_of(old).keys() - checks.keys() if old else ():
-                self._touched(gone, before).leave(key)
+                del self._touched(gone, before).probing[key]
             for used, check in checks.items():
-                record = self._records.get(used.name)
-                if record is None or not record.join(key, check):
-                    self._touched(used, before).use(key, check)
+                self._touched(used, before).probing[key] = check
             if service:
                 self._services[key] = service
         for name, probed in before.items():
@@ -98,12 +111,18 @@ class HealthService:
 
     def _take_over(self, down: Collection[EndpointKey]) -> None:
         """Go on where the daemon before has ended: what was down stays so until a probe succeeds."""
-        self._taken_over = True
         now = asyncio.get_running_loop().time()
         for key in down:
             record = self._record(key.name, key)
             record.announced = Availability.DOWN
             record.verdict = Verdict(up=False, failures=1, falls=1, changed=now)
+
+    def _let_go(self, down: Collection[EndpointKey]) -> None:
+        """What was down and is not probed any more is up: nothing would ever say so."""
+        for key in down:
+            record = self._records.get(key.name)
+            if record is not None and not record.needed:
+                self._forget(record)
 
     def _touched(self, used: EndpointKey, before: dict[str, Probed | None]) -> Record:
         """Return the record of an endpoint; what was probed until now is noted in ``before``, once."""
@@ -128,16 +147,25 @@ class HealthService:
                 record.told = endpoint
                 self._revise(record, before)
         for name, state in changes.states.items():
-            if name in self._records:
-                self._records[name].state = state or HostState.GREEN
-                self._announce(self._records[name])
+            key = EndpointKey.parse(name)
+            if name in self._records or (state and key):
+                record = self._record(name, key)
+                record.state = state or HostState.GREEN
+                self._announce(record)
+                if not record.needed:
+                    self._forget(record)
 
     # What an operator asks
 
     async def endpoints(self) -> Sequence[EndpointStatus]:
         """Return every endpoint, ordered by address and name."""
-        found = [record.status for record in self._records.values()]
+        found = [record.status for record in self._with_used(await self._target.used())]
         return sorted(found, key=lambda one: (one.address.version, int(one.address), one.name))
+
+    def _with_used(self, used: Iterable[EndpointKey]) -> list[Record]:
+        """Return all records, and one of each endpoint in ``used`` that has none."""
+        others = [Record(name=key.name, key=key) for key in used if key.name not in self._records]
+        return [*self._records.values(), *others]
 
     def probed(self) -> tuple[int, int]:
         """Return how many probed endpoints are up, and how many are not; called in the event loop."""
@@ -150,23 +178,23 @@ class HealthService:
 
     async def delete_endpoint(self, choice: EndpointChoice, *, author: Author = NOBODY) -> None:
         """Forget an endpoint; NotFound without one, Conflict while a service uses it."""
-        record = self._chosen(choice)
-        if record.users:
-            user = next(iter(record.users))
+        record = await self._chosen(choice)
+        users = await self._target.users(record.key) if record.key else ()
+        if users:
+            user = users[0]
             cause = f"{record.name} is used by {user.address} port {user.port}/{user.protocol.value}"
             raise Conflict("LB Rule-referred", cause=cause)
         await self._journal.keep(Changes(endpoints={record.name: None}), author=author)
 
-    def _chosen(self, choice: EndpointChoice) -> Record:
+    async def _chosen(self, choice: EndpointChoice) -> Record:
         """Find what is to be deleted; of several at one address it is the one that may be."""
         if choice.name or choice.kind is not None or choice.port is not None:
             kind = choice.kind.value if choice.kind else ""
-            name = choice.name or f"{choice.address}_{kind}_{choice.port or 0}"
-            key = EndpointKey.parse(name)
-            found = [self._records[one] for one in (key.name if key else name,) if one in self._records]
+            found = await self._named(choice.name or f"{choice.address}_{kind}_{choice.port or 0}")
         else:
-            found = [record for record in self._records.values() if record.address == choice.address]
-            found = [record for record in found if not record.users] or found[:1]
+            used = await self._target.used()
+            found = self._at(choice.address, used)
+            found = [record for record in found if record.key not in used] or found[:1]
         if not found:
             raise NotFound("host-notfound error", cause=f"no such endpoint at {choice.address}")
         if len(found) > 1:
@@ -174,18 +202,27 @@ class HealthService:
             raise InvalidRequest("host-args error", field="name", cause=f"{choice.address} has several: {names}")
         return found[0]
 
+    async def _named(self, name: str) -> list[Record]:
+        """Return the endpoint of this name, if there is one."""
+        key = EndpointKey.parse(name)
+        record = self._records.get(key.name if key else name)
+        if record is None and key is not None and await self._target.users(key):
+            record = Record(name=key.name, key=key)
+        return [record] if record else []
+
+    def _at(self, address: IPAddress, used: Iterable[EndpointKey]) -> list[Record]:
+        """Return the endpoints that are at an address, of the records and of those in ``used``."""
+        return [record for record in self._with_used(used) if record.address == address]
+
     async def set_host_state(
         self, address: IPAddress, state: HostState, key: EndpointKey | None, *, author: Author = NOBODY
     ) -> None:
         """Set what an operator says about one endpoint, or (``key`` None) about all of an address."""
-        if key is not None:
-            if key.name not in self._records:
-                raise NotFound("ephost-notfound error", cause=f"no endpoint {key.name}")
-            records = [self._records[key.name]]
-        else:
-            records = [record for record in self._records.values() if record.address == address]
+        found = await self._named(key.name) if key else self._at(address, await self._target.used())
+        if key is not None and not found:
+            raise NotFound("ephost-notfound error", cause=f"no endpoint {key.name}")
         kept = None if state is HostState.GREEN else state
-        await self._journal.keep(Changes(states={record.name: kept for record in records}), author=author)
+        await self._journal.keep(Changes(states={record.name: kept for record in found}), author=author)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._delivered.wait(), _DELIVERY_S)
 
