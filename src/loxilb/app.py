@@ -381,6 +381,7 @@ def take_down(namespace: str | None, bpffs: Path | None, *, store: str = "", pur
         stores = int(purge and remove_store(_store_of(store)))
     counts = {
         "attached programs": removed.links + removed.filters,
+        "pins of programs": removed.programs,
         "maps": removed.maps,
         "addresses and switches of the host": host,
         "stored configuration": stores,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a start takes over, and what it refuses."""
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ import pytest
 
 from loxilb.errors import KernelError
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, adoption, attach, maps, pins
+from loxilb.kernel.bpf.builds import maps_of
+from loxilb.kernel.bpf.object import BpfObject
 from loxilb.model import LinkKind, Port
 from loxilb.model.image import EndpointEntry, EndpointId, PutEndpoint, RuleId
 from loxilb.model.port import IfIndex
@@ -24,6 +27,7 @@ from tests.support.traffic import ask, ask_on, connection
 
 pytestmark = pytest.mark.must_run
 SETTINGS = DataPlaneSettings(xdp=XdpPolicy.OFF, flows4=1024, flows6=1024, half_open4=256, half_open6=256)
+OTHERWISE = replace(SETTINGS, redirect_peer=not SETTINGS.redirect_peer)
 OWN = ip_address("31.31.31.254")
 
 
@@ -56,6 +60,34 @@ def opened(settings: DataPlaneSettings = SETTINGS) -> Iterator[BpfDataPlane]:
 def pinned() -> set[Path]:
     """Return everything that is pinned for the calling thread's namespace, of any version."""
     return {path for root in pins.existing(None) for path in root.rglob("*")}
+
+
+def builds(name: str) -> set[pins.Build]:
+    """Return every build of an object."""
+    return {build for build in directory().builds() if build.object == name}
+
+
+def built(name: str) -> pins.Build:
+    """Return the only build of an object."""
+    (found,) = builds(name)
+    return found
+
+
+@contextmanager
+def pinned_as(path: Path) -> Iterator[int]:
+    """Return a descriptor of what is pinned."""
+    descriptor = pins.get(path)
+    assert descriptor is not None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def entry(build: pins.Build) -> int:
+    """Return the number of the program that a build starts with."""
+    with pinned_as(directory().program_path(build, f"lox_{build.object}")) as program:
+        return attach.program_id(program)
 
 
 def test_a_data_plane_of_another_version_is_refused_and_goes_on(lab: Lab) -> None:
@@ -180,31 +212,92 @@ def test_a_removal_that_is_cut_short_leaves_nothing_to_adopt(space: Namespace, m
 def test_replaced_programs_keep_their_tail_calls_while_they_run(space: Namespace) -> None:
     """Also while another build is loaded beside them; once they run nowhere they go, and all they held with them."""
 
-    def steps() -> dict[int, Path]:
-        return dict(directory().steps())
-
-    def first_step(path: Path) -> bytes | None:
-        descriptor = pins.get(path)
-        assert descriptor is not None
-        try:
-            return maps.lookup(descriptor, maps.index_key(0), 4)
-        finally:
-            adoption.close({"": descriptor})
+    def first_step(build: pins.Build) -> bytes | None:
+        with pinned_as(directory().program_path(build, "tc_steps")) as steps:
+            return maps.lookup(steps, maps.index_key(0), 4)
 
     def scenario() -> None:
         with opened() as first:
             first.attach(port())
-        ((old, path),) = steps().items()
-        with opened() as second:
+        old, (replaced,) = built("tc"), attach.running(directory())
+        with opened(OTHERWISE) as second:
             second.retire()
-            assert len(steps()) == 2
-            assert first_step(path)
-            assert attach.running(directory()) == {old}
+            assert {old} < builds("tc")
+            assert first_step(old)
+            assert attach.running(directory()) == {replaced}
             second.attach(port())
             second.retire()
-            assert old not in steps()
-            assert attach.running(directory()) == set(steps())
-        wait_for(lambda: attach.program_name(old) == b"", what="the replaced program gone")
+            assert built("tc") != old
+            assert attach.running(directory()) == {entry(built("tc"))}
+        wait_for(lambda: attach.program_name(replaced) == b"", what="the replaced program gone")
+
+    space.call(scenario)
+
+
+def test_a_start_of_the_same_build_takes_its_programs_over(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is loaded, and they stay attached."""
+
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise AssertionError("a BPF object was loaded")
+
+    def scenario() -> None:
+        with opened() as first:
+            first.attach(port())
+        before, running = pinned(), attach.running(directory())
+        monkeypatch.setattr(BpfObject, "__init__", refuse)
+        with opened() as second:
+            second.attach(port())
+            second.retire()
+        assert pinned() == before
+        assert attach.running(directory()) == running
+
+    space.call(scenario)
+
+
+def lose_program() -> None:
+    directory().program_path(built("tc"), "lox_tc_slow4").unlink()
+
+
+def lose_step() -> None:
+    with pinned_as(directory().program_path(built("tc"), "tc_steps")) as steps:
+        maps.delete(steps, maps.index_key(0), "spoil")
+
+
+def lose_map() -> None:
+    directory().map_path("rules").unlink()
+
+
+@pytest.mark.parametrize("spoil", [lose_program, lose_step, lose_map])
+def test_programs_that_are_not_whole_are_loaded_anew(space: Namespace, spoil: Callable[[], None]) -> None:
+    """What they lack has a remedy: a start. The old ones go."""
+
+    def scenario() -> None:
+        with opened() as first:
+            first.attach(port())
+        old = built("tc")
+        spoil()
+        with opened() as second:
+            second.attach(port())
+            second.retire()
+            assert built("tc") != old
+            assert attach.running(directory()) == {entry(built("tc"))}
+            assert maps.describe(second.descriptors["rules"]).id in maps_of(
+                second._loaded.programs("tc")["lox_tc_slow4"]
+            )
+
+    space.call(scenario)
+
+
+def test_other_settings_have_programs_of_their_own(space: Namespace) -> None:
+    """What programs are loaded with is a part of their build; there and back each start has its own."""
+
+    def scenario() -> None:
+        for settings in (SETTINGS, OTHERWISE, SETTINGS):
+            before = builds("tc")
+            with opened(settings) as made:
+                made.attach(port())
+                made.retire()
+            assert built("tc") not in before
 
     space.call(scenario)
 
@@ -214,10 +307,10 @@ def test_letting_go_says_what_it_cannot_remove(space: Namespace) -> None:
 
     def scenario() -> None:
         with opened() as made:
-            folder = made._directory.root / "steps"
-            strange = folder / "tc_steps-4294967295"
+            folder = made._directory.root / "programs"
+            strange = folder / "tc-0-4294967295-lox_tc"
             strange.mkdir()
-            with pytest.raises(KernelError, match=r"remove pin .*/tc_steps-4294967295: E\w+ \(run as root"):
+            with pytest.raises(KernelError, match=r"open pin .*/tc-0-4294967295-lox_tc: E\w+ \(run as root"):
                 made.retire()
             strange.rmdir()
             for path in folder.iterdir():

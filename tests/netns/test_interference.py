@@ -20,7 +20,7 @@ from tests.support.traffic import ask_on, connection
 pytestmark = pytest.mark.must_run
 VIPS = ("20.20.20.1", "2001::1")
 _PATIENCE_S = 60.0
-KINDS = ("links", "maps", "steps")
+KINDS = ("links", "maps", "programs")
 
 
 @pytest.fixture(params=["off", "on"], ids=["tc", "xdp"])

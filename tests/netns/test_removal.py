@@ -54,9 +54,9 @@ def test_down_says_what_it_removed_and_then_that_nothing_is_left(space: Namespac
 
     space.call(work)
     root = space.call(lambda: pins.PinDirectory(pins.find_bpffs(None))).root.parent
-    count = sum(len(list((root / "v999" / kind).iterdir())) for kind in ("maps", "steps"))
+    programs, maps = (len(list((root / "v999" / kind).iterdir())) for kind in ("programs", "maps"))
 
-    assert down(space) == f"removed: attached programs 1, maps {count}"
+    assert down(space) == f"removed: attached programs 1, pins of programs {programs}, maps {maps}"
     assert not root.exists()
     assert down(space) == "nothing to remove"
     assert not root.exists()
@@ -94,7 +94,7 @@ def test_filters_of_clsact_are_removed_and_those_of_others_stay(space: Namespace
 
     removed = space.call(remove_data_plane, None)
 
-    assert removed == Removed(links=0, filters=2, maps=removed.maps)
+    assert removed == Removed(links=0, filters=2, programs=removed.programs, maps=removed.maps)
     assert filters(space, "two", "egress") == ""
     assert removed.maps > 0
     assert filters(space, "one") == ""

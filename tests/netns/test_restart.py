@@ -57,11 +57,12 @@ def steps(star: Star) -> dict[str, int]:
 
     def read() -> dict[str, int]:
         found = {}
-        for _, path in directory().steps():
-            descriptor = pins.get(path)
-            assert descriptor is not None
-            found[path.name] = maps.describe(descriptor).max_entries
-            adoption.close({path.name: descriptor})
+        for paths in directory().builds().values():
+            for name in paths.keys() & {"tc_steps", "xdp_steps"}:
+                descriptor = pins.get(paths[name])
+                assert descriptor is not None
+                found[paths[name].name] = maps.describe(descriptor).max_entries
+                adoption.close({name: descriptor})
         return found
 
     return star.lb.namespace.call(read)

@@ -113,7 +113,9 @@ def attach_clsact(index: int, program: int, point: int = _CLSACT_INGRESS) -> Non
     """Attach a program by a filter of clsact, the TC program unless ``point`` says otherwise; raises KernelError."""
     hook = _clsact_hook(index, point)
     result = libbpf.tc_hook_create(ctypes.byref(hook))
-    if result != -errno.EEXIST:
+    if result == -errno.EEXIST:
+        libbpf.expected()
+    else:
         check(result, f"create clsact on interface {index}")
     options = libbpf.TcOptions(
         sz=ctypes.sizeof(libbpf.TcOptions),
@@ -203,6 +205,7 @@ def _filtering_program(index: int, point: int) -> int | None:
     options = libbpf.TcOptions(sz=ctypes.sizeof(libbpf.TcOptions), handle=_HANDLE, priority=_PRIORITY)
     result = libbpf.tc_query(ctypes.byref(hook), ctypes.byref(options))
     if -result in _NO_FILTER:
+        libbpf.expected()
         return None
     check(result, f"query TC on interface {index}")
     return int(options.prog_id)

@@ -63,7 +63,7 @@ class BpfDataPlane:
         self._settings = settings
         self._lock = threading.RLock()
         self._maps = loaded.maps
-        base = loaded.object("base").programs
+        base = loaded.programs("base")
         self.drops = DropSampler(loaded.maps)
         self._clock = JiffyClock.measure(base["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
@@ -83,12 +83,10 @@ class BpfDataPlane:
             descriptors=loaded.maps, views=self._views, listeners=self._listeners, hosts=self._hosts, clock=self._clock
         )
         self._writer.index()
-        self._hooks = Hooks(
-            directory, lambda: loaded.pinned, settings, self._program, lambda: self._loaded.object("sock").programs
-        )
+        self._hooks = Hooks(directory, lambda: loaded.pinned, settings, self._program, lambda: loaded.programs("sock"))
         self._write_timeouts()
         self._hooks.serve_sockets()
-        run_once(loaded.object("gc").programs["lox_age_start"])
+        run_once(loaded.programs("gc")["lox_age_start"])
 
     @classmethod
     def open(cls, settings: DataPlaneSettings) -> Self:
@@ -123,7 +121,7 @@ class BpfDataPlane:
         return {name: self._program(name) for name in ("xdp", "tc")}
 
     def _program(self, hook: str) -> int:
-        return self._loaded.object(hook).programs[f"lox_{hook}"]
+        return self._loaded.programs(hook)[f"lox_{hook}"]
 
     @property
     def descriptors(self) -> Mapping[str, int]:

@@ -133,7 +133,12 @@ class ProgramInfo(ctypes.Structure):
         ("type", c_uint32),
         ("id", c_uint32),
         ("tag", ctypes.c_ubyte * 8),
-        ("between", c_uint64 * 6),
+        ("lengths", c_uint32 * 2),
+        ("instructions", c_uint64 * 2),
+        ("load_time", c_uint64),
+        ("created_by_uid", c_uint32),
+        ("nr_map_ids", c_uint32),
+        ("map_ids", c_uint64),
         ("name", ctypes.c_char * 16),
     )
 
@@ -207,10 +212,15 @@ _collector = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)(_collect)
 _set_print(ctypes.cast(_collector, c_void_p))
 
 
+def expected() -> None:
+    """Forget what libbpf said of a failure that is none, so that it is not told with the next."""
+    _messages.lines = []
+
+
 def check(result: int, operation: str, *, remedy: str = "") -> int:
     """Return ``result``, or raise KernelError with the last messages of libbpf when it is negative."""
     lines: list[str] = getattr(_messages, "lines", [])
-    _messages.lines = []
+    expected()
     if result < 0:
         raise KernelError(operation, -result, detail="\n".join(lines), remedy=remedy)
     return result

@@ -7,12 +7,14 @@ import os
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi, netns
-from loxilb.kernel.bpf import adoption, attach, features, maps, pins
+from loxilb.kernel.bpf import adoption, builds, features, maps, pins
+from loxilb.kernel.bpf.builds import Programs
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 
@@ -24,10 +26,6 @@ _LEAST_OVERFLOW = 4096
 _RECORD_HEADER = 8  # of each record of a ring buffer (Documentation/bpf/ringbuf.rst)
 # What only some kernels have: a flag of bpf_l4_csum_replace (6.16), and functions (6.2, 5.18).
 _CSUM_IPV6, _KERNEL_CTX, _SET_RETVAL = b"BPF_F_IPV6", b"bpf_cast_to_kern_ctx", b"bpf_set_retval"
-# Maps of one build of the programs, whose layout is no ABI: never shared with another, never pinned.
-_PRIVATE = (".rodata", ".bss", ".data")
-_SCRATCH = frozenset({"work", "spill"})
-_STEPS = "_steps"  # ends the name of an object's tail calls, which are pinned beside those of other builds
 
 
 def _slots(flows: int, load: int) -> int:
@@ -113,8 +111,8 @@ def sizes_of(config: abi.Config, settings: DataPlaneSettings) -> dict[str, int]:
 class Loaded:
     """What is in the kernel now. ``adopted`` tells whether the maps were there before.
 
-    An object is loaded when it is first asked for: the XDP programs cost a third of a second that a host without
-    devices for them need not spend.
+    The programs of an object are loaded when they are first asked for, those for XDP cost a third of a second; or taken
+    over, where the same build was loaded before on these maps.
     """
 
     directory: pins.PinDirectory
@@ -122,61 +120,63 @@ class Loaded:
     sizes: Mapping[str, int]
     maps: dict[str, int]
     adopted: bool
-    objects: dict[str, BpfObject] = field(default_factory=dict)
-    _steps_pins: dict[Path, int] = field(default_factory=dict)
+    _objects: dict[str, Programs] = field(default_factory=dict)
 
     @property
     def pinned(self) -> Mapping[Path, int]:
         """Where what is loaded is pinned, each with a descriptor."""
-        return self._steps_pins | {self.directory.map_path(name): one for name, one in self.maps.items()}
+        found = {self.directory.map_path(name): one for name, one in self.maps.items()}
+        for one in self._objects.values():
+            found |= {self.directory.program_path(one.build, name): each for name, each in one.pinned.items()}
+        return found
 
-    def object(self, name: str) -> BpfObject:
-        """Return an object, loaded on the shared maps; raises KernelError."""
-        if name not in self.objects:
-            self._keep(name, self._load(name))
-        return self.objects[name]
+    def programs(self, name: str) -> Mapping[str, int]:
+        """Return the programs of an object, which use the shared maps; raises KernelError."""
+        self.bring(name)
+        return self._objects[name].programs
 
-    def side_by_side(self, *names: str) -> None:
-        """Load objects at once, which share no map but those that are there already; raises KernelError.
+    def bring(self, *names: str) -> None:
+        """Have objects in the kernel, which share no map but those that are there already; raises KernelError.
 
-        The verifier takes most of the time, one processor an object.
+        Those that are loaded are so at once: the verifier takes most of the time, one processor an object.
         """
-        with ThreadPoolExecutor(len(names)) as threads:
-            loading = {name: threads.submit(self._load, name) for name in names}
+        missing = [name for name in names if name not in self._objects and not self._take_over(name)]
+        if not missing:
+            return
+        with ThreadPoolExecutor(len(missing)) as threads:
+            loading = {name: threads.submit(self._load, name) for name in missing}
         done = {name: future.result() for name, future in loading.items() if future.exception() is None}
-        for name, loaded in done.items():
-            self._keep(name, loaded)
+        with ExitStack() as stack:
+            for loaded in done.values():
+                stack.enter_context(loaded)
+            for name, loaded in done.items():
+                self._keep(name, loaded)
         for future in loading.values():
             future.result()
+
+    def _take_over(self, name: str) -> bool:
+        path = object_path(name)
+        found = builds.take_over(self.directory, path, builds.digest_of(path, bytes(self.config)), self.maps)
+        if found is not None:
+            self._objects[name] = found
+        return found is not None
 
     def _load(self, name: str) -> BpfObject:
         return BpfObject(object_path(name), rodata=bytes(self.config), sizes=self.sizes, reuse=self.maps)
 
     def _keep(self, name: str, loaded: BpfObject) -> None:
-        self.objects[name] = loaded
         _collect(self.directory, loaded, self.maps)
-        for steps, program in _steps(loaded).items():
-            path = self.directory.steps_path(steps, attach.program_id(program))
-            pins.pin(loaded.maps[steps], path)
-            self._steps_pins[path] = loaded.maps[steps]
+        digest = builds.digest_of(loaded.path, bytes(self.config))
+        self._objects[name] = builds.keep(self.directory, loaded, digest)
 
     def retire(self) -> None:
-        """Let go of the tail calls of programs that run nowhere any more, some time after they were replaced.
-
-        The kernel empties an array of programs that nobody holds, while packets may still be in its old programs.
-        Raises KernelError.
-        """
-        own = {attach.program_id(one) for loaded in self.objects.values() for one in _steps(loaded).values()}
-        foreign = [(program, path) for program, path in self.directory.steps() if program not in own]
-        running = attach.running(self.directory) if foreign else set()
-        for program, path in foreign:
-            if program not in running:
-                pins.forget(path)
+        """Let go of programs of other builds, some time after they were replaced; raises KernelError."""
+        builds.retire(self.directory, [one.build for one in self._objects.values()])
 
     def close(self) -> None:
         """Close all descriptors; pins keep what is pinned."""
-        for loaded in self.objects.values():
-            loaded.close()
+        for one in self._objects.values():
+            one.close()
         adoption.close(self.maps)
 
 
@@ -205,8 +205,8 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
     sizes = sizes_of(config, settings) | {name: maps.describe(one).max_entries for name, one in found.items()}
     loaded = Loaded(directory=directory, config=config, sizes=sizes, maps=found, adopted=adopted)
     try:
-        loaded.object("base")
-        loaded.side_by_side("tc", "gc")
+        loaded.bring("base")
+        loaded.bring("tc", "gc")
         if not adopted:
             found[pins.CONFIG] = adoption.keep_config(directory, config)
     except BaseException:
@@ -225,12 +225,6 @@ def object_path(name: str) -> Path:
 def _collect(directory: pins.PinDirectory, loaded: BpfObject, found: dict[str, int]) -> None:
     """Pin the object's new maps and keep descriptors of our own, for the next object to share."""
     for name, descriptor in loaded.maps.items():
-        if name not in found and not name.endswith((*_PRIVATE, _STEPS)) and name not in _SCRATCH:
+        if name not in found and builds.is_shared(name):
             pins.pin(descriptor, directory.map_path(name))
             found[name] = os.dup(descriptor)
-
-
-def _steps(loaded: BpfObject) -> dict[str, int]:
-    """Return the arrays of tail calls, each with the program that starts them."""
-    names = [name for name in loaded.maps if name.endswith(_STEPS)]
-    return {name: loaded.programs[f"lox_{name.removesuffix(_STEPS)}"] for name in names}

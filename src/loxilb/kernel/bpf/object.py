@@ -30,21 +30,15 @@ class BpfObject:
     ) -> None:
         """Open and load; raises KernelError with the verifier's last lines."""
         self.path = path
-        self._handle = check_pointer(libbpf.object_open(os.fsencode(path), None), f"open {path}")
+        self._handle = _open(path)
         try:
-            self._maps = dict(self._walk(libbpf.next_map, libbpf.map_name))
-            self._programs = dict(self._walk(libbpf.next_program, libbpf.program_name))
+            self._maps = dict(_walk(self._handle, libbpf.next_map, libbpf.map_name))
+            self._programs = dict(_walk(self._handle, libbpf.next_program, libbpf.program_name))
             self._configure(rodata, sizes or {}, reuse or {})
             check(libbpf.object_load(self._handle), f"load {path.name}")
         except BaseException:
             self.close()
             raise
-
-    def _walk(self, step: Any, name: Any) -> Iterator[tuple[str, int]]:
-        item = step(self._handle, None)
-        while item:
-            yield name(item).decode(), item
-            item = step(self._handle, item)
 
     def _configure(self, rodata: bytes, sizes: Mapping[str, int], reuse: Mapping[str, int]) -> None:
         for name, item in self._maps.items():
@@ -64,6 +58,11 @@ class BpfObject:
         return {name: libbpf.map_fd(item) for name, item in self._maps.items() if not libbpf.map_is_internal(item)}
 
     @property
+    def internal(self) -> dict[str, int]:
+        """Descriptor of every map that holds the object's own data."""
+        return {name: libbpf.map_fd(item) for name, item in self._maps.items() if libbpf.map_is_internal(item)}
+
+    @property
     def programs(self) -> dict[str, int]:
         """Descriptor of every program."""
         return {name: libbpf.program_fd(item) for name, item in self._programs.items()}
@@ -81,6 +80,31 @@ class BpfObject:
     def __exit__(self, *_: object) -> None:
         """Close the object."""
         self.close()
+
+
+def names_in(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the programs of an object file, and its maps but for internal ones; nothing is loaded.
+
+    Raises KernelError.
+    """
+    handle = _open(path)
+    try:
+        programs = frozenset(name for name, _ in _walk(handle, libbpf.next_program, libbpf.program_name))
+        every = dict(_walk(handle, libbpf.next_map, libbpf.map_name))
+        return programs, frozenset(name for name, item in every.items() if not libbpf.map_is_internal(item))
+    finally:
+        libbpf.object_close(handle)
+
+
+def _open(path: Path) -> int:
+    return check_pointer(libbpf.object_open(os.fsencode(path), None), f"open {path}")
+
+
+def _walk(handle: int, step: Any, name: Any) -> Iterator[tuple[str, int]]:
+    item = step(handle, None)
+    while item:
+        yield name(item).decode(), item
+        item = step(handle, item)
 
 
 def _expect_layout(name: str, item: int, descriptor: int) -> None:

@@ -8,8 +8,10 @@ ABI version, so a daemon never reads maps it does not understand.
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi, netns
@@ -22,7 +24,7 @@ PLACES = (_STANDARD, _OWN)
 """Where a BPF file system is looked for, the first choice first."""
 CONFIG = "config"
 """Name of the map that is pinned last of all and removed first: with it the maps are complete."""
-_KINDS = ("links", "steps", "maps")  # in the order of their removal
+_KINDS = ("links", "programs", "maps")  # in the order of their removal
 _REMEDY = "run as root, and where it is no pin of loxilb, remove it"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -68,6 +70,14 @@ def find_bpffs(wanted: Path | None) -> Path:
     return _STANDARD
 
 
+class Build(NamedTuple):
+    """Programs of one object file, loaded together; ``number`` is that of one of them and tells them from others."""
+
+    object: str
+    digest: str
+    number: int
+
+
 class PinDirectory:
     """Pins of one network namespace."""
 
@@ -87,14 +97,17 @@ class PinDirectory:
         """Path of a map's pin."""
         return self.root / "maps" / name
 
-    def steps_path(self, name: str, program: int) -> Path:
-        """Path of the pin of the tail calls of one loaded program."""
-        return self.root / "steps" / f"{name}-{program}"
+    def program_path(self, build: Build, name: str) -> Path:
+        """Path of the pin of a program of a build, or of a map that no other build shares."""
+        return self.root / "programs" / f"{build.object}-{build.digest}-{build.number}-{name}"
 
-    def steps(self) -> Iterator[tuple[int, Path]]:
-        """Return program and path of every pinned array of tail calls; raises KernelError."""
-        for path in _content(self.root / "steps"):
-            yield int(path.name.rpartition("-")[2]), path
+    def builds(self) -> Mapping[Build, Mapping[str, Path]]:
+        """Return what is pinned of every build, by name; raises KernelError."""
+        found: defaultdict[Build, dict[str, Path]] = defaultdict(dict)
+        for path in _content(self.root / "programs"):
+            name, digest, number, what = path.name.split("-", 3)
+            found[Build(name, digest, int(number))][what] = path
+        return found
 
     def link_path(self, hook: str, index: int) -> Path:
         """Path of the pin of a link of one interface."""
@@ -196,7 +209,7 @@ def forget(path: Path) -> None:
 
 
 def pin(descriptor: int, path: Path) -> None:
-    """Pin a map or link; raises KernelError."""
+    """Pin a map, program or link; raises KernelError."""
     check(libbpf.object_pin(descriptor, os.fsencode(path)), f"pin {path.name}")
 
 
@@ -205,4 +218,4 @@ def get(path: Path) -> int | None:
     result = libbpf.object_get(os.fsencode(path))
     if result == -errno.ENOENT:
         return None
-    return check(result, f"open pin {path.name}")
+    return check(result, f"open pin {path}", remedy=_REMEDY)

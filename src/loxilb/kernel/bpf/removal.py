@@ -13,10 +13,11 @@ from loxilb.kernel.bpf import attach, pins
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """How much was removed: links and filters ran programs on interfaces, pins kept maps alive."""
+    """How much was removed: links and filters ran programs on interfaces, pins kept programs and maps alive."""
 
     links: int
     filters: int
+    programs: int
     maps: int
 
 
@@ -28,7 +29,7 @@ def remove_data_plane(bpffs: Path | None) -> Removed:
     directories = pins.existing(bpffs)
     links = sum(pins.unpin(directory / "links") for directory in directories)
     filters = sum(attach.detach_clsact(index) for index, _ in socket.if_nameindex())
-    maps = sum(pins.unpin(directory / kind) for directory in directories for kind in ("steps", "maps"))
+    programs, maps = (sum(pins.unpin(directory / kind) for directory in directories) for kind in ("programs", "maps"))
     for directory in directories:
         pins.remove_empty(directory)
-    return Removed(links=links, filters=filters, maps=maps)
+    return Removed(links=links, filters=filters, programs=programs, maps=maps)
