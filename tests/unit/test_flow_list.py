@@ -23,14 +23,14 @@ V4 = tuple(map(IPv4Address, ("0.0.0.0", "10.0.0.1", "10.0.1.0", "255.255.255.255
 V6 = tuple(map(IPv6Address, ("::", "::1", "1::", "2001:db8::1", "2001:0:0:1::1", "1:2:3:4:5:6:7:8", "2001:db8:0:1::")))
 PORTS = (0, 80, 81, 65535)
 LIVE = abi.SLOT_LIVE | 0x500
-NAMES = {1: "web", 2: 'q"uo\\te\n\u20ac<&>', 3: ""}
+NAMES = {1: "web", 2: 'q"uo\\te\n\u20ac<&>', 3: "", 4: 100 * "long"}
 
 
 def flows(version: int) -> st.SearchStrategy[Flow]:
     """Return any flows, often alike."""
     some: st.SearchStrategy[IPAddress]
     some = st.sampled_from(V4) if version == 4 else st.sampled_from(V6) | st.integers(0, 2**128 - 1).map(IPv6Address)
-    port, number = st.sampled_from(PORTS), st.sampled_from((0, 1, 9999, 10_000, 99_999_999, 10**8, 2**64 - 1))
+    port, number = st.sampled_from(PORTS), st.sampled_from((0, 1, 9999, 10_000, 99_999_999, 10**8, 10**16, 2**64 - 1))
     return st.builds(
         Flow,
         protocol=st.sampled_from((6, 17, 132, 1, 58, 47)),
@@ -45,7 +45,7 @@ def flows(version: int) -> st.SearchStrategy[Flow]:
         reply=st.booleans(),
         mode=st.sampled_from(Mode),
         state=st.sampled_from(FlowState),
-        rule=st.integers(0, 3),
+        rule=st.integers(0, 5),
         endpoint=st.just(1),
         idle=st.just(0.0),
         age=st.just(0.0),
@@ -154,7 +154,7 @@ def shown(family: Family, found: object) -> list[FlowKey]:
             int(columns.source_port[at]),
             int(columns.protocol[at]),
         )
-        for columns in family.columns(found, np.zeros(4, np.uint8))  # type: ignore[arg-type]
+        for columns in family.columns(found, np.zeros(6, np.uint8))  # type: ignore[arg-type]
         for at in range(len(columns))
     ]
 
@@ -170,7 +170,7 @@ def queries(draw: st.DrawFn, version: int) -> FlowQuery:
     ]
     networks.append(ip_network("::/0" if version == 4 else "0.0.0.0/0"))
     return FlowQuery(
-        rules=draw(st.none() | st.frozensets(st.integers(0, 3))),
+        rules=draw(st.none() | st.frozensets(st.integers(0, 5))),
         client=draw(st.none() | st.sampled_from(networks)),
         endpoint=draw(st.none() | st.sampled_from(places)),
         endpoint_port=draw(st.none() | st.sampled_from(PORTS)),

@@ -108,7 +108,7 @@ async def _streamed(answer: Stream) -> Response:
     if second is None:
         return _json(200, first)
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncIterator[bytes | memoryview]:
         async with aclosing(answer.parts):
             yield first
             yield second
@@ -239,5 +239,5 @@ def _fail(failure: wire.Failure, cause: str) -> Response:
     return response
 
 
-def _json(status: int, content: bytes) -> Response:
+def _json(status: int, content: bytes | memoryview) -> Response:
     return Response(content, status_code=status, media_type=JSON_TYPE)

@@ -11,11 +11,11 @@ _LEAST = 1 << 16
 """Bytes of a part that another one follows."""
 
 
-async def conntrack(flows: FlowList) -> AsyncGenerator[bytes, None]:
+async def conntrack(flows: FlowList) -> AsyncGenerator[bytes | memoryview, None]:
     """Return the body; what is made ahead is one part, and it ends with the answer."""
     parts = _parts(flows)
 
-    def prepare() -> asyncio.Future[bytes | None]:
+    def prepare() -> asyncio.Future[bytes | memoryview | None]:
         return asyncio.ensure_future(asyncio.to_thread(next, parts, None))
 
     ahead = prepare()
@@ -28,18 +28,18 @@ async def conntrack(flows: FlowList) -> AsyncGenerator[bytes, None]:
         parts.close()
 
 
-def _parts(flows: FlowList) -> Generator[bytes, None, None]:
+def _parts(flows: FlowList) -> Generator[bytes | memoryview, None, None]:
     """Return the body with the entries of some flows a part, in one part where there are few."""
     from loxilb.codec.conntrack import ConntrackEncoder  # noqa: PLC0415 loads numpy, for those who list flows
 
     encoder, after = ConntrackEncoder(flows.names), flows.page.after
-    text, begun = b"{" + (b'"continue":"%b",' % token_of(after).encode() if after else b"") + b'"ctAttr":[', False
+    head = b"{" + (b'"continue":"%b",' % token_of(after).encode() if after else b"") + b'"ctAttr":['
+    text: bytes | memoryview = head
     for columns in flows.page.columns:
         entries = encoder.entries(columns)
         if len(text) < _LEAST:
-            text += entries if begun else entries[1:]
+            text = b"".join((text, entries[text is head :]))  # no comma before the first one
         else:
             yield text
             text = entries
-        begun = True
-    yield text + b"]}\n"
+    yield b"".join((text, b"]}\n"))

@@ -64,7 +64,7 @@ class Text:
 class Stream:
     """A JSON answer in parts, made one after the other while they are sent."""
 
-    parts: AsyncGenerator[bytes, None]
+    parts: AsyncGenerator[bytes | memoryview, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
