@@ -210,8 +210,13 @@ class LiveApi:
 
 @contextmanager
 def loop_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    """Run a uvloop event loop in a thread; yields a function that runs a coroutine there and waits for it."""
+    """Run a uvloop event loop in a thread; yields a function that runs a coroutine there and waits for it.
+
+    Fails in the end for what was raised in the loop where nobody waited for it.
+    """
     loop = uvloop.new_event_loop()
+    unseen: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _loop, context: unseen.append(context))
     thread = threading.Thread(target=loop.run_forever, name="loxt-loop")
     thread.start()
 
@@ -224,6 +229,7 @@ def loop_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_DEADLINE_S)
         loop.close()
+    assert unseen == []
 
 
 @contextmanager

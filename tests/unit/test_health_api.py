@@ -159,6 +159,18 @@ def test_a_state_is_in_the_data_plane_when_the_answer_comes(api: LiveApi) -> Non
     assert seen == [(1, "inactive", "red"), (1, "active", "ok"), (2, "active", "ok")] * 2
 
 
+def test_an_endpoint_of_a_name_goes_with_its_state(api: LiveApi) -> None:
+    """No service can use it, so nobody would ask for the state again."""
+    post(api, name="one")
+    api.request("POST", f"{BASE}/endpointhoststate", '{"hostName":"31.31.31.1","state":"red"}')
+    assert api.request("GET", f"{ENDPOINT}/all").json["Attr"][0]["currState"] == "red"
+
+    api.request("DELETE", f"{ENDPOINT}/epipaddress/31.31.31.1?name=one")
+    assert names(api) == []
+    post(api, name="one")
+    assert api.request("GET", f"{ENDPOINT}/all").json["Attr"][0]["currState"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "result"),
     [

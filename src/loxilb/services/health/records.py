@@ -60,7 +60,9 @@ class Record:
     @property
     def needed(self) -> bool:
         """Whether anything is to be kept: of most endpoints nothing is, they are up and not probed."""
-        return self.told is not None or bool(self.probing) or self.state is not HostState.GREEN
+        if self.told is not None or self.probing:
+            return True
+        return self.state is not HostState.GREEN and self.key is not None  # without a key, only a wish has an address
 
     @property
     def probed(self) -> Probed | None:

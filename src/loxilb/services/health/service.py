@@ -222,7 +222,9 @@ class HealthService:
         if key is not None and not found:
             raise NotFound("ephost-notfound error", cause=f"no endpoint {key.name}")
         kept = None if state is HostState.GREEN else state
-        await self._journal.keep(Changes(states={record.name: kept for record in found}), author=author)
+        await self._journal.keep(
+            Changes(states=dict.fromkeys(sorted(record.name for record in found), kept)), author=author
+        )
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._delivered.wait(), _DELIVERY_S)
 
