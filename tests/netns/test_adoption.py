@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a start takes over, and what it refuses."""
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,9 +19,9 @@ from loxilb.model.image import EndpointEntry, EndpointId, PutEndpoint, RuleId
 from loxilb.model.port import IfIndex
 from tests.netns.test_lifecycle import VIP4, VIP6, create, tcx_programs
 from tests.support.bpf import known_hosts
-from tests.support.continuity import directory
 from tests.support.lab import Lab, Namespace, wait_for
 from tests.support.lab_star import build
+from tests.support.pinned import directory, opened_pin
 from tests.support.traffic import ask, ask_on, connection
 
 pytestmark = pytest.mark.must_run
@@ -73,20 +72,9 @@ def built(name: str) -> pins.Build:
     return found
 
 
-@contextmanager
-def pinned_as(path: Path) -> Iterator[int]:
-    """Return a descriptor of what is pinned."""
-    descriptor = pins.get(path)
-    assert descriptor is not None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def entry(build: pins.Build) -> int:
     """Return the number of the program that a build starts with."""
-    with pinned_as(directory().program_path(build, f"lox_{build.object}")) as program:
+    with opened_pin(directory().program_path(build, f"lox_{build.object}")) as program:
         return attach.program_id(program)
 
 
@@ -120,13 +108,10 @@ def test_a_data_plane_of_another_version_is_refused_and_goes_on(lab: Lab) -> Non
 
 def other_fingerprint() -> None:
     """Make the pinned maps those of a build with other layouts that calls itself the same version."""
-    descriptor = pins.get(directory().map_path(pins.CONFIG))
-    assert descriptor is not None
-    size = maps.describe(descriptor).value_size
-    value = maps.lookup(descriptor, maps.index_key(0), size)
-    assert value is not None
-    maps.update(descriptor, maps.index_key(0), value[:-1] + bytes([value[-1] ^ 1]), "change the fingerprint")
-    adoption.close({"": descriptor})
+    with opened_pin(directory().map_path(pins.CONFIG)) as config:
+        value = maps.lookup(config, maps.index_key(0), maps.describe(config).value_size)
+        assert value is not None
+        maps.update(config, maps.index_key(0), value[:-1] + bytes([value[-1] ^ 1]), "change the fingerprint")
 
 
 def other_config() -> None:
@@ -213,7 +198,7 @@ def test_replaced_programs_keep_their_tail_calls_while_they_run(space: Namespace
     """Also while another build is loaded beside them; once they run nowhere they go, and all they held with them."""
 
     def first_step(build: pins.Build) -> bytes | None:
-        with pinned_as(directory().program_path(build, "tc_steps")) as steps:
+        with opened_pin(directory().program_path(build, "tc_steps")) as steps:
             return maps.lookup(steps, maps.index_key(0), 4)
 
     def scenario() -> None:
@@ -259,7 +244,7 @@ def lose_program() -> None:
 
 
 def lose_step() -> None:
-    with pinned_as(directory().program_path(built("tc"), "tc_steps")) as steps:
+    with opened_pin(directory().program_path(built("tc"), "tc_steps")) as steps:
         maps.delete(steps, maps.index_key(0), "spoil")
 
 

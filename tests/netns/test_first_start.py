@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.netns.test_lifecycle import VIP4, VIP6, create, traces
-from tests.support.continuity import directory
 from tests.support.lab import Lab, Process
 from tests.support.lab_star import Star, build
+from tests.support.pinned import directory
 
 pytestmark = pytest.mark.must_run
 ROUNDS, KILLS = 5, 4

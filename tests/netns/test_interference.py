@@ -2,10 +2,8 @@
 """Somebody else detaches programs, removes pins and addresses, and writes to the maps: it is noticed and undone."""
 
 import ctypes
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from loxilb.kernel import abi, netns
 from loxilb.kernel.bpf import libbpf, maps, pins
 from tests.support.lab import Lab, wait_for
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, evenly, take_frames
+from tests.support.pinned import opened_pin
 from tests.support.traffic import ask_on, connection
 
 pytestmark = pytest.mark.must_run
@@ -91,22 +90,11 @@ def keep_going(star: Star, work: Callable[[], None]) -> None:
     star.client.call(scenario)
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """Return a descriptor of a pinned map or link."""
-    descriptor = pins.get(path)
-    assert descriptor is not None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def test_detached_programs_are_attached_again(star: Star) -> None:
     """As with bpftool link detach, at every hook."""
     links = pinned(star) / "links"
     for path in links.iterdir():
-        with opened(path) as link:
+        with opened_pin(path) as link:
             assert libbpf.link_detach(link) == 0
 
     settled(star, link=3)
@@ -185,7 +173,7 @@ def audit(star: Star, **least: int) -> None:
 def spoil_listeners(tables: Path) -> None:
     """Delete every listener."""
     for name, layout in (("listeners4", abi.Listener4), ("listeners6", abi.Listener6)):
-        with opened(tables / name) as table:
+        with opened_pin(tables / name) as table:
             for key, _ in list(maps.dump(table, ctypes.sizeof(layout), 4)):
                 maps.delete(table, key, "spoil")
 
@@ -197,13 +185,13 @@ def spoil_ring(tables: Path) -> None:
 
 def overwrite(path: Path, index: int, value: bytes) -> None:
     """Write an element of an array."""
-    with opened(path) as table:
+    with opened_pin(path) as table:
         maps.update(table, maps.index_key(index), value, "spoil")
 
 
 def change(path: Path, index: int, layout: type[ctypes.Structure], **members: object) -> None:
     """Change members of an element of an array."""
-    with opened(path) as table:
+    with opened_pin(path) as table:
         element = layout.from_buffer_copy(maps.lookup(table, maps.index_key(index), ctypes.sizeof(layout)) or b"")
     for name, value in members.items():
         setattr(element, name, type(getattr(element, name))(*value) if isinstance(value, tuple) else value)

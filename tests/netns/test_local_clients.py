@@ -2,7 +2,6 @@
 """Processes on the load balancer's own host use its services (``--localsockpolicy``)."""
 
 import errno
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,9 +11,10 @@ from typing import Any
 import pytest
 
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import libbpf, maps, pins
+from loxilb.kernel.bpf import libbpf, maps
 from tests.support.lab import Lab, wait_for
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, evenly, server
+from tests.support.pinned import directory, opened_pin
 from tests.support.traffic import Answer, ask, ask_datagram, ask_on, connection, family_of
 
 pytestmark = pytest.mark.must_run
@@ -62,10 +62,8 @@ def counted(star: Star, reason: abi.Reason) -> int:
     """Return how often the data plane gave a reason."""
 
     def read() -> int:
-        descriptor = pins.get(pins.PinDirectory(pins.find_bpffs(None)).map_path("reasons"))
-        assert descriptor is not None
-        raw = maps.lookup(descriptor, maps.index_key(reason), 8 * libbpf.possible_cpus())
-        os.close(descriptor)
+        with opened_pin(directory().map_path("reasons")) as reasons:
+            raw = maps.lookup(reasons, maps.index_key(reason), 8 * libbpf.possible_cpus())
         assert raw is not None
         return sum(memoryview(raw).cast("Q"))
 

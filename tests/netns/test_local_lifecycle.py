@@ -17,6 +17,7 @@ from loxilb.kernel import netns
 from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, cgroups, diag, libbpf, pins
 from tests.support.lab import ROOT, Lab, Namespace
 from tests.support.lab_star import PORT, SERVERS4, Star, build
+from tests.support.pinned import opened_pin
 from tests.support.traffic import ask, ask_on
 
 pytestmark = pytest.mark.must_run
@@ -52,11 +53,9 @@ def pinned(space: Namespace) -> dict[str, int]:
         root = pins.PinDirectory(pins.find_bpffs(None)).root / "links"
         found = {}
         for path in root.iterdir() if root.is_dir() else ():
-            descriptor = pins.get(path)
-            assert descriptor is not None
             info, size = (ctypes.c_uint32 * 16)(), ctypes.c_uint32(64)
-            assert libbpf.object_info(descriptor, info, ctypes.byref(size)) == 0
-            os.close(descriptor)
+            with opened_pin(path) as link:
+                assert libbpf.object_info(link, info, ctypes.byref(size)) == 0
             found[path.name] = info[1]  # id of struct bpf_link_info
         return found
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import adoption, libbpf, maps, pins
+from loxilb.kernel.bpf import adoption, libbpf, maps
 from tests.support.builds import another_build
-from tests.support.continuity import Quiet, State, directory
+from tests.support.continuity import Quiet, State
 from tests.support.lab import Lab
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build, evenly, take_frames
 from tests.support.load import Load
+from tests.support.pinned import directory, opened_pin
 
 pytestmark = pytest.mark.must_run
 VIPS = {"20.20.20.1": SERVERS4, "2001::1": SERVERS6}
@@ -59,10 +60,8 @@ def steps(star: Star) -> dict[str, int]:
         found = {}
         for paths in directory().builds().values():
             for name in paths.keys() & {"tc_steps", "xdp_steps"}:
-                descriptor = pins.get(paths[name])
-                assert descriptor is not None
-                found[paths[name].name] = maps.describe(descriptor).max_entries
-                adoption.close({name: descriptor})
+                with opened_pin(paths[name]) as array:
+                    found[paths[name].name] = maps.describe(array).max_entries
         return found
 
     return star.lb.namespace.call(read)

@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Self
 
-from loxilb.kernel.bpf import adoption, maps, pins
+from loxilb.kernel.bpf import adoption, maps
 from loxilb.kernel.bpf.tables import FlowTables
 from tests.support.lab_star import Star
+from tests.support.pinned import directory
 from tests.support.traffic import ask, ask_on, connection
 
 NAMES = ("server1", "server2", "server3")
 _PATIENCE_S = 30.0
-
-
-def directory() -> pins.PinDirectory:
-    """Return the pins of the calling thread's namespace."""
-    return pins.PinDirectory(pins.find_bpffs(None))
 
 
 @dataclass(frozen=True, slots=True)
