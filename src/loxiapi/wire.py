@@ -23,7 +23,7 @@ OPER_ATTACH = 1
 OPER_DETACH = 2
 
 
-class Wire(Struct, kw_only=True, omit_defaults=True, frozen=True):
+class Wire(Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     """Base of all wire types; ``go_name`` is the type's name in the contract's error texts."""
 
     go_name: ClassVar[str] = ""

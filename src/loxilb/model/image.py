@@ -85,7 +85,7 @@ _TAKING_BITS = int(EndpointFlags.LIVE | EndpointFlags.DRAINING)
 _REMOVED_BIT = int(EndpointFlags.REMOVED)
 
 
-class EndpointEntry(Struct, frozen=True, kw_only=True):
+class EndpointEntry(Struct, frozen=True, kw_only=True, gc=False):
     """One endpoint of one rule.
 
     ``source`` is what the endpoint sees as the source in the modes that rewrite it, None in the others. ``share`` is
@@ -111,7 +111,7 @@ class EndpointEntry(Struct, frozen=True, kw_only=True):
         return bool(int(self.flags) & _REMOVED_BIT)
 
 
-class RuleEntry(Struct, frozen=True, kw_only=True):
+class RuleEntry(Struct, frozen=True, kw_only=True, gc=False):
     """One rule; its slice of the ring is ``ring_length`` endpoint ids from ``ring_base``.
 
     ``timeout`` is in seconds. An empty slice means that no endpoint can take a flow. ``persist`` is how many seconds a
@@ -140,7 +140,7 @@ class Image:
     sources: Mapping[RuleId, frozenset[IPNetwork]] = field(default_factory=dict)
 
 
-class PutEndpoint(Struct, frozen=True, kw_only=True):
+class PutEndpoint(Struct, frozen=True, kw_only=True, gc=False):
     """Write an endpoint slot; ``fresh`` says that its counters start at zero.
 
     Flows that point to a slot that is not LIVE any more end at the next ageing pass.
@@ -151,20 +151,20 @@ class PutEndpoint(Struct, frozen=True, kw_only=True):
     fresh: bool = True
 
 
-class DropEndpoint(Struct, frozen=True, kw_only=True):
+class DropEndpoint(Struct, frozen=True, kw_only=True, gc=False):
     """Mark an endpoint slot unused; flows that still point to it end at the next ageing pass."""
 
     endpoint: EndpointId
 
 
-class PutRing(Struct, frozen=True, kw_only=True):
+class PutRing(Struct, frozen=True, kw_only=True, gc=False):
     """Write a slice of the ring, before any rule points to it."""
 
     base: int
     endpoints: tuple[EndpointId, ...]
 
 
-class PutRule(Struct, frozen=True, kw_only=True):
+class PutRule(Struct, frozen=True, kw_only=True, gc=False):
     """Write a rule (one write: a packet sees the old or the new one); ``fresh`` restarts its round robin."""
 
     rule: RuleId
@@ -172,33 +172,33 @@ class PutRule(Struct, frozen=True, kw_only=True):
     fresh: bool = True
 
 
-class DropRule(Struct, frozen=True, kw_only=True):
+class DropRule(Struct, frozen=True, kw_only=True, gc=False):
     """Mark a rule unused."""
 
     rule: RuleId
 
 
-class PutListener(Struct, frozen=True, kw_only=True):
+class PutListener(Struct, frozen=True, kw_only=True, gc=False):
     """Send the packets of a listener to a rule."""
 
     listener: Listener
     rule: RuleId
 
 
-class DropListener(Struct, frozen=True, kw_only=True):
+class DropListener(Struct, frozen=True, kw_only=True, gc=False):
     """Stop looking at packets of a listener."""
 
     listener: Listener
 
 
-class PutSource(Struct, frozen=True, kw_only=True):
+class PutSource(Struct, frozen=True, kw_only=True, gc=False):
     """Let clients of a prefix use a rule; one that is not there yet."""
 
     rule: RuleId
     network: IPNetwork
 
 
-class DropSource(Struct, frozen=True, kw_only=True):
+class DropSource(Struct, frozen=True, kw_only=True, gc=False):
     """Take a prefix that is there from a rule."""
 
     rule: RuleId

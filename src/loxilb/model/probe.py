@@ -58,7 +58,7 @@ class Availability(Enum):
     OUT = "out"
 
 
-class EndpointKey(Struct, frozen=True, cache_hash=True):
+class EndpointKey(Struct, frozen=True, cache_hash=True, gc=False):
     """What ties the health of an endpoint to services: address, word of the transport, port (host order).
 
     The word for ICMP is ``ping``, its port is 0. The written form is ``31.31.31.1_tcp_8080``. A struct, as it keeps its

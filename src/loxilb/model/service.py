@@ -103,7 +103,7 @@ def _check_port(value: int, name: str, code: str) -> None:
         raise InvalidRequest(code, field=name, cause=f"{value} is not a port (0 to 65535)")
 
 
-class Endpoint(Struct, frozen=True, kw_only=True, cache_hash=True):
+class Endpoint(Struct, frozen=True, kw_only=True, cache_hash=True, gc=False):
     """One place a service sends flows to.
 
     ``weight`` is a share in selection priority: of two endpoints with weights 3 and 1 the first takes three flows of
@@ -165,7 +165,7 @@ NO_PROBE = Probe()
 """That of a service that says nothing of it."""
 
 
-class ServiceKey(Struct, frozen=True, kw_only=True, cache_hash=True):
+class ServiceKey(Struct, frozen=True, kw_only=True, cache_hash=True, gc=False):
     """What tells two services apart.
 
     ``port_max`` equals ``port`` unless the service is a port range. ``block`` (fwmark) and ``host`` (L7) separate
@@ -205,7 +205,7 @@ class ServiceKey(Struct, frozen=True, kw_only=True, cache_hash=True):
         return f"{address}:{self.port}{last}/{self.protocol.value}{mark}{self.host}"
 
 
-class Service(Struct, frozen=True, kw_only=True):
+class Service(Struct, frozen=True, kw_only=True, gc=False):
     """One load balancing rule as configured.
 
     ``inactive_timeout`` is in seconds (0: the protocol's default). ``private_address`` stands in for the service

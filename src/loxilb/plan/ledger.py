@@ -17,7 +17,7 @@ from loxilb.plan.pools import IdPool, Limits, Slice, SlicePool
 from loxilb.plan.stay import PLAIN, Policy, Stay, next_change
 
 
-class Programmed(Struct, frozen=True, kw_only=True):
+class Programmed(Struct, frozen=True, kw_only=True, gc=False):
     """One service as programmed; ``ids`` names the slot of each of its endpoints in rule order.
 
     ``endpoints`` has the slots of removed endpoints too, while they have flows. ``stays`` says since when each slot
@@ -60,7 +60,7 @@ class Programmed(Struct, frozen=True, kw_only=True):
         return bool(self.leaving) or (self.policy is not PLAIN and self.next_change < inf)
 
 
-class Holdings(Struct, kw_only=True):
+class Holdings(Struct, kw_only=True, gc=False):
     """Ids and slices that a plan took, or leaves behind."""
 
     rules: list[RuleId] = field(default_factory=list)
