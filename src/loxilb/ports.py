@@ -219,19 +219,29 @@ class Links(Protocol):
         """Return the address this host would send from towards ``destination``; None without a route."""
 
 
+class Recording(Protocol):
+    """A write on its way into the store, maybe beside what its caller does; the store does nothing else meanwhile."""
+
+    def finish(self) -> int:
+        """Make it durable and return the number of the revision; raises StoreError, and nothing has changed then."""
+
+    def abandon(self) -> None:
+        """Forget it, unless it is finished."""
+
+
 class Store(Protocol):
     """The configuration on disk, and how it became what it is.
 
-    A write is two steps, so that the data plane can be changed between them: ``record`` makes it durable, ``confirm``
-    says that it was carried out; ``take_back`` undoes what was refused. One thread at a time. All raise StoreError,
-    and nothing has changed then.
+    A write is two steps, so that the data plane can be changed between them: ``record``, once finished, makes it
+    durable, ``confirm`` says that it was carried out; ``take_back`` undoes what was refused. One thread at a time. All
+    raise StoreError, and nothing has changed then.
     """
 
     def load(self) -> Configured:
         """Read everything."""
 
-    def record(self, changes: Changes, author: Author, summary: str, time: float) -> int:
-        """Make ``changes`` durable as a new revision and return its number; those before it count as confirmed."""
+    def record(self, changes: Changes, author: Author, summary: str, time: float) -> Recording:
+        """Begin to write ``changes`` as a new revision; those before it count as confirmed once it is finished."""
 
     def confirm(self, number: int) -> None:
         """Note that a revision was carried out; outlives the program, and need not outlive the machine's power."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import fields, replace
 
-from loxilb.errors import NotFound
-from loxilb.model import IPNetwork, L4Protocol, LossPolicy, Mode, Probe, Selection, Service
+from loxilb.errors import NotFound, StoreError
+from loxilb.model import IPNetwork, L4Protocol, LossPolicy, Mode, Probe, Selection, Service, ServiceKey
 from loxilb.model.probe import HealthCheck, HostState, MonitoredEndpoint, ProbeKind
 from loxilb.model.revision import LOG_LEVEL, Author, Changes, Configured
 from loxilb.services.store import Retention, SqliteStore
@@ -57,14 +57,24 @@ Reopen = Callable[[], SqliteStore]
 @pytest.fixture(params=["memory", "disk"])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
     """Return a way to open the store again; the one in memory stays the one it was."""
-    path = tmp_path / "new" / "store.db" if request.param == "disk" else None
-    opened = [SqliteStore.open(path, Retention(revisions=5, changes=20))]
+    yield from _reopened(request.param, tmp_path, Retention(revisions=5, changes=20))
+
+
+@pytest.fixture(params=["memory", "disk"])
+def large(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
+    """Return the same for a store that keeps the history of large writes."""
+    yield from _reopened(request.param, tmp_path, Retention())
+
+
+def _reopened(kind: str, folder: Path, retention: Retention) -> Iterator[Reopen]:
+    path = folder / "new" / "store.db" if kind == "disk" else None
+    opened = [SqliteStore.open(path, retention)]
 
     def again() -> SqliteStore:
         if path is not None and opened:
             opened.pop().close()
         if not opened:
-            opened.append(SqliteStore.open(path, Retention(revisions=5, changes=20)))
+            opened.append(SqliteStore.open(path, retention))
         return opened[0]
 
     yield again
@@ -72,7 +82,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
 
 
 def put(store: SqliteStore, *services: Service, time: float = 1.0) -> int:
-    number = store.record(Changes(services={one.key: one for one in services}), ME, "put", time)
+    number = store.record(Changes(services={one.key: one for one in services}), ME, "put", time).finish()
     store.confirm(number)
     return number
 
@@ -107,7 +117,7 @@ def test_everything_comes_back_as_it_was(reopen: Reopen) -> None:
         states=dict(RED),
         parameters={LOG_LEVEL: "trace"},
     )
-    number = reopen().record(changes, ME, "all", 1.0)
+    number = reopen().record(changes, ME, "all", 1.0).finish()
     reopen().confirm(number)
 
     assert reopen().load() == Configured(
@@ -119,6 +129,75 @@ def test_everything_comes_back_as_it_was(reopen: Reopen) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["web\0one", "\x1a0\x1a1\0\x1a", "\x01\n\x7f", "\u2028 \N{GRINNING FACE}", "", 'a"b\\c{}', "\\u0000"]
+)
+def test_any_text_is_a_name(reopen: Reopen, name: str) -> None:
+    """Also one that the database itself would cut; it is not mixed up with another one, and can be taken away."""
+    states = {name: HostState.RED, name.replace("\0", ""): HostState.RED, f"{name}2": HostState.YELLOW}
+    parameters = {name: name, LOG_LEVEL: "info"}
+    number = reopen().record(Changes(states=dict(states), parameters=dict(parameters)), ME, "", 1.0).finish()
+    reopen().confirm(number)
+    assert (reopen().load().states, reopen().load().parameters) == (states, parameters)
+
+    reopen().record(Changes(states={name: None}, parameters={name: "other"}), ME, "", 1.0).finish()
+    assert name not in reopen().load().states
+    assert reopen().load().parameters[name] == "other"
+    assert reopen().back_to(number) == Changes(states={name: HostState.RED}, parameters={name: name})
+
+
+def many(count: int, name: str = "") -> dict[ServiceKey, Service]:
+    """Return so many services."""
+    made = [service(of=key("20.20.20.9", port), name=name, inactive_timeout=240) for port in range(1, count + 1)]
+    return {one.key: one for one in made}
+
+
+@pytest.mark.parametrize("count", [20, 5000])
+def test_an_abandoned_write_never_was(large: Reopen, count: int) -> None:
+    """However large; one that is finished is not abandoned any more."""
+    put(large(), FULL)
+    store = large()
+
+    recording = store.record(Changes(services=many(count) | {FULL.key: None}), ME, "", 2.0)
+    recording.abandon()
+    assert store.load() == Configured(services={FULL.key: FULL}, revision=1)
+    assert numbers(store) == [1]
+
+    recording = store.record(Changes(services=many(count) | {FULL.key: None}), ME, "", 2.0)
+    number = recording.finish()
+    recording.abandon()
+    assert store.load() == Configured(services=many(count), revision=number, pending=True)
+
+
+def test_a_large_write_is_undone_whole(large: Reopen) -> None:
+    """What it made, what it changed and what it took away."""
+    present = many(2500)
+    first = large().record(Changes(services=present), ME, "", 1.0).finish()
+    large().confirm(first)
+    changed, gone = many(5000, "other"), list(present)[:1000]
+    refused = large().record(Changes(services=changed | dict.fromkeys(gone)), ME, "", 2.0).finish()
+    assert large().load().services == {one: changed[one] for one in changed.keys() - set(gone)}
+
+    large().take_back(refused)
+
+    assert large().load() == Configured(services=present, revision=first)
+
+
+def test_what_a_large_write_fails_with_is_raised_when_it_is_finished(large: Reopen) -> None:
+    """Though it happens in another thread; nothing has changed."""
+    put(large(), FULL)
+    store = large()
+    store._connection.execute("PRAGMA query_only = ON")
+    recording = store.record(Changes(services=many(1500)), ME, "", 1.0)
+
+    with pytest.raises(StoreError, match="readonly"):
+        recording.finish()
+
+    store._connection.execute("PRAGMA query_only = OFF")
+    assert store.load() == Configured(services={FULL.key: FULL}, revision=1)
+    put(store, SIX)
+
+
 def test_none_takes_away(reopen: Reopen) -> None:
     """Of every kind; the history knows of it."""
     reopen().record(
@@ -128,11 +207,11 @@ def test_none_takes_away(reopen: Reopen) -> None:
         ME,
         "put",
         1.0,
-    )
+    ).finish()
     gone = Changes(
         services={FULL.key: None}, endpoints={TOLD.name: None}, states=dict.fromkeys(RED), parameters={LOG_LEVEL: None}
     )
-    number = reopen().record(gone, ME, "gone", 2.0)
+    number = reopen().record(gone, ME, "gone", 2.0).finish()
     reopen().confirm(number)
 
     assert reopen().load() == Configured(revision=2)
@@ -141,7 +220,7 @@ def test_none_takes_away(reopen: Reopen) -> None:
 def test_revisions_say_who_when_and_what(reopen: Reopen) -> None:
     """The newest first, at most as many as asked for."""
     for number in range(1, 4):
-        reopen().record(Changes(parameters={"one": str(number)}), ME, f"write {number}", 1000.5 + number)
+        reopen().record(Changes(parameters={"one": str(number)}), ME, f"write {number}", 1000.5 + number).finish()
 
     newest, older = reopen().revisions(2)
 
@@ -151,12 +230,12 @@ def test_revisions_say_who_when_and_what(reopen: Reopen) -> None:
 
 def test_a_write_is_pending_until_it_is_confirmed(reopen: Reopen) -> None:
     """By itself, or by the next write."""
-    first = reopen().record(Changes(services={FULL.key: FULL}), ME, "", 1.0)
+    first = reopen().record(Changes(services={FULL.key: FULL}), ME, "", 1.0).finish()
     assert reopen().load().pending
     reopen().confirm(first)
     assert not reopen().load().pending
-    reopen().record(Changes(services={SIX.key: SIX}), ME, "", 2.0)
-    second = reopen().record(Changes(services={SIX.key: None}), ME, "", 3.0)
+    reopen().record(Changes(services={SIX.key: SIX}), ME, "", 2.0).finish()
+    second = reopen().record(Changes(services={SIX.key: None}), ME, "", 3.0).finish()
     reopen().take_back(second)
     assert not reopen().load().pending
 
@@ -165,7 +244,7 @@ def test_what_is_taken_back_was_never_there(reopen: Reopen) -> None:
     """Neither in the configuration nor in the history; its number is not given again."""
     put(reopen(), FULL)
     other = replace(FULL, name="other", persist_timeout=0)
-    refused = reopen().record(Changes(services={FULL.key: other, SIX.key: SIX}, states=dict(RED)), ME, "", 2.0)
+    refused = reopen().record(Changes(services={FULL.key: other, SIX.key: SIX}, states=dict(RED)), ME, "", 2.0).finish()
     reopen().take_back(refused)
 
     assert reopen().load() == Configured(services={FULL.key: FULL}, revision=1)
@@ -178,7 +257,7 @@ def test_the_way_back_is_what_differs(reopen: Reopen) -> None:
     start = put(reopen(), FULL)
     put(reopen(), replace(FULL, name="second"))
     put(reopen(), replace(FULL, name="third"), SIX)
-    reopen().record(Changes(services={SIX.key: None}, parameters={LOG_LEVEL: "info"}), ME, "", 4.0)
+    reopen().record(Changes(services={SIX.key: None}, parameters={LOG_LEVEL: "info"}), ME, "", 4.0).finish()
 
     assert reopen().back_to(start) == Changes(services={FULL.key: FULL}, parameters={LOG_LEVEL: None})
     assert reopen().back_to(3) == Changes(services={SIX.key: SIX}, parameters={LOG_LEVEL: None})

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from loxilb.errors import StoreError
 from loxilb.kernel.fake import FakeDataPlane, FakeLinks, FakeVipHost
 from loxilb.model import Probe, Service
 from loxilb.model.probe import HealthCheck, MonitoredEndpoint, ProbeKind
@@ -34,14 +33,11 @@ TOLD = MonitoredEndpoint(address=ip_address("31.31.31.1"), check=HealthCheck(kin
 
 
 class Refusing(SqliteStore):
-    """A store whose disk can be full."""
+    """A store that can refuse every write."""
 
-    full = False
-
-    def _put(self, documents: Any) -> None:
-        if self.full:
-            raise StoreError("cannot write the store: disk full")
-        super()._put(documents)
+    def refuse(self, refused: bool) -> None:
+        """Write nothing from now on, or go on."""
+        self._connection.execute(f"PRAGMA query_only = {refused:d}")
 
 
 class Stage:

@@ -119,7 +119,7 @@ def test_what_cannot_be_kept_is_503_with_the_remedy(api: LiveApi, monkeypatch: p
         raise StoreError("cannot write s.db: database or disk is full", remedy="free space on its file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "_write", refuse)
+        patch.setattr(SqliteStore, "_prune", refuse)
         reply = api.request("DELETE", f"{RULE}/all")
 
     assert reply.json == {

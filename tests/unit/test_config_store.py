@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -72,7 +71,7 @@ def test_what_the_store_refuses_never_reaches_the_data_plane():
         await stage.service.put(service())
         before, free, applied = stage.fake.observe(), stage.service._ledger.free, len(stage.fake.applied)
         told = len(stage.changes)
-        stage.store.full = True
+        stage.store.refuse(True)
         for attempt in (
             stage.service.put(service(of=key(port=1))),
             stage.service.delete(key()),
@@ -80,13 +79,13 @@ def test_what_the_store_refuses_never_reaches_the_data_plane():
             stage.service.set_parameter(LOG_LEVEL, "info"),
             stage.service.keep(Changes(endpoints={FIRST: TOLD}), author=ME),
         ):
-            with pytest.raises(StoreError, match="disk full"):
+            with pytest.raises(StoreError, match="readonly"):
                 await attempt
 
         assert (stage.fake.observe(), stage.service._ledger.free) == (before, free)
         assert len(stage.fake.applied) == applied
         assert len(stage.changes) == told
-        stage.store.full = False
+        stage.store.refuse(False)
         await stage.service.put(service(of=key(port=1)))
         assert len(await stage.shown()) == 2
 
@@ -96,21 +95,20 @@ def test_what_the_store_refuses_never_reaches_the_data_plane():
 def test_what_cannot_be_taken_back_now_is_before_the_next_write():
     async def scene(stage: Stage) -> None:
         await stage.service.put(service())
-        record = stage.store.record
+        apply = stage.fake.apply
 
-        def fill(*arguments: Any) -> int:
-            number = record(*arguments)
-            stage.store.full = True
-            return number
+        def fill(ops: Sequence[Op]) -> None:
+            stage.store.refuse(True)
+            apply(ops)
 
         stage.fake.fail_in(0)
         with pytest.MonkeyPatch.context() as patch, capture_logs() as logs, pytest.raises(KernelError):
-            patch.setattr(stage.store, "record", fill)
+            patch.setattr(stage.fake, "apply", fill)
             await stage.service.put(NAMED)
         assert [one["event"] for one in logs if one["log_level"] == "error"] == ["refused write still in the store"]
         with pytest.raises(StoreError):
             await stage.service.put(service(of=key(port=1)))
-        stage.store.full = False
+        stage.store.refuse(False)
         await stage.service.put(service(of=key(port=1)))
 
         assert set(stage.store.load().services) == {key(), key(port=1)}

@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 def put(store: SqliteStore, *services: Service) -> None:
     changes = Changes(services={one.key: one for one in services})
-    store.confirm(store.record(changes, Author(), "", 1.0))
+    store.confirm(store.record(changes, Author(), "", 1.0).finish())
 
 
 def run(path: Path, statement: str) -> None:
@@ -36,10 +36,10 @@ def run(path: Path, statement: str) -> None:
     other.close()
 
 
-def test_a_write_is_in_the_log_before_record_returns(path: Path) -> None:
+def test_a_write_is_in_the_log_once_it_is_finished(path: Path) -> None:
     """A copy of the files as they are on disk now has it."""
     store = SqliteStore.open(path)
-    store.record(Changes(services={SERVICES[0].key: None}), Author(), "", 2.0)
+    store.record(Changes(services={SERVICES[0].key: None}), Author(), "", 2.0).finish()
     copy = path.with_name("copy.db")
     copy.write_bytes(path.read_bytes())
     copy.with_name("copy.db-wal").write_bytes(path.with_name("store.db-wal").read_bytes())
@@ -55,13 +55,13 @@ def test_writes_are_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that must survive a power cut is, the note that it was carried out is not."""
     store = SqliteStore.open(path)
     modes = []
-    write = store._write
+    prune = store._prune
 
-    def note(*arguments: object) -> None:
+    def note() -> None:
         modes.append(store._connection.execute("PRAGMA synchronous").fetchone()[0])
-        write(*arguments)  # type: ignore[arg-type]
+        prune()
 
-    monkeypatch.setattr(store, "_write", note)
+    monkeypatch.setattr(store, "_prune", note)
     put(store, SERVICES[0])
     put(store, SERVICES[1])
 

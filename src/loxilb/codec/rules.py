@@ -2,7 +2,7 @@
 """Load balancer rules between the wire and the model: one function per direction."""
 
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from math import ceil
 
 from msgspec import structs
@@ -42,7 +42,16 @@ _LOSSES = {policy.value: policy for policy in LossPolicy} | {"": _RESET}
 # Many services have the same endpoints and probes, and a start reads them all: one object of each takes less time, and
 # less memory.
 _CACHED = 1 << 16
-_text = lru_cache(maxsize=_CACHED)(str)
+
+
+@lru_cache(maxsize=_CACHED)
+def _text_of(version: int, number: int) -> str:
+    return str(IPv4Address(number) if version == 4 else IPv6Address(number))
+
+
+def _text(address: IPAddress) -> str:
+    """Return an address as text; looked up by its number, as the hash of an address is slow."""
+    return _text_of(address.version, int(address))
 
 
 def service_of(entry: wire.LoadBalancerEntry) -> Service:

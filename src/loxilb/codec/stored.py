@@ -7,6 +7,7 @@ object is in its document.
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from itertools import islice
 from typing import NamedTuple
 
 from msgspec import MsgspecError, json
@@ -43,20 +44,48 @@ class UnreadableError(Exception):
     """A document that is none."""
 
 
+class Part(NamedTuple):
+    """Some of what a write changes, of one kind.
+
+    ``documents`` is a JSON object with a member for each, by its name: an object, a text, or null for what is taken
+    away; ``drops`` says that something is. Names and texts are :func:`carried`. One call encodes them all, and the
+    database takes them from there.
+    """
+
+    kind: Kind
+    documents: str
+    drops: bool
+
+
 _decode_rule = json.Decoder(wire.LoadBalancerEntry).decode
+_encode = json.Encoder().encode
+_PART = 4000
 
 
-def documents_of(changes: Changes) -> Iterator[tuple[Name, str | None]]:
-    """Write ``changes``; None for what is taken away."""
-    kind = Kind.SERVICE
-    for key, service in changes.services.items():
-        yield Name(kind, name_of(key)), service_document(service) if service else None
-    for name, endpoint in changes.endpoints.items():
-        yield Name(Kind.ENDPOINT, name), wire.encode(endpoint_body(endpoint)).decode() if endpoint else None
-    for name, state in changes.states.items():
-        yield Name(Kind.STATE, name), state.value if state else None
-    for name, value in changes.parameters.items():
-        yield Name(Kind.PARAMETER, name), value
+def parts_of(changes: Changes) -> Iterator[Part]:
+    """Write ``changes``, some thousand documents at a time."""
+    services = iter(changes.services.items())
+    while some := {name_of(key): body_of(one) if one else None for key, one in islice(services, _PART)}:
+        yield _part(Kind.SERVICE, some)
+    endpoints = {name: endpoint_body(one) if one else None for name, one in changes.endpoints.items()}
+    states = {name: one.value if one else None for name, one in changes.states.items()}
+    parameters = {name: carried(one) if one is not None else None for name, one in changes.parameters.items()}
+    for kind, few in ((Kind.ENDPOINT, endpoints), (Kind.STATE, states), (Kind.PARAMETER, parameters)):
+        if few:
+            yield _part(kind, few)
+
+
+def _part(kind: Kind, documents: Mapping[str, wire.Wire | str | None]) -> Part:
+    members = {carried(name): one for name, one in documents.items()}
+    return Part(kind, _encode(members).decode(), None in documents.values())
+
+
+def carried(text: str) -> str:
+    """Return a text without NUL, where SQLite ends one in JSON: U+001A and ``0`` stand for it.
+
+    U+001A and ``1`` stand for U+001A itself.
+    """
+    return text if text.isprintable() else text.replace("\x1a", "\x1a1").replace("\0", "\x1a0")
 
 
 def changes_of(documents: Mapping[Name, str | None], known: Mapping[Name, str]) -> Changes:
@@ -84,11 +113,6 @@ def changes_of(documents: Mapping[Name, str | None], known: Mapping[Name, str]) 
         except (MsgspecError, InvalidRequest, ValueError, KeyError) as error:
             raise UnreadableError(f"{name.kind.value} {name.text}: {error}") from error
     return Changes(services=services, endpoints=endpoints, states=states, parameters=parameters)
-
-
-def service_document(service: Service) -> str:
-    """Write a service without the live state of its endpoints."""
-    return wire.encode(body_of(service)).decode()
 
 
 def _service(text: str) -> Service:

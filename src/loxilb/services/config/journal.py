@@ -12,7 +12,7 @@ from loxilb.model import Service, ServiceKey
 from loxilb.model.probe import EndpointKey, HostState, MonitoredEndpoint
 from loxilb.model.revision import DAEMON, Author, Changes, Configured, Revision
 from loxilb.plan import summary
-from loxilb.ports import ChangeWatcher, Store
+from loxilb.ports import ChangeWatcher, Recording, Store
 from loxilb.services.config.health import HealthBook
 
 _V = TypeVar("_V")
@@ -45,14 +45,20 @@ class StoreJournal:
         self.parameters = dict(stored.parameters)
         return stored
 
-    def record(self, changes: Changes, author: Author, summary: str) -> int:
-        """Make a write durable and return its revision; raises StoreError."""
+    @contextmanager
+    def recording(self, changes: Changes, author: Author, summary: str) -> Iterator[Recording]:
+        """Record a write while the body runs, which finishes it when it can be carried out; raises StoreError."""
         self._settle()
-        return self._store.record(changes, author, summary, self._clock())
+        recording = self._store.record(changes, author, summary, self._clock())
+        try:
+            yield recording
+        finally:
+            recording.abandon()
 
     def adopt(self, changes: Changes) -> None:
         """Keep what the data plane held already; raises StoreError."""
-        self._store.confirm(self.record(changes, DAEMON, f"take over from the data plane: {summary(changes, ())}"))
+        with self.recording(changes, DAEMON, f"take over from the data plane: {summary(changes, ())}") as recording:
+            self._store.confirm(recording.finish())
 
     def completed(self, changes: Changes, used: HealthBook) -> Changes:
         """Return ``changes`` without what is so already, and with the states that nobody needs any more taken away."""

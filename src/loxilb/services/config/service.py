@@ -340,12 +340,13 @@ class ConfigurationService:
             if asked.parameters:
                 self._journal.follow(Changes(parameters=asked.parameters))
             return
-        planned = self._plan(changes.services)
-        try:
-            number = self._journal.record(changes, author, note + summary(changes, self._desired))
-        except BaseException:
-            planned.abandon(self._ledger)
-            raise
+        with self._journal.recording(changes, author, note + summary(changes, self._desired)) as recording:
+            planned = self._plan(changes.services)
+            try:
+                number = recording.finish()
+            except BaseException:
+                planned.abandon(self._ledger)
+                raise
         with self._journal.carrying_out(number):
             self._carry_out(planned, changes.services)
         self._stir()

@@ -3,20 +3,21 @@
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from loxilb.codec.stored import Kind, Name, UnreadableError, changes_of, documents_of
+from loxilb.codec.stored import Kind, Name, UnreadableError, changes_of, parts_of
 from loxilb.errors import NotFound, StoreError
 from loxilb.model.revision import Author, Changes, Configured, Revision
 from loxilb.services.store.failures import damaged, store_error
 from loxilb.services.store.schema import prepare
+from loxilb.services.store.writing import Recording, begin, beside, give_up, put_back, write
 
 _MEMORY = ":memory:"
-_WORDS = {kind: kind.value for kind in Kind}
+_MANY = 1000  # changed objects; fewer are written sooner than a thread is started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +69,7 @@ class SqliteStore:
 
     def read_ahead(self) -> None:
         """Begin to read everything, in a thread of its own, for :meth:`load`; call nothing else before that."""
-        thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._ahead = thread.submit(self._read)
-        thread.shutdown(wait=False)
+        self._ahead = beside(self._read)
 
     def load(self) -> Configured:
         """Read everything, or return what was read ahead."""
@@ -91,18 +90,21 @@ class SqliteStore:
             pending=bool(last and last[1]),
         )
 
-    def record(self, changes: Changes, author: Author, summary: str, time: float) -> int:
-        """Make ``changes`` durable as a new revision and return its number; those before it count as confirmed."""
-        with self._durably("write"):
+    def record(self, changes: Changes, author: Author, summary: str, time: float) -> Recording:
+        """Begin to write ``changes`` as a new revision; those before it count as confirmed once it is finished."""
+
+        def insert() -> int:
             self._connection.execute("UPDATE revisions SET pending = 0 WHERE pending")
             number = self._connection.execute(
                 "INSERT INTO revisions (time, address, agent, summary, size, pending) VALUES (?, ?, ?, ?, ?, 1)",
                 (time, author.address, author.agent, summary, len(changes)),
             ).lastrowid
             assert number is not None
-            self._write(number, dict(documents_of(changes)))
+            write(self._connection, number, parts_of(changes))
             self._prune()
-        return number
+            return number
+
+        return Recording(self._connection, self._path, insert, aside=len(changes) >= _MANY)
 
     def confirm(self, number: int) -> None:
         """Note that a revision was carried out."""
@@ -114,8 +116,7 @@ class SqliteStore:
     def take_back(self, number: int) -> None:
         """Undo the newest revision and forget it."""
         with self._durably("write"):
-            rows = self._connection.execute("SELECT kind, name, before FROM changes WHERE revision = ?", (number,))
-            self._put({Name(Kind(kind), name): before for kind, name, before in rows.fetchall()})
+            put_back(self._connection, number)
             self._connection.execute("DELETE FROM revisions WHERE number = ?", (number,))
 
     def revisions(self, limit: int) -> Sequence[Revision]:
@@ -155,24 +156,6 @@ class SqliteStore:
         except UnreadableError as error:
             raise damaged(self._path, str(error)) from error
 
-    def _write(self, number: int, documents: Mapping[Name, str | None]) -> None:
-        before = "(SELECT document FROM objects WHERE kind = ?2 AND name = ?3)"
-        self._connection.executemany(
-            f"INSERT INTO changes VALUES (?1, ?2, ?3, {before})",
-            [(number, _WORDS[kind], text) for kind, text in documents],
-        )
-        self._put(documents)
-
-    def _put(self, documents: Mapping[Name, str | None]) -> None:
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?)",
-            [(_WORDS[kind], name, text) for (kind, name), text in documents.items() if text is not None],
-        )
-        self._connection.executemany(
-            "DELETE FROM objects WHERE kind = ? AND name = ?",
-            [(_WORDS[kind], name) for (kind, name), text in documents.items() if text is None],
-        )
-
     def _prune(self) -> None:
         """Forget the oldest revisions that are too many, or change too many objects together; never the newest."""
         execute = self._connection.execute
@@ -186,15 +169,12 @@ class SqliteStore:
     def _durably(self, operation: str) -> Iterator[None]:
         """Run a transaction that is on the disk when it ends, or not there at all."""
         with self._reported(operation):
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                begin(self._connection)
                 yield
                 self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+            finally:
+                give_up(self._connection)
 
     @contextmanager
     def _reported(self, operation: str) -> Iterator[None]:
