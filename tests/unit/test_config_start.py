@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from loxilb.errors import InvalidRequest, KernelError
 from loxilb.kernel.fake import FakeDataPlane, FakeVipHost
 from loxilb.model import LossPolicy, Selection
-from loxilb.model.image import DropRule, Image, PutListener, RuleId
+from loxilb.model.image import DropRule, EndpointFlags, Image, PutListener, RuleId
 from loxilb.model.probe import Availability, EndpointKey, HostState
 from loxilb.model.revision import DAEMON, LOG_LEVEL, Changes
 from loxilb.plan import Drift, Limits, listeners_of
@@ -69,6 +69,23 @@ def test_an_endpoint_that_is_down_gets_no_flow_after_a_restart(loss):
         await stage.service.set_availability({third: Availability.UP})
         taking = {entry.address: entry.takes_flows for entry in stage.fake.observe().endpoints.values()}
         assert list(taking.values()) == [False, True, True]
+
+    play(scene)
+
+
+def test_an_endpoint_that_one_service_lost_is_down_for_all_of_its_services():
+    """Also for one that is programmed as if it were up."""
+
+    async def scene(stage: Stage) -> None:
+        for port in (1, 2):
+            await stage.service.put(service(of=key(port=port)))
+        slot, entry = next(iter(stage.fake.observe().endpoints.items()))
+        stage.fake._endpoints[slot] = structs.replace(entry, flags=EndpointFlags.NONE)
+        await stage.restart()
+
+        assert stage.service.found_down == {EndpointKey(entry.address, "tcp", entry.port)}
+        taking = [one.takes_flows for one in stage.fake.observe().endpoints.values()]
+        assert taking == [False, True, True] * 2
 
     play(scene)
 

@@ -117,8 +117,38 @@ def test_whatever_was_changed_is_as_it_was(wanted: list[Service], changes: list[
         at: structs.replace(one, ring_base=0) for at, one in before.rules.items()
     }
     assert not audit(after, ledger.services)
-    again, strays = adopt(after, LIMITS, wanted)
+    again, strays, _ = adopt(after, LIMITS, wanted)
     assert (again.services, again.free, strays) == (ledger.services, ledger.free, [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(services(), min_size=1, max_size=3, unique_by=lambda one: (one.key.address, one.key.port // 2)),
+    st.lists(st.tuples(st.sampled_from(sorted(THINGS)), st.integers(0, 1000)), max_size=4),
+)
+def test_a_start_needs_a_plan_of_nothing_but_what_is_unsettled(
+    wanted: list[Service], changes: list[tuple[str, int]]
+) -> None:
+    """Whatever was changed: what is taken over as it is would not change in a plan of everything."""
+    claimed = [listener for one in wanted for listener in listeners_of(one)]
+    if len(claimed) != len(set(claimed)):
+        return
+    fake, _ = programmed(*wanted)
+    for what, chosen in changes:
+        tamper(fake, what, chosen)
+
+    ledger, strays, unsettled = adopt(fake.observe(), LIMITS, wanted)
+    fake.apply(strays)
+    settled = {one.key: one for one in wanted if one not in unsettled}
+    assert plan(settled, ledger, {}).after == {}
+    planned = plan({one.key: one for one in unsettled}, ledger, {})
+    fake.apply(planned.ops)
+    planned.commit(ledger)
+
+    assert not audit(fake.observe(), ledger.services)
+    assert plan({one.key: one for one in wanted}, ledger, {}).ops == ()
+    again, strays, _ = adopt(fake.observe(), LIMITS, wanted)
+    assert (again.owners, again.free, strays) == (ledger.owners, ledger.free, [])
 
 
 def test_nothing_is_written_where_nothing_differs():

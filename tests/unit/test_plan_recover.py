@@ -75,10 +75,24 @@ def test_a_ledger_read_back_has_nothing_left_to_plan():
     ]
     fake = programmed(*services)
 
-    ledger, strays = adopt(fake.observe(), Limits(), services)
+    ledger, strays, _ = adopt(fake.observe(), Limits(), services)
 
     assert strays == []
     assert plan({one.key: one for one in services}, ledger, {}).ops == ()
+
+
+def test_a_rule_is_one_services():
+    """Where somebody led the listener of one service to the rule of another: each gets its own."""
+    one, two = service(), service(of=key("20.20.20.2"))
+    fake = programmed(one, two)
+    (first,), (second,) = listeners_of(one), listeners_of(two)
+    fake.apply([PutListener(listener=second, rule=fake.observe().listeners[first])])
+
+    ledger, strays, unsettled = adopt(fake.observe(), Limits(), [one, two])
+    fake.apply([*strays, *plan({two.key: two}, ledger, {}).ops])
+
+    assert unsettled == [two]
+    assert len(set(fake.observe().listeners.values())) == len(fake.observe().rules) == 2
 
 
 def test_weights_read_during_slow_starts_are_weights():
@@ -103,7 +117,7 @@ def test_weights_read_during_slow_starts_are_weights():
 def test_what_belongs_to_no_service_is_dropped():
     fake = programmed(service(), service(of=key("20.20.20.2")))
 
-    ledger, strays = adopt(fake.observe(), Limits(), [service()])
+    ledger, strays, _ = adopt(fake.observe(), Limits(), [service()])
     fake.apply(strays)
 
     assert set(fake.observe().rules) == {1}
@@ -144,7 +158,7 @@ def test_sources_of_no_rule_are_dropped():
     fake.apply([PutSource(rule=RuleId(7), network=network), PutSource(rule=RuleId(1), network=network)])
 
     services = recover(fake.observe())
-    ledger, strays = adopt(fake.observe(), Limits(), services)
+    ledger, strays, _ = adopt(fake.observe(), Limits(), services)
     fake.apply([*strays, *plan({one.key: one for one in services}, ledger, {}).ops])
 
     assert fake.observe() == programmed(service()).observe()

@@ -258,7 +258,7 @@ def test_a_new_daemon_finds_what_drains():
 
     assert recover(board.fake.observe()) == [replace(wanted, drain_timeout=0)]
     board.now = 7.0
-    board.ledger, strays = adopt(board.fake.observe(), Limits(), [wanted], board.now)
+    board.ledger, strays, _ = adopt(board.fake.observe(), Limits(), [wanted], board.now)
     assert (strays, board.put(wanted), board.ledger.restless) == ([], [], {key()})
     board.now += 59
     board.put(wanted)
@@ -399,7 +399,7 @@ def test_a_slow_start_goes_on_in_a_new_daemon(selection):
 
     assert recover(board.fake.observe()) == [replace(wanted, slow_start=0)]
     board.now = 7.0
-    board.ledger, _ = adopt(board.fake.observe(), Limits(), [wanted], board.now)
+    board.ledger, _, _ = adopt(board.fake.observe(), Limits(), [wanted], board.now)
     assert board.put(wanted) == []
     board.now += 69
     board.put(wanted)

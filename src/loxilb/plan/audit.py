@@ -83,7 +83,7 @@ _STRAYS: Mapping[type, str] = {
 
 def audit(image: Image, services: Mapping[ServiceKey, Programmed]) -> Findings:
     """Compare what is observed with what the services are programmed as."""
-    differences = tuple(_difference(image, key, one) for key, one in services.items() if not _is_right(image, one))
+    differences = tuple(_difference(image, key, one) for key, one in services.items() if not is_right(image, one))
     programmed = services.values()
     # With every element of every service there, more elements than those are strays: no need to look which.
     complete = not differences and _sizes(image) == (
@@ -123,12 +123,12 @@ def _sizes(image: Image) -> tuple[int, int, int, int]:
     return len(image.listeners), len(image.rules), len(image.endpoints), len(image.sources)
 
 
-def _is_right(image: Image, one: Programmed) -> bool:
+def is_right(image: Image, one: Programmed) -> bool:
     """Tell whether nothing differs: what is so of nearly all services is found out first, and cheaply."""
     rule, endpoints, listeners = one.rule, image.endpoints, image.listeners
     return (
         image.rules.get(rule) == one.entry
-        and image.rings[rule] == one.ring
+        and image.rings.get(rule) == one.ring
         and image.sources.get(rule, _NONE) == one.sources
         and all(endpoints.get(slot) == entry for slot, entry in one.endpoints.items())
         and all(listeners.get(listener) == rule for listener in one.listeners)

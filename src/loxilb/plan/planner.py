@@ -8,7 +8,7 @@ many services there are.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from operator import itemgetter
@@ -39,7 +39,7 @@ from loxilb.model.image import (
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import stay as stays_of
 from loxilb.plan.ledger import Holdings, Ledger, Programmed, places
-from loxilb.plan.pools import Slice, exhausted
+from loxilb.plan.pools import Limits, Slice, exhausted
 from loxilb.plan.selection import in_address_order, in_rule_order, ring_of
 from loxilb.plan.stay import FLAGS, Phase, Policy, Stay
 from loxilb.plan.support import check_supported
@@ -47,7 +47,7 @@ from loxilb.plan.support import check_supported
 Sources = Mapping[IPAddress, IPAddress]
 Health = Mapping[EndpointKey, Availability]
 
-_ALL_UP: Health = {}
+ALL_UP: Health = {}
 # Members of an Enum are slow to name; there may be very many services.
 _FULLNAT, _ONEARM, _TAKING, _LIVE = Mode.FULLNAT, Mode.ONEARM, Phase.TAKING, FLAGS[Phase.TAKING]
 
@@ -103,6 +103,10 @@ class _Draft:
     taken: Holdings = field(default_factory=Holdings)
     freed: Holdings = field(default_factory=Holdings)
 
+    def take_slice(self, length: int) -> Slice:
+        """Take slots of the ring; raises InvalidRequest."""
+        return self.ledger.take_slice(self.taken, length)
+
     def finish(self) -> Plan:
         """Put the operations in order; a listener that moves to another rule is overwritten, not dropped."""
         puts = [PutListener(listener=listener, rule=rule) for listener, rule in self.listeners.items()]
@@ -116,7 +120,7 @@ def plan(
     changes: Mapping[ServiceKey, Service | None],
     ledger: Ledger,
     sources: Sources,
-    health: Health = _ALL_UP,
+    health: Health = ALL_UP,
     *,
     now: float = 0.0,
     without_flows: Collection[EndpointId] = (),
@@ -148,22 +152,20 @@ def _plan_all(draft: _Draft, changes: Mapping[ServiceKey, Service | None]) -> No
     key = None
     try:
         for key, service in changes.items():
-            _check(service, draft.ledger)
+            if service is not None:
+                check(service, draft.ledger.limits)
             _plan_one(draft, key, service)
     except InvalidRequest as error:
         error.about = key
         raise
 
 
-def _check(service: Service | None, ledger: Ledger) -> None:
-    if service is None:
-        return
+def check(service: Service, limits: Limits) -> None:
+    """Raise NotBuilt or InvalidRequest for a service that cannot be programmed, whatever else is."""
     check_supported(service)
-    limit = ledger.limits.service_endpoints
-    if len(service.endpoints) > limit:
-        raise InvalidRequest(
-            "endpoints-range error", field="endpoints", cause=f"{len(service.endpoints)} of at most {limit}"
-        )
+    if len(service.endpoints) > limits.service_endpoints:
+        cause = f"{len(service.endpoints)} of at most {limits.service_endpoints}"
+        raise InvalidRequest("endpoints-range error", field="endpoints", cause=cause)
 
 
 def _plan_one(draft: _Draft, key: ServiceKey, service: Service | None) -> None:
@@ -194,53 +196,75 @@ def listeners_of(service: Service) -> frozenset[Listener]:
 
 
 def _create(draft: _Draft, service: Service) -> None:
-    """Plan a service that is new: what :func:`_program` says of one without a past, and all of it is written."""
-    ordered = in_rule_order(service.endpoints)
-    rule, ids = draft.ledger.take_rule(draft.taken), draft.ledger.take_endpoints(draft.taken, len(ordered))
-    policy = Policy.of(service)
-    stays = _first_stays(draft, service, ids, ordered, policy)
+    """Plan a service that is new: all of it is written."""
+    one = as_new(
+        service,
+        rule=draft.ledger.take_rule(draft.taken),
+        ids=draft.ledger.take_endpoints(draft.taken, len(service.endpoints)),
+        listeners=listeners_of(service),
+        slice_of=draft.take_slice,
+        sources=draft.sources,
+        health=draft.health,
+    )
+    draft.after[service.key] = one
+    draft.new.endpoints += [PutEndpoint(endpoint=at, entry=entry) for at, entry in one.endpoints.items()]
+    if one.sources:
+        draft.new.sources += [PutSource(rule=one.rule, network=network) for network in in_address_order(one.sources)]
+    if one.ring:
+        draft.new.rings.append(PutRing(base=one.entry.ring_base, endpoints=one.ring))
+    draft.new.rules.append(PutRule(rule=one.rule, entry=one.entry))
+    for listener in sorted(one.listeners):
+        draft.listeners[listener] = one.rule
+
+
+def as_new(
+    service: Service,
+    *,
+    rule: RuleId,
+    ids: tuple[EndpointId, ...],
+    listeners: frozenset[Listener],
+    slice_of: Callable[[int], Slice],
+    sources: Sources,
+    health: Health,
+) -> Programmed:
+    """Say how a service is programmed that is new: what :func:`_program` says of one without a past.
+
+    ``ids`` are for its endpoints in rule order; ``slice_of`` says which slots of the ring it gets.
+    """
+    ordered, policy = in_rule_order(service.endpoints), Policy.of(service)
+    stays = _first_stays(service, ids, ordered, policy, health)
     taking = [FULL_SHARE if stay.phase is _TAKING else 0 for stay in stays.values()]
     ring = _ring(service, ordered, ids, taking)
-    entry = _rule_entry(service, draft.ledger.take_slice(draft.taken, len(ring)))
-    entries = [
-        EndpointEntry(
+    endpoints = {
+        slot: EndpointEntry(
             rule=rule,
             address=endpoint.address,
             port=endpoint.port,
-            source=_source(service, endpoint, draft.sources),
+            source=_source(service, endpoint, sources),
             flags=_LIVE if takes else FLAGS[stays[slot].phase],
         )
         for slot, endpoint, takes in zip(ids, ordered, taking, strict=True)
-    ]
-    listeners, sources = listeners_of(service), frozenset(service.allowed_sources)
-    draft.after[service.key] = Programmed(
+    }
+    return Programmed(
         rule=rule,
-        entry=entry,
+        entry=_rule_entry(service, slice_of(len(ring))),
         ring=ring,
         ids=ids,
-        endpoints=dict(zip(ids, entries, strict=True)),
+        endpoints=endpoints,
         listeners=listeners,
-        sources=sources,
+        sources=frozenset(service.allowed_sources),
         policy=policy,
         stays=stays,
     )
-    draft.new.endpoints += [PutEndpoint(endpoint=at, entry=one) for at, one in zip(ids, entries, strict=True)]
-    if sources:
-        draft.new.sources += [PutSource(rule=rule, network=one) for one in in_address_order(sources)]
-    if ring:
-        draft.new.rings.append(PutRing(base=entry.ring_base, endpoints=ring))
-    draft.new.rules.append(PutRule(rule=rule, entry=entry))
-    for listener in sorted(listeners):
-        draft.listeners[listener] = rule
 
 
 def _first_stays(
-    draft: _Draft, service: Service, ids: Sequence[EndpointId], ordered: Sequence[Endpoint], policy: Policy
+    service: Service, ids: Sequence[EndpointId], ordered: Sequence[Endpoint], policy: Policy, health: Health
 ) -> dict[EndpointId, Stay]:
     """Say what each slot of a new service does: what its endpoint's health says, and as if it had always done so."""
-    if not draft.health:
+    if not health:
         return dict.fromkeys(ids, stays_of.ALWAYS)
-    states = [_health(service, endpoint, draft.health) for endpoint in ordered]
+    states = [_health(service, endpoint, health) for endpoint in ordered]
     return {slot: stays_of.present(state, policy, None, -inf) for slot, state in zip(ids, states, strict=True)}
 
 

@@ -9,8 +9,9 @@ from the ring. Slots of removed endpoints that still have flows come back as suc
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
-from itertools import compress, pairwise
+from itertools import chain, pairwise
 from math import gcd, lcm
+from typing import NamedTuple
 
 from loxilb.errors import InvalidRequest
 from loxilb.model import Endpoint, IPAddress, IPNetwork, L4Protocol, LossPolicy, Selection, Service, ServiceKey
@@ -29,15 +30,17 @@ from loxilb.model.image import (
 )
 from loxilb.model.probe import EndpointKey
 from loxilb.model.service import DEFAULT_PERSISTENCE_S, MAX_WEIGHT
+from loxilb.plan.audit import is_right
 from loxilb.plan.ledger import Ledger, Programmed
-from loxilb.plan.planner import are_of, listeners_of
-from loxilb.plan.pools import Limits
+from loxilb.plan.planner import ALL_UP, Health, Sources, are_of, as_new, check, listeners_of
+from loxilb.plan.pools import Limits, Slice
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import Policy, adopted
 
-_Slots = Mapping[RuleId, Mapping[EndpointId, EndpointEntry]]
+_Slots = Mapping[RuleId, list[EndpointId]]
 
 _NO_SOURCES: frozenset[IPNetwork] = frozenset()
+_NO_ADDRESSES: Sources = {}
 
 
 def recover(image: Image) -> list[Service]:
@@ -50,22 +53,87 @@ def recover(image: Image) -> list[Service]:
     return [service for service in services if service is not None]
 
 
-def adopt(image: Image, limits: Limits, services: Iterable[Service], now: float = 0.0) -> tuple[Ledger, list[Op]]:
-    """Return the ledger of ``image`` for ``services``, and operations that drop what belongs to none.
+class Adoption(NamedTuple):
+    """What is made of an image: a ledger, operations that drop what belongs to no service, and what is left to plan.
 
-    Carry the operations out before the ledger is used. ``now`` is the time of its plans.
+    ``unsettled`` are the services that are not programmed as new ones would be: missing, changed, or with a past.
+    """
+
+    ledger: Ledger
+    strays: Sequence[Op]
+    unsettled: Sequence[Service]
+
+
+def adopt(
+    image: Image,
+    limits: Limits,
+    services: Iterable[Service],
+    now: float = 0.0,
+    *,
+    sources: Sources = _NO_ADDRESSES,
+    health: Health = ALL_UP,
+) -> Adoption:
+    """Take over ``image`` for ``services``; ``sources`` and ``health`` are those of the plans to come.
+
+    Carry the operations out before the ledger is used. ``now`` is the time of its plans. A plan of a service that is
+    not among the unsettled ones has nothing to do. Raises NotBuilt and InvalidRequest as they would.
     """
     slots = _slots(image)
     programmed: dict[ServiceKey, Programmed] = {}
+    taken: set[RuleId] = set()
+    unsettled: list[Service] = []
     for service in services:
-        one = _programmed(image, service, slots, now)
-        if one is not None:
-            programmed[service.key] = one
-    return Ledger(limits, programmed), _strays(image, slots, programmed.values())
+        check(service, limits)
+        listeners = listeners_of(service)
+        rule = _rule_of(image, listeners, taken)
+        if rule is not None:
+            taken.add(rule)
+            own = slots.get(rule, [])
+            one = _wanted(image, service, rule, own, listeners, sources, health)
+            if one is not None and is_right(image, one):
+                programmed[service.key] = one
+                continue
+            programmed[service.key] = _programmed(image, service, rule, own, listeners, now)
+        unsettled.append(service)
+    return Adoption(Ledger(limits, programmed), _strays(image, slots, taken, programmed.values()), unsettled)
+
+
+def _rule_of(image: Image, listeners: Iterable[Listener], taken: Collection[RuleId]) -> RuleId | None:
+    """Return the rule that the listeners lead to, the first of several; None where it is another service's."""
+    leads_to = [image.listeners.get(one) for one in listeners]
+    known = [rule for rule in leads_to if rule is not None and rule in image.rules and rule not in taken]
+    return min(known) if known else None
+
+
+def _wanted(
+    image: Image,
+    service: Service,
+    rule: RuleId,
+    slots: list[EndpointId],
+    listeners: frozenset[Listener],
+    sources: Sources,
+    health: Health,
+) -> Programmed | None:
+    """Return how a new service would be programmed in these places; None where they are not as many."""
+    ids = image.rings.get(rule, ())
+    if sorted(ids) != slots:  # a ring that is not just all of them in turn
+        ids = _ids(in_rule_order(service.endpoints), _entries(image, slots))
+    if len(slots) != len(service.endpoints) or len(ids) != len(slots):
+        return None
+    base = image.rules[rule].ring_base
+    return as_new(
+        service,
+        rule=rule,
+        ids=ids,
+        listeners=listeners,
+        slice_of=lambda length: Slice(base if length else 0, length),
+        sources=sources,
+        health=health,
+    )
 
 
 def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[EndpointKey]:
-    """Return the endpoints that take no new flow in an adopted ledger."""
+    """Return the endpoints of ``services`` that take no new flow in an adopted ledger."""
     known = ((service, ledger.services[service.key]) for service in services if service.key in ledger.services)
     found = ((service, one.endpoints[slot]) for service, one in known for slot in one.ids)
     return frozenset(
@@ -76,10 +144,15 @@ def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[Endpoin
 
 
 def _slots(image: Image) -> _Slots:
-    slots: defaultdict[RuleId, dict[EndpointId, EndpointEntry]] = defaultdict(dict)
-    for slot, entry in sorted(image.endpoints.items()):
-        slots[entry.rule][slot] = entry
+    """Return the slots of each rule in ascending order."""
+    slots: defaultdict[RuleId, list[EndpointId]] = defaultdict(list)
+    for slot in sorted(image.endpoints):
+        slots[image.endpoints[slot].rule].append(slot)
     return slots
+
+
+def _entries(image: Image, slots: Iterable[EndpointId]) -> dict[EndpointId, EndpointEntry]:
+    return {slot: image.endpoints[slot] for slot in slots}
 
 
 def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slots) -> Service | None:
@@ -111,7 +184,7 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
             persist_timeout=0 if entry.persist == DEFAULT_PERSISTENCE_S else entry.persist,
             half_open_limit=entry.half_open_limit,
             allowed_sources=in_address_order(allowed),
-            loss=_loss(slots.get(rule, {}).values()),
+            loss=_loss(_entries(image, slots.get(rule, ())).values()),
         )
     except InvalidRequest:
         return None
@@ -119,7 +192,7 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
 
 def _in_ring_order(image: Image, rule: RuleId, slots: _Slots) -> dict[EndpointId, EndpointEntry]:
     """Return the endpoints in the order in which they first take a flow; those that take none come last."""
-    present = _kept(slots.get(rule, {}))
+    present = _kept(_entries(image, slots.get(rule, ())))
     ring = [slot for slot in dict.fromkeys(image.rings.get(rule, ())) if slot in present]
     return {slot: present[slot] for slot in (*ring, *sorted(present.keys() - set(ring)))}
 
@@ -161,21 +234,23 @@ def _last_port(listeners: list[Listener]) -> int:
     return last.port
 
 
-def _programmed(image: Image, service: Service, slots: _Slots, now: float) -> Programmed | None:
-    wanted = listeners_of(service)
-    leads_to = [image.listeners.get(one) for one in wanted]
-    known = [rule for rule in leads_to if rule is not None and rule in image.rules]
-    if not known:
-        return None
-    rule = min(known)
-    policy, endpoints = Policy.of(service), slots.get(rule, {})
+def _programmed(
+    image: Image,
+    service: Service,
+    rule: RuleId,
+    slots: Iterable[EndpointId],
+    listeners: Iterable[Listener],
+    now: float,
+) -> Programmed:
+    """Return what is programmed of a service, as far as it is its own."""
+    policy, endpoints = Policy.of(service), _entries(image, slots)
     return Programmed(
         rule=rule,
         entry=image.rules[rule],
         ring=image.rings.get(rule, ()),
         ids=_ids(in_rule_order(service.endpoints), endpoints),
         endpoints=endpoints,
-        listeners=frozenset(compress(wanted, [one == rule for one in leads_to])),
+        listeners=frozenset(one for one in listeners if image.listeners.get(one) == rule),
         sources=image.sources.get(rule, _NO_SOURCES),
         policy=policy,
         stays={slot: adopted(policy, entry, now) for slot, entry in endpoints.items()},
@@ -194,26 +269,16 @@ def _ids(ordered: Sequence[Endpoint], slots: Mapping[EndpointId, EndpointEntry])
     return tuple(place.popleft() for place in places if place)
 
 
-def _strays(image: Image, slots: _Slots, programmed: Iterable[Programmed]) -> list[Op]:
-    kept = {one.rule: one for one in programmed}
+def _strays(image: Image, slots: _Slots, kept: Collection[RuleId], programmed: Iterable[Programmed]) -> list[Op]:
+    used = set(chain.from_iterable([one.listeners for one in programmed]))
     return [
-        *(DropListener(listener=one) for one in sorted(_stray_listeners(image, kept.values()))),
-        *(DropRule(rule=one) for one in sorted(image.rules.keys() - kept.keys())),
+        *(DropListener(listener=one) for one in sorted(image.listeners.keys() - used)),
+        *(DropRule(rule=one) for one in sorted(image.rules.keys() - kept)),
         *(
             DropSource(rule=rule, network=one)
             for rule, networks in sorted(image.sources.items())
             if rule not in kept
             for one in in_address_order(networks)
         ),
-        *(
-            DropEndpoint(endpoint=one)
-            for one in sorted(one for rule in slots.keys() - kept.keys() for one in slots[rule])
-        ),
+        *(DropEndpoint(endpoint=one) for one in sorted(one for rule in slots.keys() - kept for one in slots[rule])),
     ]
-
-
-def _stray_listeners(image: Image, kept: Collection[Programmed]) -> Collection[Listener]:
-    # Each leads to one rule, so that none is counted twice: where there are no more, there is no need to look which.
-    if len(image.listeners) == sum(len(one.listeners) for one in kept):
-        return ()
-    return image.listeners.keys() - {listener for one in kept for listener in one.listeners}

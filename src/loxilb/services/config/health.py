@@ -2,7 +2,7 @@
 """What is known of the health of endpoints, and which services use them."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from loxilb.model import Service, ServiceKey
 from loxilb.model.probe import Availability, EndpointKey, HostState
@@ -27,12 +27,12 @@ class HealthBook:
     changed with the next one: until then a change costs next to nothing.
     """
 
-    def __init__(self) -> None:
-        """Start with every endpoint up and no service."""
+    def __init__(self, services: Mapping[ServiceKey, Service]) -> None:
+        """Start with every endpoint up."""
         self.states: dict[EndpointKey, Availability] = {}
         self._users: defaultdict[EndpointKey, set[ServiceKey]] = defaultdict(set)
         self._services: dict[ServiceKey, Service] = {}
-        self._stale: dict[ServiceKey, Service | None] = {}
+        self._stale: dict[ServiceKey, Service | None] = dict(services)
 
     def follow(self, changes: Mapping[ServiceKey, Service | None]) -> None:
         """Note which services there are now (None: deleted)."""
@@ -48,9 +48,10 @@ class HealthBook:
                 self.states[key] = state
         return before
 
-    def users(self, keys: Iterable[EndpointKey]) -> set[ServiceKey]:
+    def users(self, keys: Collection[EndpointKey]) -> set[ServiceKey]:
         """Return the services that use any of ``keys``."""
-        self._index()
+        if keys:
+            self._index()
         return set().union(*(self._users.get(key, ()) for key in keys))
 
     def used(self) -> frozenset[EndpointKey]:

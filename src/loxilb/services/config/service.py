@@ -100,7 +100,7 @@ class ConfigurationService:
         self.drift = Drift()
         self.is_new = False
         self.found_down: frozenset[EndpointKey] = frozenset()
-        self._health = HealthBook()
+        self._health = HealthBook({})
         self._steady = steady
         self._quiet = Quiet()
         self._stirred: Callable[[], None] = lambda: None
@@ -275,30 +275,32 @@ class ConfigurationService:
 
     def _align(self, stored: Configured, image: Image) -> int:
         """Program what is stored over what the data plane holds; with nothing ever stored, store that."""
-        found = stored.services.values() if stored.revision else recover(image)
-        services = [normal(service) for service in found]
-        self._ledger, strays = adopt(image, self._limits, services, self._steady())
-        told = said(stored.states)
-        self.found_down = found_down(services, self._ledger) - told.keys()
-        self._health = HealthBook()
+        wanted = map(normal, stored.services.values() if stored.revision else recover(image))
+        desired = {service.key: service for service in wanted}
+        told, sources = said(stored.states), self._sources(desired)
+        found = adopt(image, self._limits, desired.values(), self._steady(), sources=sources, health=told)
+        self._ledger = found.ledger
+        self.found_down = found_down(found.unsettled, found.ledger) - told.keys()
+        self._health = HealthBook(desired)
         self._health.put(dict.fromkeys(self.found_down, Availability.DOWN) | told)
-        planned = self._plan({service.key: service for service in services})
+        users = self._health.users(self.found_down)
+        planned = self._plan({one.key: one for one in found.unsettled} | {key: desired[key] for key in users})
         self.drift = drift_of(image, self._ledger, planned.after) if stored.revision else Drift()
-        if strays:
-            self._data_plane.apply(strays)
-            _log.warning("dropped what belonged to no service", operations=len(strays))
-        self._vips.follow(self._desired.values(), services)
-        self._desired = {service.key: service for service in services}
+        if found.strays:
+            self._data_plane.apply(found.strays)
+            _log.warning("dropped what belonged to no service", operations=len(found.strays))
+        self._vips.follow(self._desired.values(), desired.values())
+        self._desired = desired
         self._vips.refresh()
         self._apply(planned)
-        if not stored.revision and services:
-            self._journal.adopt(Changes(services=self._desired))
-        self.is_new = not stored.revision and not services
-        self._tell(self._desired)
+        if not stored.revision and desired:
+            self._journal.adopt(Changes(services=desired))
+        self.is_new = not stored.revision and not desired
+        self._tell(desired)
         self._journal.follow(Changes(endpoints=stored.endpoints, states=stored.states, parameters=stored.parameters))
         if self.drift:
             _log.warning("the data plane differed from the store, and was brought in line", **asdict(self.drift))
-        return len(services)
+        return len(desired)
 
     def _edit(self, edit: _Edit, wanted: Service, author: Author) -> None:
         self._change(Changes(services={wanted.key: edit(self._desired.get(wanted.key), wanted)}), author)
@@ -350,6 +352,7 @@ class ConfigurationService:
         with self._journal.carrying_out(number):
             self._carry_out(planned, changes.services)
         self._stir()
+        self._health.follow(changes.services)
         self._tell(changes.services)
         self._journal.follow(changes)
         _log.info("configuration changed", revision=number, changed=len(changes), services=len(self._desired))
@@ -428,10 +431,7 @@ class ConfigurationService:
             _log.error("services not restored in the data plane", services=len(before), cause=error.cause)
 
     def _tell(self, changes: _Changes) -> None:
-        if not changes:
-            return
-        self._health.follow(changes)
-        for watcher in self._watchers:
+        for watcher in self._watchers if changes else ():
             watcher.services_changed(dict(changes))
 
     def _set_availability(self, changes: Mapping[EndpointKey, Availability]) -> None:
