@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -157,17 +157,26 @@ def _get(path: str) -> tuple[float, int]:
     return (time.perf_counter() - began) * 1e3, size
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What another client sees meanwhile: milliseconds of its requests, and MiB that the daemon has to itself."""
+
+    waits: list[float] = field(default_factory=list)
+    sizes: list[float] = field(default_factory=list)
+
+
 @contextmanager
-def _asking(place: Path, waits: list[float]) -> Iterator[None]:
-    """Have a thread ask for the version again and again; ``waits`` get its milliseconds. Raises what it raised."""
+def _asking(place: Path, pid: int, seen: _Beside) -> Iterator[None]:
+    """Have a thread ask for the version again and again. Raises what it raised."""
     done = threading.Event()
     failures: list[Exception] = []
 
     def ask() -> None:
         try:
             netns.enter(str(place))
-            while not done.wait(0.01):
-                waits.append(_get("/netlox/v1/version")[0])
+            while not seen.sizes or not done.wait(0.01):
+                seen.waits.append(_get("/netlox/v1/version")[0])
+                seen.sizes.append(memory(pid, "RssAnon"))
         except Exception as error:  # noqa: BLE001 raised in the other thread
             failures.append(error)
 
@@ -182,30 +191,25 @@ def _asking(place: Path, waits: list[float]) -> Iterator[None]:
         raise failures[0]
 
 
-def _memory(pid: int) -> float:
-    """Return the most memory of its own that a process has had since it was last asked, in MiB."""
-    size = memory(pid, "VmHWM")
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-    return size
-
-
 def _lists(place: Path, pid: int, effort: Effort) -> Iterator[Figure]:
     waits: list[float] = []
     whole, works, grown = [], [], []
     _get(f"{_LIST}?limit=1")  # loads numpy
+    had = memory(pid, "RssAnon")
     for _ in range(effort.samples):
-        before, worked = _settled(pid), used(pid)
-        with _asking(place, waits):
+        worked, seen = used(pid), _Beside()
+        with _asking(place, pid, seen):
             took, size = _get(_LIST)
         if size < 2 * effort.flows * 200:
             raise MeasurementError(f"{size} bytes are no list of {effort.flows} flows")
         whole.append(took)
         works.append((used(pid) - worked) / 1e6)
-        grown.append(_memory(pid) - before)
+        grown.append(max(seen.sizes) - had)
+        waits += seen.waits
     label = f"whole list, {effort.flows} flows"
     yield Figure(key="flows.list", label=label, unit="ms", samples=tuple(whole))
     yield Figure(key="flows.work", label=f"{label}, processor time", unit="ms", samples=tuple(works))
-    yield Figure(key="flows.memory", label=f"{label}, memory", unit="MiB", samples=tuple(grown))
+    yield Figure(key="flows.memory", label=f"{label}, memory of its own", unit="MiB", samples=tuple(grown))
     yield Figure(key="flows.wait", label="another request meanwhile", unit="ms", samples=tuple(waits))
     yield Figure(key="flows.longest", label="the longest of them", unit="ms", samples=(max(waits),))
     for name, query in _QUERIES.items():
@@ -213,21 +217,14 @@ def _lists(place: Path, pid: int, effort: Effort) -> Iterator[Figure]:
         yield Figure(key=f"flows.{name}", label=f"list of flows, {_LABELS[name]}", unit="ms", samples=found)
 
 
-def _settled(pid: int) -> float:
-    """Forget the highest memory use, and return that of now."""
-    _memory(pid)
-    return _memory(pid)
-
-
-def _scrapes(place: Path, samples: int) -> Iterator[Figure]:
-    waits: list[float] = []
-    took = []
+def _scrapes(place: Path, pid: int, samples: int) -> Iterator[Figure]:
+    took, seen = [], _Beside()
     _get("/metrics")
     for _ in range(samples):
-        with _asking(place, waits):
+        with _asking(place, pid, seen):
             took.append(_get("/metrics")[0])
     yield Figure(key="flows.scrape", label=f"/metrics, {SERVICES} services", unit="ms", samples=tuple(took))
-    yield Figure(key="flows.scrape_wait", label="another request meanwhile", unit="ms", samples=tuple(waits))
+    yield Figure(key="flows.scrape_wait", label="another request meanwhile", unit="ms", samples=tuple(seen.waits))
 
 
 def _idle(pid: int, seconds: float) -> Figure:
@@ -246,5 +243,5 @@ def measure(lab: Lab, effort: Effort, say: Callable[[str], None]) -> Sequence[Fi
         fill(effort.flows)
         say("flows: measuring")
         lists = tuple(_lists(namespace.path, balancer.pid, effort))
-        scrapes = tuple(_scrapes(namespace.path, effort.samples))
+        scrapes = tuple(_scrapes(namespace.path, balancer.pid, effort.samples))
         return (*lists, *scrapes, _idle(balancer.pid, effort.idle))  # long after the start, and its audit
