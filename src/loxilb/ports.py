@@ -8,7 +8,7 @@ Implementations: ``loxilb.kernel`` (real and fake) for ``DataPlane``, ``Measures
 Nothing here does I/O.
 """
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -31,10 +31,11 @@ EVERY_FLOW = FlowQuery()
 class FlowPage:
     """Flows in the order of their keys; ``after`` is the last one's where there are more than were asked for.
 
-    ``columns`` copies them as it is read: what ends meanwhile is left out, what opens meanwhile is not there.
+    Each of ``columns`` copies some of them when it is called, in any thread: what has ended by then is left out, what
+    opens meanwhile is not there.
     """
 
-    columns: Iterator[FlowColumns]
+    columns: Sequence[Callable[[], FlowColumns]]
     after: FlowKey | None
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists of flows that packets have opened: what numpy reads from the kernel's tables is what is there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -19,11 +19,11 @@ TINY_MAIN = replace(SMALL, flows4=16, flows6=16, half_open4=4096, half_open6=409
 _COLUMNS = tuple(name for name in FlowColumns.__slots__ if name != "version")
 
 
-def rows(columns: Iterator[FlowColumns]) -> list[tuple[object, ...]]:
+def rows(columns: Sequence[Callable[[], FlowColumns]]) -> list[tuple[object, ...]]:
     """Return columns as rows of everything that is in them."""
     return [
         (one.version, *(getattr(one, name)[at].tolist() for name in _COLUMNS))
-        for one in columns
+        for one in (copied() for copied in columns)
         for at in range(len(one))
     ]
 

@@ -2,7 +2,7 @@
 """Lists of flows over HTTP and on the command line: what is asked for, page by page."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from ipaddress import ip_address
 from typing import Any
@@ -160,10 +160,10 @@ def test_a_client_that_goes_away_ends_the_list(api: LiveApi, monkeypatch: pytest
     """However long it would be; what makes it is closed."""
     ended = []
 
-    def endless(_: FlowList) -> Iterator[bytes]:
+    def endless(_: FlowList) -> Iterator[Callable[[], memoryview]]:
         try:
             while True:
-                yield bytes(1 << 16)
+                yield lambda: memoryview(bytes(1 << 16))
         finally:
             ended.append(True)
 

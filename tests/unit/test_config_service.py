@@ -387,7 +387,8 @@ def test_a_flow_has_the_name_of_its_service():
         await stage.service.delete(key())
         orphans = await stage.service.flows()
 
-        (columns,) = flows.page.columns
+        (copied,) = flows.page.columns
+        columns = copied()
         assert columns.source_port.tolist() == [8080, 8080, 4000, 4001]
         assert {flows.names.get(rule) for rule in columns.rule.tolist()} == {"web"}
         assert orphans.names == {}

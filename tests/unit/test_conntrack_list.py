@@ -3,7 +3,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,19 +11,21 @@ from loxilb.ports import EVERY_FLOW, FlowList
 from loxilb.services.api import conntrack
 
 
-def test_who_goes_away_while_a_part_is_made_ends_it_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What makes the parts runs in a thread, and is closed when that is out of it."""
-    working, go, ended = threading.Event(), threading.Event(), threading.Event()
+@pytest.mark.parametrize("count", [1, 10])
+def test_who_goes_away_while_a_part_is_made_ends_it_when_it_is_made(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """What makes the parts runs in threads, and the list is over when nothing is in them any more."""
+    working, go = threading.Event(), threading.Event()
+    made = []
 
-    def parts(_: FlowList) -> Iterator[bytes]:
-        try:
-            working.set()
-            assert go.wait(30)
-            yield b"part"
-        finally:
-            ended.set()
+    def part() -> memoryview:
+        working.set()
+        assert go.wait(30)
+        made.append(True)
+        return memoryview(b",part")
 
-    monkeypatch.setattr(conntrack, "_parts", parts)
+    monkeypatch.setattr(conntrack, "_parts", lambda _: [part] * count)
 
     async def whole() -> None:
         listing = conntrack.conntrack(FlowList(page=page_of((), EVERY_FLOW), names={}))
@@ -37,6 +38,52 @@ def test_who_goes_away_while_a_part_is_made_ends_it_when_it_is_made(monkeypatch:
         go.set()
         with pytest.raises(asyncio.CancelledError):
             await first
+        assert len(made) == min(count, 2)
 
     asyncio.run(whole())
-    assert ended.is_set()
+    assert len(made) == min(count, 2)
+
+
+def test_parts_come_in_order_though_a_later_one_is_made_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those in which everything has ended leave no gap."""
+    second = threading.Event()
+    longest = b"," + b"x" * (1 << 16)
+
+    def slow() -> memoryview:
+        assert second.wait(30)
+        return memoryview(longest + b"1")
+
+    def quick() -> memoryview:
+        second.set()
+        return memoryview(longest + b"2")
+
+    def empty() -> memoryview:
+        return memoryview(b"")
+
+    monkeypatch.setattr(conntrack, "_parts", lambda _: [empty, slow, quick, empty, empty])
+
+    async def whole() -> list[bytes]:
+        listing = conntrack.conntrack(FlowList(page=page_of((), EVERY_FLOW), names={}))
+        return [bytes(part) async for part in listing]
+
+    first = longest[1:] + b"1"
+    assert asyncio.run(whole()) == [b'{"ctAttr":[' + first, longest + b"2]}\n"]
+
+
+def test_two_parts_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no more, whoever is slow to read them."""
+    made = []
+
+    def part() -> memoryview:
+        made.append(True)
+        return memoryview(b"," + b"x" * (1 << 16))
+
+    monkeypatch.setattr(conntrack, "_parts", lambda _: [part] * 20)
+
+    async def first() -> None:
+        listing = conntrack.conntrack(FlowList(page=page_of((), EVERY_FLOW), names={}))
+        await anext(listing)
+        await listing.aclose()
+
+    asyncio.run(first())
+    assert len(made) == 4  # one was read, another shows that it is not the last one

@@ -14,6 +14,7 @@ from loxilb.codec.conntrack import ConntrackEncoder
 from loxilb.codec.flows import act_word, is_one_sided, protocol_word, query_of, state_word, token_of
 from loxilb.errors import InvalidRequest
 from loxilb.kernel import abi
+from loxilb.kernel.bpf import flow_keys
 from loxilb.kernel.bpf.flow_rows import Family, Slots
 from loxilb.kernel.fake.columns import columns_of, page_of
 from loxilb.model import Counter, Flow, FlowState, IPAddress, IPNetwork, Mode
@@ -154,7 +155,7 @@ def shown(family: Family, found: object) -> list[FlowKey]:
             int(columns.source_port[at]),
             int(columns.protocol[at]),
         )
-        for columns in family.columns(found, np.zeros(6, np.uint8))  # type: ignore[arg-type]
+        for columns in (copied() for copied in family.columns(found, np.zeros(6, np.uint8)))  # type: ignore[arg-type]
         for at in range(len(columns))
     ]
 
@@ -217,6 +218,17 @@ def test_pages_show_each_flow_that_stays_once(version: int, data: st.DataObject,
 
     assert seen == sorted(set(seen))
     assert {FlowKey.of(flow) for flow in staying} <= set(seen)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from((0, 1, 2, 65535))] * 8), max_size=40), st.integers(1, 9))
+def test_keys_are_put_in_order_in_groups_of_any_size(digits: list[tuple[int, ...]], size: int) -> None:
+    """Of equal ones the last is left: it is from the table that the flow has moved to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow_keys, "_GROUP", size)
+        found = flow_keys.in_order(np.array(digits, np.uint16).reshape(-1, 8))
+
+    assert found.tolist() == [place for _, place in sorted({key: at for at, key in enumerate(digits)}.items())]
 
 
 def one(port: int) -> Flow:

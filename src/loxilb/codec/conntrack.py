@@ -52,6 +52,8 @@ class ConntrackEncoder:
 
     def entries(self, flows: FlowColumns) -> memoryview:
         """Return one JSON object a flow, a comma before each, members in the order of their names as everywhere."""
+        if not len(flows):
+            return memoryview(b"")
         return written(list(_until_destination(flows)), list(self._from_destination(flows)), len(flows))
 
     def _from_destination(self, flows: FlowColumns) -> Iterator[Piece]:

@@ -5,9 +5,10 @@ A slot is looked at when it is searched, copied when the order is known, and loo
 differs it has changed hands: the flow has ended, and is left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ _MAIN = np.uint32(1 << 31)
 """Set in places in the large table."""
 _HOT = {4: abi.Whole4.cold.offset, 6: abi.Flow6.cold.offset}
 _WORDS = np.empty(0, np.uint32)
+_THREADS = 2
+"""Threads that search: numpy lets others run; more would leave too little to the packets."""
+_Found = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint16]]
 
 
 def _form(version: int) -> np.dtype[Any]:
@@ -92,14 +96,16 @@ class Slots:
             np.concatenate([_WORDS, *(one.rules for one in some)]),
         )
 
-    def live(self) -> Iterator[tuple[NDArray[Any], "Slots"]]:
-        """Return places and copies of the live slots, some at once."""
-        for start in range(0, len(self.words), _SCANNED):
-            words = self.words[start : start + _SCANNED].copy()
-            places = np.flatnonzero((words & abi.SLOT_MASK) == abi.SLOT_LIVE)
-            if len(places):
-                same, copies = self.at(places + start, words[places])
-                yield places[same] + start, copies
+    def blocks(self) -> range:
+        """Return where blocks of slots begin that are searched together."""
+        return range(0, len(self.words), _SCANNED)
+
+    def live(self, start: int) -> tuple[NDArray[Any], "Slots"]:
+        """Return places and copies of the live slots of a block."""
+        words = self.words[start : start + _SCANNED].copy()
+        places = np.flatnonzero((words & abi.SLOT_MASK) == abi.SLOT_LIVE)
+        same, copies = self.at(places + start, words[places])
+        return places[same] + start, copies
 
     def at(self, places: NDArray[Any], words: NDArray[np.uint32]) -> tuple[NDArray[np.bool_], "Slots"]:
         """Copy the slots at ``places`` that still hold ``words``; also tells which those are."""
@@ -135,40 +141,40 @@ class Family:
         searched. One that moves meanwhile is found twice, and not missed.
         """
         self._version = version
-        self._copies = Slots.joined(version, [copies for slots in passing for _, copies in slots.live()])
+        self._copies = Slots.joined(version, [slots.live(start)[1] for slots in passing for start in slots.blocks()])
         self._main = main
 
     def find(self, query: FlowQuery, limit: int | None) -> Found:
         """Return the first ``limit`` flows asked for, in order."""
-        none = np.empty(0, FORMS[self._version])
-        found = [(_WORDS, _WORDS, keys_of(none)), *self._search(query)]
-        places, words = (np.concatenate([one[part] for one in found]) for part in (0, 1))
-        keys = np.concatenate([one[2] for one in found], axis=1)
-        del found
-        more = limit is not None and limit < len(places)
-        chosen = smallest(keys, limit) if limit is not None and more else np.arange(len(places))
-        chosen = chosen[in_order(keys[:, chosen] if more else keys)]
-        last = key_of(keys[:, chosen[-1]].tolist(), self._version) if len(chosen) else None
+        with ThreadPoolExecutor(_THREADS, "flows") as threads:
+            found = [self._wanted(query, np.uint32(0), np.arange(len(self._copies.words)), self._copies)]
+            found += threads.map(lambda start: self._wanted(query, _MAIN, *self._main.live(start)), self._main.blocks())
+            places, words = (np.concatenate([one[part] for one in found]) for part in (0, 1))
+            keys = np.concatenate([one[2] for one in found])
+            del found
+            more = limit is not None and limit < len(places)
+            chosen = smallest(keys, limit) if limit is not None and more else np.arange(len(places))
+            chosen = chosen[in_order(keys[chosen] if more else keys, threads.map)]
+        last = key_of(keys[chosen[-1]].tolist(), self._version) if len(chosen) else None
         return Found(places[chosen], words[chosen], last, more)
 
-    def _search(self, query: FlowQuery) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint16]]]:
+    def _wanted(self, query: FlowQuery, mark: np.uint32, places: NDArray[Any], slots: Slots) -> _Found:
         """Return places, words and keys of what is asked for, in no order."""
-        after = digits_of(query.after) if query.after and query.after.version == self._version else None
-        copies = np.uint32(0), np.arange(len(self._copies.words)), self._copies
-        for mark, places, slots in chain([copies], ((_MAIN, *live) for live in self._main.live())):
-            rows = slots.hot.view(FORMS[self._version])
-            keys, keep = keys_of(rows), wanted(rows, slots.rules, query, self._version)
-            if after:
-                keep &= behind(keys, after)
-            found = places.astype(np.uint32) | mark
-            yield (found, slots.words, keys) if keep.all() else (found[keep], slots.words[keep], keys[:, keep])
+        rows = slots.hot.view(FORMS[self._version])
+        keys, keep = keys_of(rows), wanted(rows, slots.rules, query, self._version)
+        if query.after and query.after.version == self._version:
+            keep &= behind(keys, digits_of(query.after))
+        found = places.astype(np.uint32) | mark
+        return (found, slots.words, keys) if keep.all() else (found[keep], slots.words[keep], keys[keep])
 
-    def columns(self, found: Found, modes: NDArray[np.uint8]) -> Iterator[FlowColumns]:
-        """Copy what was found out, some at once; ``modes`` are those of the rules."""
-        for start in range(0, len(found.places), _COPIED):
+    def columns(self, found: Found, modes: NDArray[np.uint8]) -> list[Callable[[], FlowColumns]]:
+        """Return what copies some of what was found each, when it is called; ``modes`` are those of the rules."""
+
+        def copied(start: int) -> FlowColumns:
             slots = self._copied(found.places[start : start + _COPIED], found.words[start : start + _COPIED])
-            if len(slots.words):
-                yield _columns(self._version, slots.hot.view(FORMS[self._version]), slots.rules, modes)
+            return _columns(self._version, slots.hot.view(FORMS[self._version]), slots.rules, modes)
+
+        return [partial(copied, start) for start in range(0, len(found.places), _COPIED)]
 
     def _copied(self, places: NDArray[np.uint32], words: NDArray[np.uint32]) -> Slots:
         """Copy slots of both kinds, in the order given."""

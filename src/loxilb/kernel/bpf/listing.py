@@ -2,8 +2,7 @@
 """Lists of flows over both IP versions, from the tables that the kernel shares."""
 
 import ctypes
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,23 @@ from loxilb.kernel import abi
 from loxilb.kernel.bpf import maps
 from loxilb.kernel.bpf.flow_rows import Family, Slots, column
 from loxilb.kernel.bpf.maps import ArrayView
-from loxilb.model.flow_list import FlowQuery
+from loxilb.model.flow_list import FlowColumns, FlowQuery
 from loxilb.ports import FlowPage
 
 
 def page(views: Mapping[str, ArrayView], descriptors: Mapping[str, int], query: FlowQuery) -> FlowPage:
     """Return the flows asked for, in order; ``views`` are the tables and the rules."""
     modes = _column(views["rules"], "u1", abi.Rule.mode.offset)
-    left, parts, last, more = query.limit, [], None, False
+    left, last, more = query.limit, None, False
+    columns: list[Callable[[], FlowColumns]] = []
     for version, family_of in ((4, _family4), (6, _family6)):
         if query.after is None or query.after.version <= version:
             family = family_of(views, descriptors)
             found = family.find(query, left)
             left = None if left is None else left - len(found.places)
             last, more = found.last or last, more or found.more
-            parts.append(family.columns(found, modes))
-    return FlowPage(columns=chain.from_iterable(parts), after=last if more else None)
+            columns += family.columns(found, modes)
+    return FlowPage(columns=columns, after=last if more else None)
 
 
 def _family4(views: Mapping[str, ArrayView], descriptors: Mapping[str, int]) -> Family:

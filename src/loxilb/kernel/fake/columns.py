@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flows as columns, from values: one after the other, by the words of ``FlowQuery`` itself."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby, islice
 
 import numpy as np
@@ -17,13 +18,13 @@ def page_of(flows: Iterable[Flow], query: FlowQuery) -> FlowPage:
     """Return those of ``flows`` that are asked for, in the order of their keys."""
     found = sorted(filter(query.matches, flows), key=FlowKey.of)
     shown = found[: query.limit]
-    return FlowPage(columns=_columns(shown), after=FlowKey.of(shown[-1]) if len(shown) < len(found) else None)
+    return FlowPage(columns=tuple(_columns(shown)), after=FlowKey.of(shown[-1]) if len(shown) < len(found) else None)
 
 
-def _columns(flows: Sequence[Flow]) -> Iterator[FlowColumns]:
+def _columns(flows: Sequence[Flow]) -> Iterator[Callable[[], FlowColumns]]:
     for version, group in groupby(flows, key=lambda flow: flow.source.version):
         while some := list(islice(group, _TOGETHER)):
-            yield columns_of(some, version)
+            yield partial(columns_of, some, version)
 
 
 def columns_of(flows: Sequence[Flow], version: int) -> FlowColumns:

@@ -1,45 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A list of flows as an answer in parts, each made in a thread while the one before it is sent."""
+"""A list of flows as an answer in parts, made in threads while those before them are sent."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from functools import partial
+from itertools import islice
 
 from loxilb.codec.flows import token_of
 from loxilb.ports import FlowList
 
 _LEAST = 1 << 16
 """Bytes of a part that another one follows."""
+_TOGETHER = 2
+"""Parts made at the same time: numpy lets other threads run, and more would wait for the client."""
+_Make = Callable[[], memoryview]
 
 
 async def conntrack(flows: FlowList) -> AsyncGenerator[bytes | memoryview, None]:
-    """Return the body; what is made ahead is one part, and it ends with the answer."""
-    parts = _parts(flows)
-
-    def prepare() -> asyncio.Future[bytes | memoryview | None]:
-        return asyncio.ensure_future(asyncio.to_thread(next, parts, None))
-
-    ahead = prepare()
-    try:
-        while (part := await asyncio.shield(ahead)) is not None:
-            ahead = prepare()
-            yield part
-    finally:
-        await asyncio.wait({ahead})  # who goes away does not end the thread, which is in the generator
-        parts.close()
-
-
-def _parts(flows: FlowList) -> Generator[bytes | memoryview, None, None]:
-    """Return the body with the entries of some flows a part, in one part where there are few."""
-    from loxilb.codec.conntrack import ConntrackEncoder  # noqa: PLC0415 loads numpy, for those who list flows
-
-    encoder, after = ConntrackEncoder(flows.names), flows.page.after
+    """Return the body; what is made ahead is a few parts, and it ends with the answer."""
+    after = flows.page.after
     head = b"{" + (b'"continue":"%b",' % token_of(after).encode() if after else b"") + b'"ctAttr":['
     text: bytes | memoryview = head
-    for columns in flows.page.columns:
-        entries = encoder.entries(columns)
-        if len(text) < _LEAST:
-            text = b"".join((text, entries[text is head :]))  # no comma before the first one
-        else:
-            yield text
-            text = entries
+    async with aclosing(_made(await asyncio.to_thread(_parts, flows))) as parts:
+        async for entries in parts:
+            if len(text) < _LEAST:
+                text = b"".join((text, entries[text is head :]))  # no comma before the first one
+            else:
+                yield text
+                text = entries
     yield b"".join((text, b"]}\n"))
+
+
+def _parts(flows: FlowList) -> list[_Make]:
+    """Return what makes the entries of some flows each; ``_TOGETHER`` neighbours may run at once."""
+    from loxilb.codec.conntrack import ConntrackEncoder  # noqa: PLC0415 loads numpy, for those who list flows
+
+    encoders = [ConntrackEncoder(flows.names) for _ in range(_TOGETHER)]
+
+    def part(at: int) -> memoryview:
+        return encoders[at % _TOGETHER].entries(flows.page.columns[at]())
+
+    return [partial(part, at) for at in range(len(flows.page.columns))]
+
+
+async def _made(parts: Iterable[_Make]) -> AsyncGenerator[memoryview, None]:
+    """Make the parts, some of them ahead, and return those that are not empty, one after the other."""
+    rest, ahead = iter(parts), deque[asyncio.Future[memoryview]]()
+    threads, run = ThreadPoolExecutor(_TOGETHER, "flows"), asyncio.get_running_loop().run_in_executor
+
+    def begin(count: int) -> None:
+        ahead.extend(run(threads, part) for part in islice(rest, count))
+
+    try:
+        begin(_TOGETHER)
+        while ahead:
+            entries = await asyncio.shield(ahead[0])
+            ahead.popleft()
+            begin(1)
+            if entries:
+                yield entries
+    finally:
+        if ahead:
+            await asyncio.wait(ahead)  # who goes away does not end the threads, which read the tables
+        threads.shutdown(wait=False)
