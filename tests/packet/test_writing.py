@@ -67,7 +67,9 @@ def is_served(data_plane: BpfDataPlane, address: IPAddress) -> bool:
     return bool(int.from_bytes(word, "little") >> bit & 1)
 
 
-@pytest.mark.parametrize("written", [convert.endpoint_to_value(entry(THEIRS)), bytes(40)], ids=["another", "nothing"])
+@pytest.mark.parametrize(
+    "written", [convert.endpoints_to_values([entry(THEIRS)]), bytes(40)], ids=["another", "nothing"]
+)
 @pytest.mark.parametrize("drop", [True, False], ids=["drop", "put"])
 def test_an_endpoint_that_somebody_else_wrote_can_be_changed(
     data_plane: BpfDataPlane, written: bytes, drop: bool

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a change to operations."""
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 
 import pytest
@@ -15,12 +16,14 @@ from loxilb.model.image import (
     EndpointEntry,
     EndpointId,
     Listener,
+    Op,
     PutEndpoint,
     PutListener,
     PutRing,
     PutRule,
     RuleEntry,
     RuleId,
+    one_by_one,
 )
 from loxilb.plan import Ledger, Limits, Plan, plan
 from tests.support.services import key, service
@@ -43,7 +46,7 @@ class Board:
         changes: dict[ServiceKey, Service | None] = {one.key: one for one in services}
         return plan(changes | dict.fromkeys(gone), self.ledger, sources or {})
 
-    def done(self, planned: Plan) -> list[object]:
+    def done(self, planned: Plan) -> list[Op]:
         if planned.ops:
             self.fake.apply(planned.ops)
         planned.commit(self.ledger)
@@ -63,7 +66,7 @@ def entry(address: str, source: str = "", rule: int = 1) -> EndpointEntry:
     )
 
 
-def kinds(ops: list[object]) -> list[str]:
+def kinds(ops: Sequence[Op]) -> list[str]:
     return [type(op).__name__ for op in ops]
 
 
@@ -73,7 +76,7 @@ def test_a_new_service_is_written_from_the_inside_out():
     ops = board.done(board.plan(service(("31.31.31.1,8080", "32.32.32.1,8080"))))
 
     rule = RuleEntry(mode=Mode.DEFAULT, selection=Selection.RR, timeout=240, ring_base=0, ring_length=2)
-    assert ops == [
+    assert list(one_by_one(ops)) == [
         PutEndpoint(endpoint=EndpointId(1), entry=entry("31.31.31.1")),
         PutEndpoint(endpoint=EndpointId(2), entry=entry("32.32.32.1")),
         PutRing(base=0, endpoints=(EndpointId(1), EndpointId(2))),
@@ -166,7 +169,7 @@ def test_a_listener_moves_to_another_service_in_one_write():
 
     ops = board.done(board.plan(service(of=key(port=101)), gone=(key(port=100, port_max=101),)))
 
-    assert PutListener(listener=listener(101), rule=RuleId(2)) in ops
+    assert PutListener(listener=listener(101), rule=RuleId(2)) in one_by_one(ops)
     assert [op for op in ops if isinstance(op, DropListener)] == [DropListener(listener=listener(100))]
     assert board.ledger.owners == {listener(101): key(port=101)}
 

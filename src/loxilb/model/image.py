@@ -8,7 +8,7 @@ write. Mutable state of the packet path (round-robin position, counters) is not 
 Entries and operations are made by the hundred thousand, so they are structs: made in a tenth of a dataclass's time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from ipaddress import IPv4Address, IPv6Address
@@ -20,6 +20,8 @@ from loxilb.model.service import IPAddress, IPNetwork, L4Protocol, Mode, Selecti
 
 RuleId = NewType("RuleId", int)
 EndpointId = NewType("EndpointId", int)
+
+_WORDS = {protocol: protocol.value for protocol in L4Protocol}  # members of an Enum are slow to ask
 
 FULL_SHARE = 10
 """Parts that a share of new flows is counted in."""
@@ -53,7 +55,7 @@ class Listener(NamedTuple):
     ) -> "Listener":
         """Build the key for one port of a service."""
         kind = SecondaryListener if secondary else Listener
-        return kind(address.version, int(address), protocol.value, port, mark)
+        return kind(address.version, int(address), _WORDS[protocol], port, mark)
 
 
 class SecondaryListener(Listener):
@@ -140,6 +142,15 @@ class Image:
     sources: Mapping[RuleId, frozenset[IPNetwork]] = field(default_factory=dict)
 
 
+class Add(Struct, frozen=True, kw_only=True, gc=False):
+    """Write all of an image that is new: nothing uses its rules, endpoints and slices; listeners may lead elsewhere.
+
+    Counters start at zero, round robin at the first endpoint. One operation for very many services.
+    """
+
+    image: Image
+
+
 class PutEndpoint(Struct, frozen=True, kw_only=True, gc=False):
     """Write an endpoint slot; ``fresh`` says that its counters start at zero.
 
@@ -205,4 +216,20 @@ class DropSource(Struct, frozen=True, kw_only=True, gc=False):
     network: IPNetwork
 
 
-Op = PutEndpoint | DropEndpoint | PutRing | PutRule | DropRule | PutListener | DropListener | PutSource | DropSource
+Single = PutEndpoint | DropEndpoint | PutRing | PutRule | DropRule | PutListener | DropListener | PutSource | DropSource
+"""What changes one thing."""
+Op = Add | Single
+
+
+def one_by_one(ops: Iterable[Op]) -> Iterator[Single]:
+    """Return what ``ops`` come to, in order; of what is added, what leads to something comes after it."""
+    for op in ops:
+        if not isinstance(op, Add):
+            yield op
+            continue
+        image = op.image
+        yield from (PutEndpoint(endpoint=slot, entry=entry) for slot, entry in image.endpoints.items())
+        yield from (PutSource(rule=rule, network=one) for rule, some in image.sources.items() for one in some)
+        yield from (PutRing(base=image.rules[rule].ring_base, endpoints=ring) for rule, ring in image.rings.items())
+        yield from (PutRule(rule=rule, entry=entry) for rule, entry in image.rules.items())
+        yield from (PutListener(listener=listener, rule=rule) for listener, rule in image.listeners.items())

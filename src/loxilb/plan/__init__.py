@@ -7,10 +7,11 @@ carrying the operations out is the kernel's side.
 
 from loxilb.plan.audit import Findings, audit, repair
 from loxilb.plan.backoff import pause_after
+from loxilb.plan.draft import Health, Plan
 from loxilb.plan.drift import Drift, drift_of
 from loxilb.plan.health import checks_of, is_probed
 from loxilb.plan.ledger import Ledger, Programmed
-from loxilb.plan.planner import Health, Plan, listeners_of, plan
+from loxilb.plan.planner import listeners_of, plan
 from loxilb.plan.pools import Limits
 from loxilb.plan.recover import adopt, found_down, recover
 from loxilb.plan.selection import in_address_order, in_rule_order

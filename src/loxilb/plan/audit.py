@@ -29,8 +29,8 @@ from loxilb.model.image import (
     PutSource,
     RuleId,
 )
+from loxilb.plan.draft import Plan
 from loxilb.plan.ledger import Holdings, Ledger, Programmed
-from loxilb.plan.planner import Plan
 from loxilb.plan.selection import in_address_order
 
 

@@ -111,7 +111,7 @@ class Ledger:
 
     def take_endpoints(self, taken: Holdings, count: int) -> tuple[EndpointId, ...]:
         """Take endpoint ids in ascending order and note them; raises InvalidRequest when too few are left."""
-        found = cast("tuple[EndpointId, ...]", tuple(self._endpoints.take_some(count)))
+        found = cast("tuple[EndpointId, ...]", self._endpoints.take_some(count))
         taken.endpoints.extend(found)
         return found
 
@@ -133,10 +133,11 @@ class Ledger:
         self.records += 1
         for key, _ in changes:
             before = self.services.pop(key, None)
-            self.restless.discard(key)
-            for listener in before.listeners if before else ():
-                self.places -= places(listener) if self.owners.pop(listener, None) else 0
-            self.sources -= len(before.sources) if before else 0
+            if before is not None:
+                self.restless.discard(key)
+                self.sources -= len(before.sources)
+                for listener in before.listeners:
+                    self.places -= places(listener) if self.owners.pop(listener, None) else 0
         for key, one in changes:
             if one is not None:
                 self.services[key] = one

@@ -9,7 +9,7 @@ many services there are.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import chain
 from math import inf
 from operator import itemgetter
 
@@ -20,16 +20,13 @@ from loxilb.model import Endpoint, IPAddress, LossPolicy, Mode, Service, Service
 from loxilb.model.image import (
     FULL_SHARE,
     DropEndpoint,
-    DropListener,
     DropRule,
     DropSource,
     EndpointEntry,
     EndpointFlags,
     EndpointId,
     Listener,
-    Op,
     PutEndpoint,
-    PutListener,
     PutRing,
     PutRule,
     PutSource,
@@ -38,82 +35,17 @@ from loxilb.model.image import (
 )
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import stay as stays_of
-from loxilb.plan.ledger import Holdings, Ledger, Programmed, places
+from loxilb.plan.draft import Draft, Health, Plan, Sources
+from loxilb.plan.ledger import Ledger, Programmed, places
 from loxilb.plan.pools import Limits, Slice, exhausted
 from loxilb.plan.selection import in_address_order, in_rule_order, ring_of
 from loxilb.plan.stay import FLAGS, Phase, Policy, Stay
 from loxilb.plan.support import check_supported
 
-Sources = Mapping[IPAddress, IPAddress]
-Health = Mapping[EndpointKey, Availability]
-
 ALL_UP: Health = {}
 # Members of an Enum are slow to name; there may be very many services.
-_FULLNAT, _ONEARM, _TAKING, _LIVE = Mode.FULLNAT, Mode.ONEARM, Phase.TAKING, FLAGS[Phase.TAKING]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Operations and what they mean for the ledger.
-
-    The ids and slices in ``taken`` are set aside when the plan is made. ``commit`` once the operations are
-    carried out, ``abandon`` when they are not; never plan again in between.
-    """
-
-    ops: tuple[Op, ...]
-    after: Mapping[ServiceKey, Programmed | None]
-    taken: Holdings
-    freed: Holdings
-
-    def commit(self, ledger: Ledger) -> None:
-        """Note in ``ledger`` that the operations are done; only now what they left behind is free."""
-        ledger.record(self.after.items())
-        ledger.give(self.freed)
-
-    def abandon(self, ledger: Ledger) -> None:
-        """Give back what the plan had set aside."""
-        ledger.give(self.taken)
-
-
-@dataclass(slots=True, kw_only=True)
-class _New:
-    """What services that are new consist of; the lists follow each other, so that each is written at once."""
-
-    endpoints: list[Op] = field(default_factory=list)
-    sources: list[Op] = field(default_factory=list)
-    rings: list[Op] = field(default_factory=list)
-    rules: list[Op] = field(default_factory=list)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Draft:
-    """A plan in the making; the lists of operations follow each other."""
-
-    ledger: Ledger
-    sources: Sources
-    health: Health
-    now: float
-    without_flows: Collection[EndpointId]
-    new: _New = field(default_factory=_New)
-    first: list[Op] = field(default_factory=list)
-    listeners: dict[Listener, RuleId] = field(default_factory=dict)
-    gone: list[Listener] = field(default_factory=list)
-    last: list[Op] = field(default_factory=list)
-    after: dict[ServiceKey, Programmed | None] = field(default_factory=dict)
-    taken: Holdings = field(default_factory=Holdings)
-    freed: Holdings = field(default_factory=Holdings)
-
-    def take_slice(self, length: int) -> Slice:
-        """Take slots of the ring; raises InvalidRequest."""
-        return self.ledger.take_slice(self.taken, length)
-
-    def finish(self) -> Plan:
-        """Put the operations in order; a listener that moves to another rule is overwritten, not dropped."""
-        puts = [PutListener(listener=listener, rule=rule) for listener, rule in self.listeners.items()]
-        drops = [DropListener(listener=listener) for listener in self.gone if listener not in self.listeners]
-        new = (*self.new.endpoints, *self.new.sources, *self.new.rings, *self.new.rules)
-        ops = (*new, *self.first, *puts, *drops, *self.last)
-        return Plan(ops=ops, after=self.after, taken=self.taken, freed=self.freed)
+_FULLNAT, _ONEARM, _TAKING = Mode.FULLNAT, Mode.ONEARM, Phase.TAKING
+_REWRITING = (_FULLNAT, _ONEARM)
 
 
 def plan(
@@ -136,7 +68,7 @@ def plan(
     Raises NotBuilt (a field that the data plane cannot honour), Conflict (a port that another service listens
     on) and InvalidRequest (a limit is reached); the ledger is then as before.
     """
-    draft = _Draft(ledger=ledger, sources=sources, health=health, now=now, without_flows=without_flows)
+    draft = Draft(ledger=ledger, sources=sources, health=health, now=now, without_flows=without_flows)
     try:
         _plan_all(draft, changes)
         _check_listeners(draft)
@@ -147,7 +79,7 @@ def plan(
     return draft.finish()
 
 
-def _plan_all(draft: _Draft, changes: Mapping[ServiceKey, Service | None]) -> None:
+def _plan_all(draft: Draft, changes: Mapping[ServiceKey, Service | None]) -> None:
     """Plan each; an error says which service it is about."""
     key = None
     try:
@@ -168,7 +100,7 @@ def check(service: Service, limits: Limits) -> None:
         raise InvalidRequest("endpoints-range error", field="endpoints", cause=cause)
 
 
-def _plan_one(draft: _Draft, key: ServiceKey, service: Service | None) -> None:
+def _plan_one(draft: Draft, key: ServiceKey, service: Service | None) -> None:
     before = draft.ledger.services.get(key)
     if service is not None and before is None:
         _create(draft, service)
@@ -195,7 +127,7 @@ def listeners_of(service: Service) -> frozenset[Listener]:
     )
 
 
-def _create(draft: _Draft, service: Service) -> None:
+def _create(draft: Draft, service: Service) -> None:
     """Plan a service that is new: all of it is written."""
     one = as_new(
         service,
@@ -207,14 +139,7 @@ def _create(draft: _Draft, service: Service) -> None:
         health=draft.health,
     )
     draft.after[service.key] = one
-    draft.new.endpoints += [PutEndpoint(endpoint=at, entry=entry) for at, entry in one.endpoints.items()]
-    if one.sources:
-        draft.new.sources += [PutSource(rule=one.rule, network=network) for network in in_address_order(one.sources)]
-    if one.ring:
-        draft.new.rings.append(PutRing(base=one.entry.ring_base, endpoints=one.ring))
-    draft.new.rules.append(PutRule(rule=one.rule, entry=one.entry))
-    for listener in sorted(one.listeners):
-        draft.listeners[listener] = one.rule
+    draft.new.note(one)
 
 
 def as_new(
@@ -235,15 +160,16 @@ def as_new(
     stays = _first_stays(service, ids, ordered, policy, health)
     taking = [FULL_SHARE if stay.phase is _TAKING else 0 for stay in stays.values()]
     ring = _ring(service, ordered, ids, taking)
+    rewrites = service.mode in _REWRITING
     endpoints = {
         slot: EndpointEntry(
             rule=rule,
             address=endpoint.address,
             port=endpoint.port,
-            source=_source(service, endpoint, sources),
-            flags=_LIVE if takes else FLAGS[stays[slot].phase],
+            source=_source(service, endpoint, sources) if rewrites else None,
+            flags=FLAGS[stay.phase],
         )
-        for slot, endpoint, takes in zip(ids, ordered, taking, strict=True)
+        for (slot, stay), endpoint in zip(stays.items(), ordered, strict=True)
     }
     return Programmed(
         rule=rule,
@@ -268,7 +194,7 @@ def _first_stays(
     return {slot: stays_of.present(state, policy, None, -inf) for slot, state in zip(ids, states, strict=True)}
 
 
-def _program(draft: _Draft, service: Service, before: Programmed) -> Programmed:
+def _program(draft: Draft, service: Service, before: Programmed) -> Programmed:
     """Say how ``service`` is to be programmed from now on, with the ids and the slice of ``before`` where they fit."""
     ordered = in_rule_order(service.endpoints)
     rule, policy = before.rule, Policy.of(service)
@@ -316,7 +242,7 @@ def _rule_entry(service: Service, place: Slice) -> RuleEntry:
 
 
 def _stays(
-    draft: _Draft, service: Service, policy: Policy, endpoints: Mapping[EndpointId, Endpoint], before: Programmed
+    draft: Draft, service: Service, policy: Policy, endpoints: Mapping[EndpointId, Endpoint], before: Programmed
 ) -> dict[EndpointId, Stay]:
     """Say what each slot does from now on, those of removed endpoints last."""
     old, always = before.stays, dict.fromkeys(endpoints, stays_of.ALWAYS)
@@ -369,7 +295,7 @@ def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress
     return sources.get(endpoint.address) if service.mode is _ONEARM else None
 
 
-def _endpoint_ids(draft: _Draft, ordered: Sequence[Endpoint], before: Programmed) -> tuple[EndpointId, ...]:
+def _endpoint_ids(draft: Draft, ordered: Sequence[Endpoint], before: Programmed) -> tuple[EndpointId, ...]:
     """Give each endpoint the slot it has, or a new one.
 
     Equal endpoints hold their slots in ascending order, so that a ledger read back from the kernel agrees. One that was
@@ -401,7 +327,7 @@ def are_of(ordered: Sequence[Endpoint], entries: Collection[EndpointEntry]) -> b
     return [(one.address, one.port) for one in ordered] == [(one.address, one.port) for one in entries]
 
 
-def _put(draft: _Draft, before: Programmed, after: Programmed) -> None:
+def _put(draft: Draft, before: Programmed, after: Programmed) -> None:
     _put_endpoints(draft, before, after)
     _put_sources(draft, before, after)
     if before.ring != after.ring:
@@ -419,21 +345,21 @@ def _put(draft: _Draft, before: Programmed, after: Programmed) -> None:
             draft.freed.endpoints.append(slot)
 
 
-def _put_endpoints(draft: _Draft, before: Programmed, after: Programmed) -> None:
+def _put_endpoints(draft: Draft, before: Programmed, after: Programmed) -> None:
     for slot, entry in after.endpoints.items():
         old = before.endpoints.get(slot)
         if old is None or (old != entry and not _loses(old, entry)):
             draft.first.append(PutEndpoint(endpoint=slot, entry=entry, fresh=old is None))
 
 
-def _put_sources(draft: _Draft, before: Programmed, after: Programmed) -> None:
+def _put_sources(draft: Draft, before: Programmed, after: Programmed) -> None:
     """Let new sources in before the rule asks for them; old ones stay until it has changed."""
     added, removed = in_address_order(after.sources - before.sources), in_address_order(before.sources - after.sources)
     draft.first.extend(PutSource(rule=after.rule, network=one) for one in added)
     draft.last.extend(DropSource(rule=after.rule, network=one) for one in removed)
 
 
-def _put_losses(draft: _Draft, before: Programmed, after: Programmed) -> None:
+def _put_losses(draft: Draft, before: Programmed, after: Programmed) -> None:
     """Endpoints lose something only after the rule has stopped to need it."""
     for slot, entry in after.endpoints.items():
         old = before.endpoints.get(slot)
@@ -449,7 +375,7 @@ def _loses(old: EndpointEntry, entry: EndpointEntry) -> bool:
     return old.takes_flows and (not entry.takes_flows or entry.source is None)
 
 
-def _drop(draft: _Draft, before: Programmed) -> None:
+def _drop(draft: Draft, before: Programmed) -> None:
     draft.gone.extend(sorted(before.listeners))
     draft.last.append(DropRule(rule=before.rule))
     draft.last.extend(DropSource(rule=before.rule, network=one) for one in in_address_order(before.sources))
@@ -459,7 +385,7 @@ def _drop(draft: _Draft, before: Programmed) -> None:
     draft.freed.slices.append(before.slice)
 
 
-def _check_listeners(draft: _Draft) -> None:
+def _check_listeners(draft: Draft) -> None:
     """Refuse a listener of two services (those that leave it now do not count), and too many."""
     claimed: dict[Listener, ServiceKey] = {}
     ledger, owners = draft.ledger, draft.ledger.owners
@@ -470,15 +396,16 @@ def _check_listeners(draft: _Draft) -> None:
                 owner = key if owners[listener] in draft.after else owners[listener]
             if owner is not key:
                 raise _taken(listener, owner, key)
-    gone = sum(places(listener) for listener in draft.gone if listener not in draft.listeners)
-    added = sum([places(listener) for listener in draft.listeners if listener not in owners])
+    gone = sum(places(listener) for listener in draft.gone if not draft.leads(listener))
+    led = chain(draft.listeners, draft.new.listeners)
+    added = sum([places(listener) for listener in led if listener not in owners])
     if ledger.places + added - gone > ledger.limits.listeners:
         raise exhausted("listeners (one a port, two with a mark)", ledger.limits.listeners)
 
 
-def _check_sources(draft: _Draft) -> None:
+def _check_sources(draft: Draft) -> None:
     """Refuse too many; new ones come before old ones go, so both count."""
-    added = len(draft.new.sources) + sum(isinstance(op, PutSource) for op in draft.first)
+    added = sum(map(len, draft.new.sources.values())) + sum(isinstance(op, PutSource) for op in draft.first)
     limit = draft.ledger.limits.sources
     if added and draft.ledger.sources + added > limit:
         raise exhausted("allowed sources", limit)

@@ -62,15 +62,15 @@ class IdPool:
             raise exhausted(self._what, self._limit)
         return self._returned.popleft()
 
-    def take_some(self, count: int) -> list[int]:
+    def take_some(self, count: int) -> tuple[int, ...]:
         """Take ids, in ascending order; raises InvalidRequest when too few are left, and takes none then."""
         first = self._fresh
         if first + count <= self._limit + 1:
-            self._fresh += count
-            return list(range(first, first + count))
+            self._fresh = first + count
+            return tuple(range(first, first + count))
         if count > self.free:
             raise exhausted(self._what, self._limit)
-        return sorted(self.take() for _ in range(count))
+        return tuple(sorted(self.take() for _ in range(count)))
 
     def give(self, numbers: Iterable[int]) -> None:
         """Give ids back."""
@@ -110,6 +110,8 @@ class SlicePool:
         if length == 0:
             return Slice(0, 0)
         start = bisect_left(self._bases, self._cursor)
+        if self._lengths.get(self._cursor, 0) >= length:  # as nearly always
+            return self._cut(start, self._cursor, length)
         if start and self._room_from_cursor(start - 1) >= length:
             return self._cut(start - 1, self._cursor, length)
         for position in (*range(start, len(self._bases)), *range(start)):

@@ -31,8 +31,9 @@ from loxilb.model.image import (
 from loxilb.model.probe import EndpointKey
 from loxilb.model.service import DEFAULT_PERSISTENCE_S, MAX_WEIGHT
 from loxilb.plan.audit import is_right
+from loxilb.plan.draft import Health, Sources
 from loxilb.plan.ledger import Ledger, Programmed
-from loxilb.plan.planner import ALL_UP, Health, Sources, are_of, as_new, check, listeners_of
+from loxilb.plan.planner import ALL_UP, are_of, as_new, check, listeners_of
 from loxilb.plan.pools import Limits, Slice
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import Policy, adopted

@@ -31,6 +31,9 @@ class Phase(Enum):
     LEAVING = "leaving"
     OUT = "out"
 
+    # Of itself, as each is one object: that of an Enum is that of its name, and asked for very often.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stay:

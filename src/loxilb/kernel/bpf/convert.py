@@ -2,8 +2,8 @@
 """Map layouts to model values and back: one function per direction."""
 
 import struct
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from loxilb.kernel import abi
@@ -86,23 +86,29 @@ def listener_packed(listener: Listener) -> bytes:
     return listener.address.to_bytes(4 if listener.version == 4 else 16, "big")
 
 
-def rule_to_value(entry: RuleEntry, clock: JiffyClock) -> bytes:
-    """Return the element of the rule array."""
-    return _RULE.pack(
-        entry.ring_base,
-        entry.ring_length,
-        clock.ticks(entry.timeout),
-        clock.ticks(entry.persist) if entry.persist else 0,
-        entry.mode,
-        entry.selection,
-        1,
-        entry.restricted,
-        entry.half_open_limit,
+def rules_to_values(entries: Iterable[RuleEntry], clock: JiffyClock) -> bytes:
+    """Return elements of the rule array in a row."""
+    ticks, pack = cache(clock.ticks), _RULE.pack
+    return b"".join(
+        [
+            pack(
+                one.ring_base,
+                one.ring_length,
+                ticks(one.timeout),
+                ticks(one.persist) if one.persist else 0,
+                one.mode,
+                one.selection,
+                1,
+                one.restricted,
+                one.half_open_limit,
+            )
+            for one in entries
+        ]
     )
 
 
 def rules_from_values(data: bytes, clock: JiffyClock) -> Iterator[RuleEntry | None]:
-    """Inverse of :func:`rule_to_value` for elements in a row; None for one that is not used, or makes no sense."""
+    """Inverse of :func:`rules_to_values`; None for one that is not used, or makes no sense."""
     for base, length, timeout, persist, mode, selection, live, restricted, limit in _RULE.iter_unpack(data):
         if live == 1 and mode in _MODES and selection in _SELECTIONS:  # else somebody else wrote it
             yield RuleEntry(
@@ -141,8 +147,12 @@ def link_to_value(port: Port) -> bytes:
     return bytes(raw)
 
 
-def endpoint_to_value(entry: EndpointEntry) -> bytes:
-    """Return the element of the endpoint array."""
+def endpoints_to_values(entries: Iterable[EndpointEntry]) -> bytes:
+    """Return elements of the endpoint array in a row."""
+    return b"".join(map(_endpoint_to_value, entries))
+
+
+def _endpoint_to_value(entry: EndpointEntry) -> bytes:
     address, source = entry.address, entry.source
     four = type(address) is IPv4Address
     return _ENDPOINT.pack(
@@ -155,16 +165,17 @@ def endpoint_to_value(entry: EndpointEntry) -> bytes:
     )
 
 
-def endpoints_packed(data: bytes) -> Iterator[bytes]:
+def endpoints_packed(data: bytes) -> Sequence[bytes]:
     """Return the addresses in elements of the endpoint array that follow each other; none in unused ones."""
-    for place, family in enumerate(data[_FAMILY :: _ENDPOINT.size]):
-        if family:
-            start = place * _ENDPOINT.size
-            yield data[start : start + (4 if family == 4 else 16)]
+    size, families = _ENDPOINT.size, data[_FAMILY :: _ENDPOINT.size]
+    if not families.strip(b"\0"):
+        return ()
+    places = zip(range(0, len(data), size), families, strict=True)
+    return [data[at : at + (4 if family == 4 else 16)] for at, family in places if family]
 
 
 def endpoints_from_values(data: bytes) -> Iterator[EndpointEntry | None]:
-    """Inverse of :func:`endpoint_to_value` for elements in a row; None for one that is not used."""
+    """Inverse of :func:`endpoints_to_values`; None for one that is not used."""
     for address, source, rule, port, flags, family in _ENDPOINT.iter_unpack(data):
         if family in (4, 6):
             yield EndpointEntry(

@@ -30,6 +30,7 @@ from loxilb.kernel.bpf.writing import ConfigurationWriter
 from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import (
+    Add,
     DropEndpoint,
     DropSource,
     EndpointFlags,
@@ -218,7 +219,7 @@ class BpfDataPlane:
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
         with self._lock:
-            self._traffic.forget([op.endpoint for op in ops if isinstance(op, PutEndpoint) and op.fresh])
+            self._traffic.forget(_new_slots(ops))
             self._writer.apply(ops, lambda: self._hooks.egress.want(self._hosts.has_local_endpoint))
             if any(map(_ends_flows, ops)):
                 self._purge()
@@ -358,7 +359,16 @@ class BpfDataPlane:
         self._directory.remove()
 
 
+def _new_slots(ops: Sequence[Op]) -> Iterator[EndpointId]:
+    for op in ops:
+        if isinstance(op, Add):
+            yield from op.image.endpoints
+        elif isinstance(op, PutEndpoint) and op.fresh:
+            yield op.endpoint
+
+
 def _ends_flows(op: Op) -> bool:
+    """Tell whether flows may have to end; what is new has none."""
     if isinstance(op, PutEndpoint):  # a match takes longer, and there may be very many
         return not int(op.entry.flags) & _LIVE
     if isinstance(op, PutRule):

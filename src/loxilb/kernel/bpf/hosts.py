@@ -142,16 +142,17 @@ class HostIndex:
 
     def _write(self, stale: Collection[bytes]) -> None:
         """Make ``hosts`` say what these addresses are now."""
-        present, own = [], self._own or frozenset()
+        keys, values, own = list[bytes](), list[bytes](), self._own or frozenset()
         for address in stale:
             endpoint, service = address in self._endpoints, address in self._services
             local = endpoint and (service or address in own)
             (self._local.add if local else self._local.discard)(address)
             if endpoint or service:
-                present.append((_key(address), _LOCAL if local else _KNOWN))
+                keys.append(_key(address))
+                values.append(_LOCAL if local else _KNOWN)
             else:
                 maps.delete(self._hosts, _key(address), "forget an address")
-        maps.update_all(self._hosts, present, "note addresses", room="--endpoints or --rules")
+        maps.update_all(self._hosts, keys, values, "note addresses", room="--endpoints or --rules")
 
 
 def _key(address: bytes) -> bytes:

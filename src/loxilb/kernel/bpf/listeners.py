@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import convert, maps
-from loxilb.model.image import Listener, PutListener, RuleId
+from loxilb.model.image import Listener, RuleId
 
 _Undo = Callable[[], None]
 
@@ -51,38 +51,37 @@ class ListenerMaps:
         self._marked = Counter(one._replace(mark=0) for one in marked)
         return [listener for listener, _ in _found_in(words)]
 
-    def put_all(self, ops: Sequence[PutListener], undo: list[_Undo]) -> list[Listener]:
+    def put_all(self, listeners: Mapping[Listener, RuleId], undo: list[_Undo]) -> list[Listener]:
         """Lead listeners to rules; returns those that were there, and adds what undoes it. Raises KernelError."""
-        if any(op.listener.mark for op in ops):
-            return [op.listener for op in ops if self.put(op.listener, op.rule, undo)]
+        if any(listener.mark for listener in listeners):
+            return [listener for listener, rule in listeners.items() if self.put(listener, rule, undo)]
         found = []
         for version in self._maps:
-            found += self._put_many(version, [op for op in ops if op.listener.version == version], undo)
+            found += self._put_many(version, [one for one in listeners if one.version == version], listeners, undo)
         return found
 
-    def _put_many(self, version: int, ops: Sequence[PutListener], undo: list[_Undo]) -> list[Listener]:
+    def _put_many(
+        self, version: int, some: Sequence[Listener], rules: Mapping[Listener, RuleId], undo: list[_Undo]
+    ) -> list[Listener]:
         """Write listeners without a mark in few calls."""
-        if not ops:
+        if not some:
             return []
-        descriptor, keys = self._maps[version], [convert.listener_to_key(op.listener) for op in ops]
+        descriptor, keys = self._maps[version], list(map(convert.listener_to_key, some))
         present = self._present(version, keys)
-        self._elements[version] += sum(key not in present for key in keys)
-        words = [
-            _word(op.listener, op.rule) | (present.get(key, 0) & abi.LISTENER_MARKED)
-            for key, op in zip(keys, ops, strict=True)
-        ]
+        self._elements[version] += len(keys) - sum([key in present for key in keys] if present else ())
+        words = [_word(one, rules[one]) for one in some]
+        if present:
+            words = [word | (present.get(key, 0) & abi.LISTENER_MARKED) for key, word in zip(keys, words, strict=True)]
 
         def restore() -> None:
             for key in keys:
                 self._set(descriptor, key, present.get(key, 0))
 
         undo.append(restore)
-        maps.update_all(
-            descriptor, list(zip(keys, map(_WORD.pack, words), strict=True)), "write listeners", room="--listeners"
-        )
+        maps.update_all(descriptor, keys, list(map(_WORD.pack, words)), "write listeners", room="--listeners")
         if not present:
             return []
-        return [op.listener for key, op in zip(keys, ops, strict=True) if present.get(key, 0) & abi.LISTENER_RULE]
+        return [one for key, one in zip(keys, some, strict=True) if present.get(key, 0) & abi.LISTENER_RULE]
 
     def _present(self, version: int, keys: Sequence[bytes]) -> dict[bytes, int]:
         """Return the words of those of ``keys`` that are there, maybe of others too."""

@@ -31,14 +31,17 @@ def update(descriptor: int, key: bytes, value: bytes, operation: str, *, room: s
     check(result, operation, remedy=_remedy(result, room))
 
 
-def update_all(descriptor: int, elements: Sequence[tuple[bytes, bytes]], operation: str, *, room: str = "") -> None:
+def update_all(
+    descriptor: int, keys: Sequence[bytes], values: Sequence[bytes], operation: str, *, room: str = ""
+) -> None:
     """As :func:`update` for many elements in few calls; those before one that is refused are done."""
-    for at in range(0, len(elements), _UPDATE_BATCH):
-        part = elements[at : at + _UPDATE_BATCH]
-        count = ctypes.c_uint32(len(part))
-        keys, values = b"".join(key for key, _ in part), b"".join(value for _, value in part)
+    for at in range(0, len(keys), _UPDATE_BATCH):
+        end = min(at + _UPDATE_BATCH, len(keys))
+        count = ctypes.c_uint32(end - at)
         options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions), elem_flags=_ANY)
-        result = libbpf.map_update_batch(descriptor, keys, values, ctypes.byref(count), ctypes.byref(options))
+        result = libbpf.map_update_batch(
+            descriptor, b"".join(keys[at:end]), b"".join(values[at:end]), ctypes.byref(count), ctypes.byref(options)
+        )
         check(result, operation, remedy=_remedy(result, room))
 
 

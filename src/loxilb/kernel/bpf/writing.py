@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -22,11 +22,13 @@ from loxilb.kernel.bpf.listeners import ListenerMaps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model import IPNetwork
 from loxilb.model.image import (
+    Add,
     DropEndpoint,
     DropListener,
     DropRule,
     DropSource,
     EndpointId,
+    Listener,
     Op,
     PutEndpoint,
     PutListener,
@@ -65,6 +67,7 @@ class ConfigurationWriter:
         self._hosts = hosts
         self._clock = clock
         self._steps: Mapping[type, _Step] = {
+            Add: self._add,
             PutEndpoint: self._put_endpoints,
             DropEndpoint: self._drop_endpoints,
             PutRing: self._put_rings,
@@ -96,25 +99,40 @@ class ConfigurationWriter:
         endpoints = convert.endpoints_packed(self._views["endpoints"].whole())
         self._hosts.rebuild(map(convert.listener_packed, self._listeners.index()), endpoints)
 
+    def _add(self, ops: Sequence[Add], undo: list[_Undo]) -> None:
+        for image in (op.image for op in ops):
+            slots, rules = list(image.endpoints), list(image.rules)
+            self._start_counting(slots, undo)
+            self._write_endpoints(slots, convert.endpoints_to_values(image.endpoints.values()), undo)
+            for rule, networks in image.sources.items():
+                for network in networks:
+                    self._set_source(rule, network, True, undo)
+            self._write_slices([(image.rules[rule].ring_base, ring) for rule, ring in image.rings.items()])
+            self._restart_positions(rules, undo)
+            self._views["rules"].put(rules, convert.rules_to_values(image.rules.values(), self._clock), undo)
+            self._lead(image.listeners, undo)
+
     def _put_endpoints(self, ops: Sequence[PutEndpoint], undo: list[_Undo]) -> None:
-        fresh = [op.endpoint for op in ops if op.fresh]
-        if fresh:
-            self._views["traffic"].put(fresh, _NO_TRAFFIC * len(fresh), undo)
-            self._views["endpoint_states"].put(fresh, self._new_states(fresh), undo)
-        values = [convert.endpoint_to_value(op.entry) for op in ops]
-        self._write_endpoints([op.endpoint for op in ops], values, undo)
+        slots, entries = [op.endpoint for op in ops], [op.entry for op in ops]
+        if len(set(slots)) < len(slots):  # one is replaced that is new itself
+            for op in ops:
+                self._put_endpoints([op], undo)
+            return
+        self._start_counting([op.endpoint for op in ops if op.fresh], undo)
+        self._write_endpoints(slots, convert.endpoints_to_values(entries), undo)
 
     def _drop_endpoints(self, ops: Sequence[DropEndpoint], undo: list[_Undo]) -> None:
-        self._write_endpoints([op.endpoint for op in ops], [_NO_ENDPOINT] * len(ops), undo)
+        slots = list(dict.fromkeys(op.endpoint for op in ops))
+        self._write_endpoints(slots, _NO_ENDPOINT * len(slots), undo)
 
-    def _write_endpoints(self, slots: Sequence[EndpointId], values: Sequence[bytes], undo: list[_Undo]) -> None:
+    def _start_counting(self, slots: Sequence[EndpointId], undo: list[_Undo]) -> None:
+        self._views["traffic"].put(slots, _NO_TRAFFIC * len(slots), undo)
+        self._views["endpoint_states"].put(slots, self._new_states(slots), undo)
+
+    def _write_endpoints(self, slots: Sequence[EndpointId], after: bytes, undo: list[_Undo]) -> None:
         """Write endpoints; their addresses are known before, and those they replace are forgotten after."""
         view = self._views["endpoints"]
-        if len(set(slots)) < len(slots):  # one is replaced that is new itself
-            for slot, value in zip(slots, values, strict=True):
-                self._write_endpoints([slot], [value], undo)
-            return
-        before, after = view.get(slots), b"".join(values)
+        before = view.get(slots)
         self._hosts.add_endpoints(convert.endpoints_packed(after))
         self._hosts.flush()
         view.put(slots, after, undo)
@@ -128,19 +146,22 @@ class ConfigurationWriter:
         return after.tobytes()
 
     def _put_rings(self, ops: Sequence[PutRing], _undo: list[_Undo]) -> None:
-        # No rule points there yet, so there is nothing to swap at once or to take back.
-        view, start, slots = self._views["ring"], 0, list[int]()
-        for op in ops:
-            if op.base != start + len(slots):
-                view.write(start * 4, struct.pack(f"={len(slots)}I", *slots))
-                start, slots = op.base, []
-            slots.extend(op.endpoints)
-        view.write(start * 4, struct.pack(f"={len(slots)}I", *slots))
+        self._write_slices([(op.base, op.endpoints) for op in ops])
+
+    def _write_slices(self, slices: Iterable[tuple[int, Sequence[EndpointId]]]) -> None:
+        """Write slices. No rule points there yet, so there is nothing to swap at once or to take back."""
+        view, start, slots = self._views["ring"], 0, array("I")
+        for base, endpoints in slices:
+            if base != start + len(slots):
+                view.write(start * 4, slots.tobytes())
+                start, slots = base, array("I")
+            slots.extend(endpoints)
+        view.write(start * 4, slots.tobytes())
 
     def _put_rules(self, ops: Sequence[PutRule], undo: list[_Undo]) -> None:
         self._restart_positions([op.rule for op in ops if op.fresh], undo)
-        values = [convert.rule_to_value(op.entry, self._clock) for op in ops]
-        self._views["rules"].put([op.rule for op in ops], b"".join(values), undo)
+        values = convert.rules_to_values([op.entry for op in ops], self._clock)
+        self._views["rules"].put([op.rule for op in ops], values, undo)
 
     def _drop_rules(self, ops: Sequence[DropRule], undo: list[_Undo]) -> None:
         self._views["rules"].put([op.rule for op in ops], _NO_RULE * len(ops), undo)
@@ -158,9 +179,13 @@ class ConfigurationWriter:
                 view.write(offset, bytes(4))
 
     def _put_listeners(self, ops: Sequence[PutListener], undo: list[_Undo]) -> None:
-        self._hosts.add_services(convert.listener_packed(op.listener) for op in ops)
+        self._lead({op.listener: op.rule for op in ops}, undo)
+
+    def _lead(self, listeners: Mapping[Listener, RuleId], undo: list[_Undo]) -> None:
+        """Lead listeners to rules; their addresses are known before."""
+        self._hosts.add_services(map(convert.listener_packed, listeners))
         self._hosts.flush()
-        replaced = self._listeners.put_all(ops, undo)
+        replaced = self._listeners.put_all(listeners, undo)
         self._hosts.drop_services(map(convert.listener_packed, replaced))
 
     def _drop_listeners(self, ops: Sequence[DropListener], undo: list[_Undo]) -> None:

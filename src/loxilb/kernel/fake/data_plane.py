@@ -50,6 +50,8 @@ from loxilb.model.image import (
     PutSource,
     RuleEntry,
     RuleId,
+    Single,
+    one_by_one,
 )
 from loxilb.model.packet import MadePacket
 from loxilb.model.port import IfIndex
@@ -69,7 +71,7 @@ class FakeDataPlane:
     def __init__(self, limits: Limits | None = None) -> None:
         """Start empty, with ``limits`` as the size of the tables."""
         self.limits = limits or Limits()
-        self.applied: list[tuple[Op, ...]] = []
+        self.applied: list[tuple[Single, ...]] = []
         self.attached: dict[IfIndex, str] = {}
         self.addresses: frozenset[IPAddress] = frozenset()
         self.refused: set[str] = set()
@@ -110,14 +112,15 @@ class FakeDataPlane:
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
         undo: list[Undo] = []
+        single = tuple(one_by_one(ops))
         try:
-            for op in ops:
+            for op in single:
                 undo.append(self._apply_one(op))
         except BaseException:
             for step in reversed(undo):
                 step()
             raise
-        self.applied.append(tuple(ops))
+        self.applied.append(single)
 
     repair = apply  # nothing is derived here
 
@@ -303,7 +306,7 @@ class FakeDataPlane:
 
     # One operation each; every handler checks first, then writes, and returns how to undo it
 
-    def _apply_one(self, op: Op) -> Undo:
+    def _apply_one(self, op: Single) -> Undo:
         if self._fail_in is not None:
             if self._fail_in == 0:
                 self._fail_in = None
