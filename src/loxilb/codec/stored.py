@@ -5,10 +5,10 @@ A body is documented, read by people, and stays readable: members added later ha
 object is in its document.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec import MsgspecError, json
 
@@ -33,11 +33,8 @@ class Kind(Enum):
     __hash__ = object.__hash__
 
 
-class Name(NamedTuple):
-    """What tells documents apart."""
-
-    kind: Kind
-    text: str
+Documents = Mapping[Kind, Mapping[str, str | None]]
+"""The text of each object, by its kind and its name; None for one that is taken away."""
 
 
 class UnreadableError(Exception):
@@ -57,6 +54,10 @@ class Part(NamedTuple):
     drops: bool
 
 
+_Value = TypeVar("_Value")
+
+_FAULTS = (MsgspecError, InvalidRequest, ValueError, KeyError)
+_NONE: Mapping[str, str | None] = {}
 _decode_rule = json.Decoder(wire.LoadBalancerEntry).decode
 _encode = json.Encoder().encode
 _PART = 4000
@@ -88,35 +89,41 @@ def carried(text: str) -> str:
     return text if text.isprintable() else text.replace("\x1a", "\x1a1").replace("\0", "\x1a0")
 
 
-def changes_of(documents: Mapping[Name, str | None], known: Mapping[Name, str]) -> Changes:
+def changes_of(documents: Documents, known: Documents) -> Changes:
     """Read documents back.
 
     ``known`` has a document of each service that is taken away, as its name alone does not tell its key.
     Raises UnreadableError.
     """
+    return Changes(
+        services=_services(documents.get(Kind.SERVICE, _NONE), known.get(Kind.SERVICE, _NONE)),
+        endpoints=dict(_each(Kind.ENDPOINT, documents, _endpoint)),
+        states=dict(_each(Kind.STATE, documents, HostState)),
+        parameters=dict(_each(Kind.PARAMETER, documents, str)),
+    )
+
+
+def _services(documents: Mapping[str, str | None], known: Mapping[str, str | None]) -> dict[ServiceKey, Service | None]:
     services: dict[ServiceKey, Service | None] = {}
-    endpoints: dict[str, MonitoredEndpoint | None] = {}
-    states: dict[str, HostState | None] = {}
-    parameters: dict[str, str | None] = {}
     for name, text in documents.items():
         try:
-            match name.kind:
-                case Kind.SERVICE:
-                    service = _service(known[name] if text is None else text)
-                    services[service.key] = None if text is None else service
-                case Kind.ENDPOINT:
-                    endpoints[name.text] = None if text is None else _endpoint(text)
-                case Kind.STATE:
-                    states[name.text] = None if text is None else HostState(text)
-                case Kind.PARAMETER:
-                    parameters[name.text] = text
-        except (MsgspecError, InvalidRequest, ValueError, KeyError) as error:
-            raise UnreadableError(f"{name.kind.value} {name.text}: {error}") from error
-    return Changes(services=services, endpoints=endpoints, states=states, parameters=parameters)
+            service = service_of(_decode_rule(text or known[name] or ""))
+        except _FAULTS as error:
+            raise _unreadable(Kind.SERVICE, name, error) from error
+        services[service.key] = service if text else None
+    return services
 
 
-def _service(text: str) -> Service:
-    return service_of(_decode_rule(text))
+def _each(kind: Kind, documents: Documents, read: Callable[[str], _Value]) -> Iterator[tuple[str, _Value | None]]:
+    for name, text in documents.get(kind, _NONE).items():
+        try:
+            yield name, None if text is None else read(text)
+        except _FAULTS as error:
+            raise _unreadable(kind, name, error) from error
+
+
+def _unreadable(kind: Kind, name: str, error: Exception) -> UnreadableError:
+    return UnreadableError(f"{kind.value} {name}: {error}")
 
 
 def _endpoint(text: str) -> MonitoredEndpoint:

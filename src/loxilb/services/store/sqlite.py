@@ -7,10 +7,12 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
-from loxilb.codec.stored import Kind, Name, UnreadableError, changes_of, parts_of
+from loxilb.codec.stored import Documents, Kind, UnreadableError, changes_of, parts_of
 from loxilb.errors import NotFound, StoreError
+from loxilb.model import Service, ServiceKey
+from loxilb.model.probe import HostState, MonitoredEndpoint
 from loxilb.model.revision import Author, Changes, Configured, Revision
 from loxilb.services.store.failures import damaged, store_error
 from loxilb.services.store.schema import prepare
@@ -82,10 +84,10 @@ class SqliteStore:
             last = self._connection.execute("SELECT number, pending FROM revisions ORDER BY number DESC").fetchone()
         changes = self._changes(documents, documents)
         return Configured(
-            services={key: one for key, one in changes.services.items() if one},
-            endpoints={name: one for name, one in changes.endpoints.items() if one},
-            states={name: one for name, one in changes.states.items() if one},
-            parameters={name: one for name, one in changes.parameters.items() if one is not None},
+            services=cast("Mapping[ServiceKey, Service]", changes.services),  # nothing is taken away
+            endpoints=cast("Mapping[str, MonitoredEndpoint]", changes.endpoints),
+            states=cast("Mapping[str, HostState]", changes.states),
+            parameters=cast("Mapping[str, str]", changes.parameters),
             revision=last[0] if last else 0,
             pending=bool(last and last[1]),
         )
@@ -142,15 +144,20 @@ class SqliteStore:
             now = self._documents()
         if kept is None:
             raise NotFound("revision not found", field="revision", cause=f"{number} is not kept")
-        then = {Name(Kind(kind), name): before for kind, name, before in rows}
-        return self._changes({name: text for name, text in then.items() if text != now.get(name)}, now)
+        then: dict[Kind, dict[str, str | None]] = {kind: {} for kind in Kind}
+        for kind, name, before in rows:
+            then[Kind(kind)][name] = before
+        different = {
+            kind: {name: text for name, text in texts.items() if text != now[kind].get(name)}
+            for kind, texts in then.items()
+        }
+        return self._changes(different, now)
 
-    def _documents(self) -> dict[Name, str]:
-        rows = self._connection.execute("SELECT kind, name, document FROM objects")
-        kinds = {kind.value: kind for kind in Kind}
-        return {Name(kinds[kind], name): document for kind, name, document in rows}
+    def _documents(self) -> Documents:
+        query = "SELECT name, document FROM objects WHERE kind = ?"
+        return {kind: dict(self._connection.execute(query, (kind.value,))) for kind in Kind}
 
-    def _changes(self, documents: Mapping[Name, str | None], known: Mapping[Name, str]) -> Changes:
+    def _changes(self, documents: Documents, known: Documents) -> Changes:
         try:
             return changes_of(documents, known)
         except UnreadableError as error:
