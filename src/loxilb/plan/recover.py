@@ -7,9 +7,9 @@ from the ring. Slots of removed endpoints that still have flows come back as suc
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from fractions import Fraction
-from itertools import chain, pairwise
+from itertools import pairwise
 from math import gcd, lcm
 from typing import NamedTuple
 
@@ -79,16 +79,16 @@ def adopt(
     Carry the operations out before the ledger is used. ``now`` is the time of its plans. A plan of a service that is
     not among the unsettled ones has nothing to do. Raises NotBuilt and InvalidRequest as they would.
     """
-    slots = _slots(image)
+    slots, free = _slots(image), set(image.rules)
     programmed: dict[ServiceKey, Programmed] = {}
-    taken: set[RuleId] = set()
     unsettled: list[Service] = []
     for service in services:
         check(service, limits)
         listeners = listeners_of(service)
-        rule = _rule_of(image, listeners, taken)
+        # The first of several; where it is another service's already, this one has none.
+        rule = min(free.intersection(map(image.listeners.get, listeners)), default=None)
         if rule is not None:
-            taken.add(rule)
+            free.discard(rule)
             own = slots.get(rule, [])
             one = _wanted(image, service, rule, own, listeners, sources, health)
             if one is not None and is_right(image, one):
@@ -96,14 +96,8 @@ def adopt(
                 continue
             programmed[service.key] = _programmed(image, service, rule, own, listeners, now)
         unsettled.append(service)
-    return Adoption(Ledger(limits, programmed), _strays(image, slots, taken, programmed.values()), unsettled)
-
-
-def _rule_of(image: Image, listeners: Iterable[Listener], taken: Collection[RuleId]) -> RuleId | None:
-    """Return the rule that the listeners lead to, the first of several; None where it is another service's."""
-    leads_to = [image.listeners.get(one) for one in listeners]
-    known = [rule for rule in leads_to if rule is not None and rule in image.rules and rule not in taken]
-    return min(known) if known else None
+    ledger = Ledger(limits, programmed)
+    return Adoption(ledger, _strays(image, slots, free, ledger), unsettled)
 
 
 def _wanted(
@@ -270,16 +264,14 @@ def _ids(ordered: Sequence[Endpoint], slots: Mapping[EndpointId, EndpointEntry])
     return tuple(place.popleft() for place in places if place)
 
 
-def _strays(image: Image, slots: _Slots, kept: Collection[RuleId], programmed: Iterable[Programmed]) -> list[Op]:
-    used = set(chain.from_iterable([one.listeners for one in programmed]))
+def _strays(image: Image, slots: _Slots, free: Set[RuleId], ledger: Ledger) -> list[Op]:
+    """Drop what belongs to no service; ``free`` are the rules that are nobody's."""
+    gone = sorted(free | (slots.keys() | image.sources.keys()) - image.rules.keys())
+    # What is owned is in the image: where that has no more, there is no need to look which.
+    listeners = image.listeners.keys() - ledger.owners if len(image.listeners) > len(ledger.owners) else ()
     return [
-        *(DropListener(listener=one) for one in sorted(image.listeners.keys() - used)),
-        *(DropRule(rule=one) for one in sorted(image.rules.keys() - kept)),
-        *(
-            DropSource(rule=rule, network=one)
-            for rule, networks in sorted(image.sources.items())
-            if rule not in kept
-            for one in in_address_order(networks)
-        ),
-        *(DropEndpoint(endpoint=one) for one in sorted(one for rule in slots.keys() - kept for one in slots[rule])),
+        *(DropListener(listener=one) for one in sorted(listeners)),
+        *(DropRule(rule=one) for one in sorted(free)),
+        *(DropSource(rule=rule, network=one) for rule in gone for one in in_address_order(image.sources.get(rule, ()))),
+        *(DropEndpoint(endpoint=one) for one in sorted(slot for rule in gone for slot in slots.get(rule, ()))),
     ]
