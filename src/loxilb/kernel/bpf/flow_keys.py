@@ -70,7 +70,9 @@ def _grouped(keys: Keys, places: Places, digit: int) -> Iterator[Places]:
         values = keys[:, digit][places]
         if (values != values[0]).any():
             order = np.argsort(values, kind="stable")
-            for group in _cut(places[order], values[order]):
+            groups = _cut(places[order], values[order])
+            del places, values, order  # they are large, and this goes on until the last group is asked for
+            for group in groups:
                 yield from _grouped(keys, group, digit)
             return
         digit += 1

@@ -153,8 +153,11 @@ class Family:
             keys = np.concatenate([one[2] for one in found])
             del found
             more = limit is not None and limit < len(places)
-            chosen = smallest(keys, limit) if limit is not None and more else np.arange(len(places))
-            chosen = chosen[in_order(keys[chosen] if more else keys, threads.map)]
+            if limit is not None and more:
+                chosen = smallest(keys, limit)
+                chosen = chosen[in_order(keys[chosen], threads.map)]
+            else:
+                chosen = in_order(keys, threads.map)
         last = key_of(keys[chosen[-1]].tolist(), self._version) if len(chosen) else None
         return Found(places[chosen], words[chosen], last, more)
 

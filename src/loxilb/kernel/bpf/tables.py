@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 
-from loxilb.kernel import abi
+from loxilb.kernel import abi, memory
 from loxilb.kernel.bpf import maps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model.flow_list import FlowQuery
@@ -30,6 +30,8 @@ COUNTED: Mapping[str, int] = {
 }
 """Hash tables whose elements are counted, with the size of their keys."""
 _HOT = abi.Flow4 | abi.Flow6
+_MANY = 16
+"""Copies of a page, some thousand flows each, whose search leaves memory behind that is worth giving back."""
 _TABLES: Mapping[str, type[ctypes.Structure]] = {
     "flow4": abi.Flow4,
     "flow4_cold": abi.Cold,
@@ -61,13 +63,16 @@ class FlowTables:
     def page(self, query: FlowQuery, rules: ArrayView) -> FlowPage:
         """Return the flows asked for, in order; ``rules`` says what is done with the packets of each.
 
-        It takes some 40 bytes a flow found until they are in order, 8 from then on, and one search at a time.
+        It takes some 70 bytes for each one found until they are in order, 8 from then on, and one search at a time.
         """
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for matrices
         from loxilb.kernel.bpf import listing  # noqa: PLC0415 loads numpy, for those who list flows
 
         with self._searching:
-            return listing.page({**self._mapped(), "rules": rules}, self._descriptors, query)
+            page = listing.page({**self._mapped(), "rules": rules}, self._descriptors, query)
+            if len(page.columns) > _MANY:
+                memory.give_back()
+            return page
 
     def live(self) -> Iterator[tuple[_HOT, abi.Cold]]:
         """Return both halves of every live slot. A flow that ends meanwhile may or may not be among them."""
