@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from loxiapi.wire import encode
 from loxilb.codec.flows import act_word, is_one_sided, protocol_word, state_word
-from loxilb.codec.side_by_side import Codes, Numbers, Piece, Texts, alike, codes_of, split, written
+from loxilb.codec.side_by_side import Codes, Numbers, Piece, Texts, alike, codes_of, joined, split, written
 from loxilb.model import FlowState, Mode
 from loxilb.model.flow_list import FlowColumns
 
@@ -119,16 +119,36 @@ def _one_sided() -> NDArray[np.bool_]:
     return np.array([is_one_sided(mode) for mode in sorted(Mode)])
 
 
-def _address(words: NDArray[np.uint16], shown: NDArray[np.bool_] | None = None) -> Iterator[Piece]:
-    """Return addresses as text (RFC 5952 section 4 for those of IPv6); nothing where they are not ``shown``."""
+def _address(words: NDArray[np.uint16], shown: NDArray[np.bool_] | None = None) -> list[Piece]:
+    """Return addresses as text, nothing where they are not ``shown``."""
+    words = words.astype(np.uint16, order="C")
+    if shown is None:
+        changes = _changes(words)
+        firsts = np.flatnonzero(changes)
+        if 2 * len(firsts) < len(words):  # flows are in the order of addresses
+            return [joined(list(_words_of(words[firsts], None)), np.cumsum(changes) - 1)]
+    return list(_words_of(words, shown))
+
+
+def _changes(words: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Tell which addresses are other than those before them."""
+    changes = np.zeros(len(words), bool)
+    changes[0] = True
+    for column in words.view(np.uint32 if words.shape[1] == 2 else np.uint64).T:
+        changes[1:] |= column[1:] != column[:-1]
+    return changes
+
+
+def _words_of(words: NDArray[np.uint16], shown: NDArray[np.bool_] | None) -> Iterator[Piece]:
+    """Return addresses as text, word by word (RFC 5952 section 4 for those of IPv6)."""
     if words.shape[1] == 2:
         for table, column in zip((_FRONT, _REAR), words.T, strict=True):
-            codes = codes_of(column)
+            codes = column.astype(np.intp)
             yield table.of(codes if shown is None else np.where(shown, codes, _NOTHING))
         return
     forms = _forms6()[np.packbits(words == 0, axis=1)[:, 0]]
     for form, column in zip(forms.T, words.T, strict=True):
-        codes = codes_of(form) << 16 | codes_of(column)
+        codes = codes_of(form) << 16 | column
         yield _texts6().of(codes if shown is None else np.where(shown, codes, _HIDDEN << 16))
 
 

@@ -79,6 +79,17 @@ def _write(pieces: Sequence[Piece], at: Codes, room: NDArray[Any]) -> None:
         at += lengths
 
 
+def joined(pieces: Sequence[Piece], rows: Codes) -> Piece:
+    """Return pieces of some rows as one piece, of ``rows`` of them: for texts that many rows have."""
+    count = int(rows[-1]) + 1
+    size = 1 << (sum(piece.items.dtype.itemsize for piece in pieces) - 1).bit_length()
+    items = np.empty(count, f"S{size}")
+    starts = np.arange(count) * size
+    ends = starts.copy()
+    _write(pieces, ends, items.view(np.uint8))
+    return Piece(items.take(rows), (ends - starts).take(rows))
+
+
 def split(texts: Sequence[bytes]) -> list[Texts]:
     """Return tables for texts of any length: as many as the longest one needs, to be put one behind the other."""
     parts = range(0, max(map(len, texts)), LONGEST)
