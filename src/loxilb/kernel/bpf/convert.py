@@ -2,9 +2,13 @@
 """Map layouts to model values and back: one function per direction."""
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import repeat
+from typing import cast
+
+import numpy as np
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
@@ -31,8 +35,10 @@ _NAME = {number: one.value for number, one in PROTOCOLS.items()}
 
 # A field by a Python call each is too slow for a hundred thousand services: their elements are packed whole.
 _LISTENER4 = struct.Struct("=4s2sBxI")
-_WORD = struct.Struct("=I")
 _LISTENER6 = struct.Struct("=16s2sBxI")
+_REST = [("port", ">u2"), ("number", "u1"), ("pad", "u1"), ("mark", "=u4")]
+_LISTENERS = {4: np.dtype([("low", ">u4"), *_REST]), 6: np.dtype([("high", ">u8"), ("low", ">u8"), *_REST])}
+_KINDS = (Listener, SecondaryListener)
 _RULE = struct.Struct("=IIIIBBBBI")
 _ENDPOINT = struct.Struct("=16s16sI2sBB")
 _FAMILY = abi.Endpoint.family.offset
@@ -71,14 +77,21 @@ def listener_to_key(listener: Listener) -> bytes:
     return _LISTENER6.pack(listener.address.to_bytes(16, "big"), port, number, listener.mark)
 
 
-def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterator[tuple[Listener, int]]:
-    """Return listeners and their words from elements in a row; not those of a protocol that there is not."""
-    form = _LISTENER4 if version == 4 else _LISTENER6
-    for (address, port, number, mark), (word,) in zip(form.iter_unpack(keys), _WORD.iter_unpack(values), strict=True):
-        if number in _NAME:  # else no packet finds it
-            kind = SecondaryListener if word & abi.LISTENER_SECONDARY else Listener
-            place = int.from_bytes(address, "big")
-            yield kind(version, place, _NAME[number], int.from_bytes(port, "big"), mark), word
+def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterable[tuple[Listener, int]]:
+    """Return listeners and their words from elements in a row; not those of a protocol that there is not.
+
+    By columns, and without the slow constructor of a named tuple: a start reads a hundred thousand.
+    """
+    table, words = np.frombuffer(keys, _LISTENERS[version]), np.frombuffer(values, np.uint32)
+    known = np.isin(table["number"], list(_NAME))  # no packet finds others
+    table, words = table[known], words[known]
+    addresses = table["low"].tolist()
+    if version == 6:
+        addresses = [high << 64 | low for high, low in zip(table["high"].tolist(), addresses, strict=True)]
+    names = map(_NAME.__getitem__, table["number"].tolist())
+    rows = zip(repeat(version), addresses, names, table["port"].tolist(), table["mark"].tolist())
+    kinds = map(_KINDS.__getitem__, (words & abi.LISTENER_SECONDARY != 0).tolist())
+    return zip(map(cast("Callable[..., Listener]", tuple.__new__), kinds, rows), words.tolist(), strict=True)
 
 
 def listener_packed(listener: Listener) -> bytes:

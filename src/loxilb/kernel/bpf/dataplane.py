@@ -8,7 +8,7 @@ import threading
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from typing import Self, cast
 
 import structlog
 
@@ -189,11 +189,11 @@ class BpfDataPlane:
         endpoints = enumerate(convert.endpoints_from_values(self._views["endpoints"].whole()))
         ring = array("I", self._views["ring"].whole())
         return Image(
-            listeners=dict(self._listeners.read()),
+            listeners=self._listeners.read(),
             rules=rules,
             endpoints={EndpointId(at): entry for at, entry in endpoints if entry is not None},
             rings={
-                rule: tuple(map(EndpointId, ring[one.ring_base : one.ring_base + one.ring_length]))
+                rule: cast("tuple[EndpointId, ...]", tuple(ring[one.ring_base : one.ring_base + one.ring_length]))
                 for rule, one in rules.items()
             },
             sources=self._sources(),

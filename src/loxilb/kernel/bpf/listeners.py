@@ -8,7 +8,9 @@ exists for that alone where there is no rule without a mark. That is kept here, 
 import ctypes
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import cast
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import convert, maps
@@ -31,25 +33,29 @@ class ListenerMaps:
         self._marked: Counter[Listener] = Counter()
         self._elements: Counter[int] = Counter()  # by version
 
-    def read(self) -> Iterator[tuple[Listener, RuleId]]:
+    def read(self) -> Mapping[Listener, RuleId]:
         """Return every listener that a packet finds, and its rule; raises KernelError.
 
         One with a mark is not found while the element without says nothing of it.
         """
-        return _found_in(dict(self._words()))
+        return _found_in(self._words())
 
-    def _words(self) -> Iterator[tuple[Listener, int]]:
-        for version, descriptor in self._maps.items():
-            for keys, values in maps.batches(descriptor, _KEY_SIZES[version], _WORD.size):
-                yield from convert.listeners_from_elements(keys, values, version)
+    def _words(self) -> Mapping[Listener, int]:
+        return dict(
+            chain.from_iterable(
+                convert.listeners_from_elements(keys, values, version)
+                for version, descriptor in self._maps.items()
+                for keys, values in maps.batches(descriptor, _KEY_SIZES[version], _WORD.size)
+            )
+        )
 
-    def index(self) -> list[Listener]:
+    def index(self) -> Collection[Listener]:
         """Count anew what is programmed, and return every listener that a packet finds; raises KernelError."""
-        words = dict(self._words())
+        words = self._words()
         self._elements = Counter(one.version for one in words)
-        marked = (one for one, word in words.items() if one.mark and word & abi.LISTENER_RULE)
+        marked = [one for one, word in words.items() if one.mark and word & abi.LISTENER_RULE]
         self._marked = Counter(one._replace(mark=0) for one in marked)
-        return [listener for listener, _ in _found_in(words)]
+        return _found_in(words).keys()
 
     def put_all(self, listeners: Mapping[Listener, RuleId], undo: list[_Undo]) -> list[Listener]:
         """Lead listeners to rules; returns those that were there, and adds what undoes it. Raises KernelError."""
@@ -130,11 +136,12 @@ class ListenerMaps:
             maps.delete(descriptor, key, "remove a listener")
 
 
-def _found_in(words: Mapping[Listener, int]) -> Iterator[tuple[Listener, RuleId]]:
-    for listener, word in words.items():
-        found = not listener.mark or words.get(listener._replace(mark=0), 0) & abi.LISTENER_MARKED
-        if found and word & abi.LISTENER_RULE:
-            yield listener, RuleId(word & abi.LISTENER_RULE)
+def _found_in(words: Mapping[Listener, int]) -> Mapping[Listener, RuleId]:
+    found = {listener: word & abi.LISTENER_RULE for listener, word in words.items() if word & abi.LISTENER_RULE}
+    for listener in [one for one in found if one.mark]:
+        if not words.get(listener._replace(mark=0), 0) & abi.LISTENER_MARKED:
+            del found[listener]
+    return cast("Mapping[Listener, RuleId]", found)
 
 
 def _word(listener: Listener, rule: RuleId) -> int:
