@@ -3,6 +3,7 @@
 
 import json
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from loxiapi.decode import decode_body
 from loxiapi.wire import AllowedSource, ConntrackEntry, LoadBalancerEntry, SecondaryAddress, encode
 from loxilb.codec.conntrack import ConntrackEncoder
-from loxilb.codec.rules import entry_of, service_of
+from loxilb.codec.rules import body_of, entry_of, service_of
 from loxilb.errors import Conflict, InvalidRequest, KernelError, LoxilbError, NotBuilt, NotFound
 from loxilb.kernel.fake.columns import columns_of
 from loxilb.model import (
@@ -36,6 +37,7 @@ from loxilb.model.port import IfIndex
 from loxilb.ports import EndpointView, ServiceStatus
 from loxilb.services.api.failures import failure_of, status_of
 from loxilb.services.api.observed import ports_of
+from tests.support.services import service
 from tests.support.shown import flow
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -313,3 +315,42 @@ def test_interfaces_are_converted() -> None:
 def test_errors_have_the_status_of_the_contract(error: LoxilbError, status: int) -> None:
     """By the text first, by the class where the contract has no text."""
     assert (status_of(error), failure_of(error).code) == (status, status)
+
+
+PLAIN = service(inactive_timeout=240)
+ONE_BY_ONE: list[dict[str, Any]] = [
+    {"name": "one"},
+    {"inactive_timeout": 17},
+    {"mode": Mode.FULLNAT},
+    {"selection": Selection.PRIORITY},
+    {"selection": Selection.PERSIST, "persist_timeout": 99},
+    {"half_open_limit": 3},
+    {"loss": LossPolicy.KEEP},
+    {"loss": LossPolicy.DRAIN, "drain_timeout": 5},
+    {"slow_start": 7},
+    {"private_address": ip_address("10.0.0.9")},
+    {"monitor": True},
+    {"bgp": True},
+    {"managed": True},
+    {"security": 2},
+    {"proxy_protocol_v2": True},
+    {"egress": True},
+    {"probe": Probe(kind="http", port=81, request="a", response="b", period=3, retries=4), "monitor": True},
+    {"secondary_addresses": (ip_address("20.20.20.9"),)},
+    {"allowed_sources": (ip_network("10.0.0.0/8"),)},
+]
+
+
+@pytest.mark.parametrize("members", ONE_BY_ONE, ids="-".join)
+def test_a_member_of_a_service_is_written_as_that_and_nothing_else(members):
+    unusual = replace(PLAIN, **members)
+
+    assert service_of(body_of(unusual)) == unusual
+    assert body_of(unusual) != body_of(PLAIN)
+    assert service_of(body_of(PLAIN)) == PLAIN
+
+
+def test_every_member_of_a_service_is_written():
+    named = {name for one in ONE_BY_ONE for name in one}
+
+    assert named | {"key", "endpoints"} == {one.name for one in msgspec.structs.fields(Service)}

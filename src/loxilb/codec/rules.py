@@ -4,6 +4,7 @@
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from math import ceil
+from typing import Any
 
 from msgspec import structs
 
@@ -84,10 +85,16 @@ def service_of(entry: wire.LoadBalancerEntry) -> Service:
 
 
 def edits_of(body: wire.LoadBalancerList) -> list[Edit]:
-    """Convert a request that writes several rules as one; raises InvalidRequest, which says where it is."""
+    """Convert a request that writes several rules as one; raises InvalidRequest, which says where it is.
+
+    Empties it: there may be very many, and the memory of each goes to those made of the next ones.
+    """
     edits: list[Edit] = []
+    entries = body.entries
+    entries.reverse()
     try:
-        for entry in body.entries:
+        while entries:
+            entry = entries.pop()
             edits.append(Edit(_EDITS[entry.service_arguments.oper], service_of(entry)))
     except InvalidRequest as error:
         error.index = len(edits)
@@ -238,34 +245,47 @@ def _network_of(text: str) -> IPNetwork:
 
 
 def _arguments_of(service: Service) -> wire.ServiceArguments:
-    key, probe = service.key, service.probe
-    return wire.ServiceArguments(
+    """Convert all but the endpoints; most services differ in nothing more than their keys."""
+    key, _, name, *terms, _, _ = structs.astuple(service)
+    return structs.replace(
+        _terms_of(*terms),
         external_ip=_text(key.address),
-        private_ip=str(service.private_address or ""),
         port=key.port,
         port_max=key.port_max if key.port_max != key.port else 0,
         protocol=_WORDS[key.protocol],
-        sel=int(service.selection),
-        mode=int(service.mode),
-        bgp=service.bgp,
-        monitor=service.monitor,
         inactive_timeout=service.timeout,
-        persist_timeout=service.persist_timeout,
-        half_open_limit=service.half_open_limit,
-        on_endpoint_loss=service.loss.value if service.loss is not _RESET else "",
-        drain_timeout=service.drain_timeout,
-        slow_start=service.slow_start,
         block=key.block,
-        managed=service.managed,
-        name=service.name,
-        security=service.security,
+        name=name,
         host=key.host,
+    )
+
+
+@lru_cache(maxsize=1 << 10)
+def _terms_of(*terms: Any) -> wire.ServiceArguments:
+    """Convert the members of a service that are declared between its name and its further addresses, in this order."""
+    mode, selection, _, persist_timeout, half_open_limit, loss, drain_timeout, slow_start, *others = terms
+    private_address, monitor, bgp, managed, security, proxy_protocol_v2, egress, probe = others
+    return wire.ServiceArguments(
+        external_ip="",
+        private_ip=str(private_address or ""),
+        port=0,
+        sel=int(selection),
+        mode=int(mode),
+        bgp=bgp,
+        monitor=monitor,
+        persist_timeout=persist_timeout,
+        half_open_limit=half_open_limit,
+        on_endpoint_loss=loss.value if loss is not _RESET else "",
+        drain_timeout=drain_timeout,
+        slow_start=slow_start,
+        managed=managed,
+        security=security,
         probe_type=probe.kind,
         probe_port=probe.port,
         probe_request=probe.request,
         probe_response=probe.response,
         probe_timeout=probe.period,
         probe_retries=probe.retries,
-        proxy_protocol_v2=service.proxy_protocol_v2,
-        egress=service.egress,
+        proxy_protocol_v2=proxy_protocol_v2,
+        egress=egress,
     )

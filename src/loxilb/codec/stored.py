@@ -45,11 +45,12 @@ class Part(NamedTuple):
     """Some of what a write changes, of one kind.
 
     ``documents`` is a JSON object with a member for each, by its name: an object, a text, or null for what is taken
-    away; ``drops`` says that something is. Names and texts are :func:`carried`. One call encodes them all, and the
-    database takes them from there.
+    away; ``drops`` says that something is. ``names`` are those of its members, as a JSON array. Names and texts are
+    :func:`carried`. One call encodes them all, and the database takes them from there.
     """
 
     kind: Kind
+    names: str
     documents: str
     drops: bool
 
@@ -78,7 +79,7 @@ def parts_of(changes: Changes) -> Iterator[Part]:
 
 def _part(kind: Kind, documents: Mapping[str, wire.Wire | str | None]) -> Part:
     members = {carried(name): one for name, one in documents.items()}
-    return Part(kind, _encode(members).decode(), None in documents.values())
+    return Part(kind, _encode(list(members)).decode(), _encode(members).decode(), None in documents.values())
 
 
 def carried(text: str) -> str:

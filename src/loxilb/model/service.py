@@ -5,7 +5,6 @@ There may be very many of them, so what each has of its own are structs: made in
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NewType
@@ -58,6 +57,8 @@ PROTOCOLS: Mapping[int, L4Protocol] = {number: one for one, number in _NUMBERS.i
 class Mode(IntEnum):
     """Which addresses the endpoint sees; values are those of the REST API."""
 
+    __hash__ = int.__hash__
+
     DEFAULT = 0
     ONEARM = 1
     FULLNAT = 2
@@ -90,6 +91,8 @@ class LossPolicy(Enum):
     RESET = "reset"
     DRAIN = "drain"
     KEEP = "keep"
+
+    __hash__ = object.__hash__
 
 
 _RAMPED = (Selection.RR, Selection.PRIORITY, Selection.LC)
@@ -127,8 +130,7 @@ class Endpoint(Struct, frozen=True, kw_only=True, cache_hash=True, gc=False):
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class Probe(Struct, frozen=True, kw_only=True, cache_hash=True, gc=False):
     """How the health of a service's endpoints is found out; ``kind`` "" or "none" means not at all."""
 
     kind: str = ""
@@ -219,6 +221,7 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
 
     key: ServiceKey
     endpoints: tuple[Endpoint, ...]
+    name: str = ""
     mode: Mode = Mode.DEFAULT
     selection: Selection = Selection.RR
     inactive_timeout: int = 0
@@ -227,7 +230,6 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     loss: LossPolicy = LossPolicy.RESET
     drain_timeout: int = 0
     slow_start: int = 0
-    name: str = ""
     private_address: IPAddress | None = None
     monitor: bool = False
     bgp: bool = False

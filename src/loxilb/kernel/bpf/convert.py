@@ -9,6 +9,7 @@ from itertools import repeat
 from typing import cast
 
 import numpy as np
+from msgspec.structs import astuple
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
@@ -104,18 +105,8 @@ def rules_to_values(entries: Iterable[RuleEntry], clock: JiffyClock) -> bytes:
     ticks, pack = cache(clock.ticks), _RULE.pack
     return b"".join(
         [
-            pack(
-                one.ring_base,
-                one.ring_length,
-                ticks(one.timeout),
-                ticks(one.persist) if one.persist else 0,
-                one.mode,
-                one.selection,
-                1,
-                one.restricted,
-                one.half_open_limit,
-            )
-            for one in entries
+            pack(base, length, ticks(timeout), ticks(persist) if persist else 0, mode, selection, 1, restricted, limit)
+            for mode, selection, timeout, base, length, persist, restricted, limit in map(astuple, entries)
         ]
     )
 

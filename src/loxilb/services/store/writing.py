@@ -25,7 +25,7 @@ def _text(column: str) -> str:
 _NAME, _DOCUMENT = _text("key"), f"iif(type = 'text', {_text('value')}, value)"
 _NOTE = f"""
 INSERT INTO changes SELECT ?1, ?2, asked.name, document
-FROM (SELECT {_NAME} AS name FROM json_each(?3)) AS asked
+FROM (SELECT {_text("value")} AS name FROM json_each(?3)) AS asked
 LEFT JOIN objects ON objects.kind = ?2 AND objects.name = asked.name
 """
 _PUT = f"INSERT OR REPLACE INTO objects SELECT ?1, {_NAME}, {_DOCUMENT} FROM json_each(?2) WHERE type <> 'null'"
@@ -40,8 +40,8 @@ DELETE FROM objects WHERE (kind, name) IN (SELECT kind, name FROM changes WHERE 
 
 def write(connection: sqlite3.Connection, number: int, parts: Iterable[Part]) -> None:
     """Write objects, and what they were before; raises sqlite3.Error."""
-    for kind, documents, drops in parts:
-        connection.execute(_NOTE, (number, kind.value, documents))
+    for kind, names, documents, drops in parts:
+        connection.execute(_NOTE, (number, kind.value, names))
         connection.execute(_PUT, (kind.value, documents))
         if drops:
             connection.execute(_DROP, (kind.value, documents))
