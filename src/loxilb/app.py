@@ -269,9 +269,11 @@ class Daemon:
     async def _follow_links(self) -> None:
         """Attach to what is new or different: hundreds of new interfaces are listed once, not once for each."""
         changed, removed, self._changed, self._removed = self._changed, self._removed, set(), set()
+        lost = self._lost
         try:
             await asyncio.to_thread(self._interfaces.follow, changed, removed)
-            self._lost -= changed
+            self._reconciler.note({"link": len(lost & self._lost)})
+            self._lost -= lost
         finally:
             if changed or removed:
                 # A link that changed takes its routes and neighbours along, whether it could be attached or not.
@@ -280,11 +282,12 @@ class Daemon:
     async def _check_hooks(self) -> float:
         """Put back what others took away from the interfaces; returns when to look again."""
         found = await asyncio.to_thread(self._packet_path.check_hooks)
-        new, self._lost = found.interfaces - self._lost, found.interfaces
-        repaired = {"pin": found.pins, "link": len(new) + found.sockets}
-        if any(repaired.values()):
-            _log.warning("programs or pins were removed by somebody else", pins=found.pins, links=repaired["link"])
-            self._reconciler.note({what: count for what, count in repaired.items() if count})
+        new, back, self._lost = found.interfaces - self._lost, self._lost - found.interfaces, found.interfaces
+        if new or found.pins or found.sockets:
+            _log.warning(
+                "programs or pins were removed by somebody else", pins=found.pins, links=len(new) + found.sockets
+            )
+        self._reconciler.note({"pin": found.pins, "link": found.sockets + len(back)})
         if new:  # those from before are tried again until they are followed
             self._changed |= new
             self._reconciler.ask("links")

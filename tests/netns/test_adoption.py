@@ -219,6 +219,7 @@ def test_replaced_programs_keep_their_tail_calls_while_they_run(space: Namespace
     space.call(scenario)
 
 
+@pytest.mark.kernel
 def test_a_start_of_the_same_build_takes_its_programs_over(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is loaded, and they stay attached."""
 

@@ -4,7 +4,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -372,3 +372,28 @@ async def post(where: tuple[str, int], path: str) -> str:
     writer.close()
     await writer.wait_closed()
     return answer.decode()
+
+
+def test_a_link_counts_as_repaired_once_it_is_attached_again(monkeypatch):
+    """Not when it is found detached: attaching it may fail for a while."""
+
+    async def scene(stage: Stage) -> None:
+        counted = stage.daemon._reconciler.status
+        attach = stage.fake.attach
+        refused: list[Mapping[str, int]] = []
+
+        def refuse_once(one: Port) -> tuple[str, ...]:
+            if not refused:
+                refused.append(counted().repairs)
+                raise KernelError("attach", 5)
+            refused.append(counted().repairs)
+            return attach(one)
+
+        monkeypatch.setattr(stage.fake, "attach", refuse_once)
+        del stage.fake.attached[IfIndex(2)]
+        stage.fake.detached = {IfIndex(2)}
+        await stage.until(lambda: counted().repairs == {"link": 1})
+        assert refused == [{}, {}]
+        assert stage.fake.attached == {2: "eth0"}
+
+    play(scene)

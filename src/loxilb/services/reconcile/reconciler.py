@@ -49,7 +49,7 @@ class Reconciler:
 
     def note(self, repaired: Mapping[str, int]) -> None:
         """Count what was repaired, by what it was."""
-        self._repairs.update(repaired)
+        self._repairs.update({what: count for what, count in repaired.items() if count})
 
     def status(self) -> ReconcilerStatus:
         """Return how everything stands."""
