@@ -2,6 +2,7 @@
 """A hundred thousand services: how long they take, and what they cost. The command: ``python -m bench.scale``."""
 
 import argparse
+import compileall
 import json
 import os
 import re
@@ -182,6 +183,7 @@ def main(words: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         stack.enter_context(interruptible())
         remove_leftovers(PREFIX)
+        compileall.compile_dir(ROOT / "src", quiet=1)  # as an installed package is
         _SCRATCH.mkdir(parents=True, exist_ok=True)
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=_SCRATCH))
         lab = stack.enter_context(Lab(folder=Path(folder), prefix=PREFIX))

@@ -94,9 +94,10 @@ class SlicePool:
         self._lengths: dict[int, int] = {}
         self._cursor = 0
         end = 0
-        for taken in sorted(used, key=lambda one: one.base):
-            self._insert(end, taken.base - end)
-            end = max(end, taken.base + taken.length)
+        for base, length in sorted(used):
+            if base > end:  # seldom: slices follow each other
+                self._insert(end, base - end)
+            end = max(end, base + length)
         self._insert(end, limit - end)
         self._cursor = end
 

@@ -2,13 +2,12 @@
 """Map layouts to model values and back: one function per direction."""
 
 import struct
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from itertools import repeat
 from typing import cast
 
-import numpy as np
 from msgspec.structs import astuple
 
 from loxilb.kernel import abi
@@ -37,9 +36,8 @@ _NAME = {number: one.value for number, one in PROTOCOLS.items()}
 # A field by a Python call each is too slow for a hundred thousand services: their elements are packed whole.
 _LISTENER4 = struct.Struct("=4s2sBxI")
 _LISTENER6 = struct.Struct("=16s2sBxI")
-_REST = [("port", ">u2"), ("number", "u1"), ("pad", "u1"), ("mark", "=u4")]
-_LISTENERS = {4: np.dtype([("low", ">u4"), *_REST]), 6: np.dtype([("high", ">u8"), ("low", ">u8"), *_REST])}
-_KINDS = (Listener, SecondaryListener)
+_LISTENER_HEADS = {4: struct.Struct(">IHB5x"), 6: struct.Struct(">QQHB5x")}  # what is big-endian
+_new = cast("Callable[[type[Listener], tuple[object, ...]], Listener]", tuple.__new__)
 _RULE = struct.Struct("=IIIIBBBBI")
 _ENDPOINT = struct.Struct("=16s16sI2sBB")
 _FAMILY = abi.Endpoint.family.offset
@@ -78,21 +76,21 @@ def listener_to_key(listener: Listener) -> bytes:
     return _LISTENER6.pack(listener.address.to_bytes(16, "big"), port, number, listener.mark)
 
 
-def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterable[tuple[Listener, int]]:
+def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterator[tuple[Listener, int]]:
     """Return listeners and their words from elements in a row; not those of a protocol that there is not.
 
-    By columns, and without the slow constructor of a named tuple: a start reads a hundred thousand.
+    Without the slow constructor of a named tuple: a start reads a hundred thousand.
     """
-    table, words = np.frombuffer(keys, _LISTENERS[version]), np.frombuffer(values, np.uint32)
-    known = np.isin(table["number"], list(_NAME))  # no packet finds others
-    table, words = table[known], words[known]
-    addresses = table["low"].tolist()
+    heads: Iterable[tuple[int, int, int]] = _LISTENER_HEADS[version].iter_unpack(keys)
     if version == 6:
-        addresses = [high << 64 | low for high, low in zip(table["high"].tolist(), addresses, strict=True)]
-    names = map(_NAME.__getitem__, table["number"].tolist())
-    rows = zip(repeat(version), addresses, names, table["port"].tolist(), table["mark"].tolist())
-    kinds = map(_KINDS.__getitem__, (words & abi.LISTENER_SECONDARY != 0).tolist())
-    return zip(map(cast("Callable[..., Listener]", tuple.__new__), kinds, rows), words.tolist(), strict=True)
+        wide = cast("Iterable[tuple[int, int, int, int]]", heads)
+        heads = ((high << 64 | low, port, number) for high, low, port, number in wide)
+    size = (_LISTENER4 if version == 4 else _LISTENER6).size // 4
+    marks = array("I", keys)[size - 1 :: size]
+    for (address, port, number), mark, word in zip(heads, marks, array("I", values), strict=True):
+        if number in _NAME:  # else no packet finds it
+            kind = SecondaryListener if word & abi.LISTENER_SECONDARY else Listener
+            yield _new(kind, (version, address, _NAME[number], port, mark)), word
 
 
 def listener_packed(listener: Listener) -> bytes:
