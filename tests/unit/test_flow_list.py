@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists of flows: what is found in tables in memory, in which order, and how it is written."""
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,15 +174,16 @@ def queries(draw: st.DrawFn, version: int) -> FlowQuery:
         ip_network(f"{one}/{length}", strict=False) for one in (V4 if version == 4 else V6) for length in lengths
     ]
     networks.append(ip_network("::/0" if version == 4 else "0.0.0.0/0"))
-    return FlowQuery(
-        rules=draw(st.none() | st.frozensets(st.integers(0, 5))),
-        client=draw(st.none() | st.sampled_from(networks)),
-        endpoint=draw(st.none() | st.sampled_from(places)),
-        endpoint_port=draw(st.none() | st.sampled_from(PORTS)),
-        kinds=draw(st.none() | kinds),
-        after=draw(st.none() | flows(version).map(FlowKey.of)),
-        limit=draw(st.none() | st.integers(1, 40)),
-    )
+    parts: dict[str, st.SearchStrategy[Any]] = {
+        "rules": st.frozensets(st.integers(0, 5)),
+        "client": st.sampled_from(networks),
+        "endpoint": st.sampled_from(places),
+        "endpoint_port": st.sampled_from(PORTS),
+        "kinds": kinds,
+        "after": flows(version).map(FlowKey.of),
+    }
+    asked = draw(st.sets(st.sampled_from(sorted(parts)), max_size=2))
+    return FlowQuery(**{name: draw(parts[name]) for name in asked}, limit=draw(st.none() | st.integers(1, 12)))
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -218,6 +223,42 @@ def test_pages_show_each_flow_that_stays_once(version: int, data: st.DataObject,
 
     assert seen == sorted(set(seen))
     assert {FlowKey.of(flow) for flow in staying} <= set(seen)
+
+
+def crowd(version: int) -> list[Flow]:
+    """Return flows that differ in everything that can be asked for, in no order."""
+    dice = random.Random(version)
+    places: tuple[IPAddress, ...] = V4 if version == 4 else V6
+    sides = ("source", "destination", "new_source", "new_destination")
+    some = []
+    for number in range(60):
+        values: dict[str, Any] = {side: dice.choice(places) for side in sides}
+        values |= {f"{side}_port": dice.choice(PORTS) for side in sides}
+        some.append(replace(one(number), **values, reply=dice.random() < 0.5, rule=dice.randrange(4)))
+    return list({FlowKey.of(flow): flow for flow in some}.values())
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_each_question_has_its_answer(version: int) -> None:
+    """One thing at a time, and pages of any size."""
+    found = crowd(version)
+    places: tuple[IPAddress, ...] = V4 if version == 4 else V6
+    lengths = (0, 9, 20, 32) if version == 4 else (1, 20, 64, 100, 128)
+    networks = [ip_network((place, length), strict=False) for place in places for length in lengths]
+    asked = [
+        *(FlowQuery(limit=limit) for limit in range(1, len(found) + 2)),
+        *(FlowQuery(client=network) for network in networks),
+        *(FlowQuery(endpoint=place) for place in places),
+        *(FlowQuery(endpoint_port=port) for port in PORTS),
+        *(FlowQuery(rules=frozenset({rule}), limit=5) for rule in range(4)),
+        *(FlowQuery(after=FlowKey.of(flow), limit=5) for flow in found),
+    ]
+    for half_open, query in product((0, 20), asked):
+        family = Tables(version, found[:half_open], found[half_open:]).family()
+        expected = sorted(FlowKey.of(flow) for flow in found if query.matches(flow))
+        result = family.find(query, query.limit)
+        assert shown(family, result) == expected[: query.limit], query
+        assert result.more == (query.limit is not None and query.limit < len(expected))
 
 
 @settings(deadline=None)

@@ -132,11 +132,9 @@ def wanted(rows: Rows, rules: NDArray[np.uint32], query: FlowQuery, version: int
     if query.kinds is not None:
         keep &= _kinds(query)[rows["protocol"], rows["state"]]
     if query.client is not None:
-        sides = np.where(reply[:, None], rows["new_destination"], rows["source"])
-        keep &= _within(sides, query.client, version)
+        keep &= _within((rows["new_destination"], rows["source"]), reply, query.client, version)
     if query.endpoint is not None:
-        sides = np.where(reply[:, None], rows["source"], rows["new_destination"])
-        keep &= _within(sides, ip_network(query.endpoint), version)
+        keep &= _within((rows["source"], rows["new_destination"]), reply, ip_network(query.endpoint), version)
     if query.endpoint_port is not None:
         keep &= np.where(reply, rows["source_port"], rows["new_destination_port"]) == query.endpoint_port
     return keep
@@ -149,11 +147,14 @@ def _kinds(query: FlowQuery) -> _Mask:
     return table
 
 
-def _within(addresses: Rows, network: Any, version: int) -> _Mask:
-    """Tell which addresses, rows of words, are of ``network``."""
+def _within(addresses: tuple[Rows, Rows], reply: _Mask, network: Any, version: int) -> _Mask:
+    """Tell which addresses, rows of words, are of ``network``: the first ones of replies, the second ones of others."""
+    inside = np.full(len(reply), network.version == version)
     if network.version != version:
-        return np.zeros(len(addresses), bool)
-    mask = np.array(_words(int(network.netmask), version), np.uint16)
-    first = np.array(_words(int(network.network_address), version), np.uint16)
-    inside: _Mask = ((addresses & mask) == first).all(axis=1)
+        return inside
+    masks, firsts = (_words(int(address), version) for address in (network.netmask, network.network_address))
+    for place, (mask, first) in enumerate(zip(masks, firsts, strict=True)):
+        if mask:
+            words = np.where(reply, *(words[:, place].astype(np.uint16) for words in addresses))
+            inside &= (words & np.uint16(mask)) == first
     return inside

@@ -147,8 +147,11 @@ class Family:
     def find(self, query: FlowQuery, limit: int | None) -> Found:
         """Return the first ``limit`` flows asked for, in order."""
         with ThreadPoolExecutor(_THREADS, "flows") as threads:
-            found = [self._wanted(query, np.uint32(0), np.arange(len(self._copies.words)), self._copies)]
-            found += threads.map(lambda start: self._wanted(query, _MAIN, *self._main.live(start)), self._main.blocks())
+            most = None if limit is None else limit + 1  # one more than that tells that there are more
+            found = [self._wanted(query, most, np.uint32(0), np.arange(len(self._copies.words)), self._copies)]
+            found += threads.map(
+                lambda start: self._wanted(query, most, _MAIN, *self._main.live(start)), self._main.blocks()
+            )
             places, words = (np.concatenate([one[part] for one in found]) for part in (0, 1))
             keys = np.concatenate([one[2] for one in found])
             del found
@@ -161,14 +164,20 @@ class Family:
         last = key_of(keys[chosen[-1]].tolist(), self._version) if len(chosen) else None
         return Found(places[chosen], words[chosen], last, more)
 
-    def _wanted(self, query: FlowQuery, mark: np.uint32, places: NDArray[Any], slots: Slots) -> _Found:
-        """Return places, words and keys of what is asked for, in no order."""
+    def _wanted(
+        self, query: FlowQuery, most: int | None, mark: np.uint32, places: NDArray[Any], slots: Slots
+    ) -> _Found:
+        """Return places, words and keys of what is asked for, in no order; at most so many, those first in order."""
         rows = slots.hot.view(FORMS[self._version])
-        keys, keep = keys_of(rows), wanted(rows, slots.rules, query, self._version)
+        kept = np.flatnonzero(wanted(rows, slots.rules, query, self._version))
+        keys = keys_of(rows if len(kept) == len(rows) else rows[kept])
         if query.after and query.after.version == self._version:
-            keep &= behind(keys, digits_of(query.after))
-        found = places.astype(np.uint32) | mark
-        return (found, slots.words, keys) if keep.all() else (found[keep], slots.words[keep], keys[keep])
+            later = np.flatnonzero(behind(keys, digits_of(query.after)))
+            kept, keys = kept[later], keys[later]
+        if most is not None and most < len(kept):
+            first = smallest(keys, most)
+            kept, keys = kept[first], keys[first]
+        return places[kept].astype(np.uint32) | mark, slots.words[kept], keys
 
     def columns(self, found: Found, modes: NDArray[np.uint8]) -> list[Callable[[], FlowColumns]]:
         """Return what copies some of what was found each, when it is called; ``modes`` are those of the rules."""
