@@ -19,8 +19,8 @@ from loxilb.kernel.bpf.libbpf import check
 class PinGuard:
     """The pins of one directory; one thread at a time."""
 
-    def __init__(self, directory: pins.PinDirectory, pinned: Callable[[], Mapping[Path, int]]) -> None:
-        """Guard the pins of links, and what ``pinned`` returns: paths and descriptors."""
+    def __init__(self, directory: pins.PinDirectory, pinned: Callable[[], Mapping[Path, Mapping[str, int]]]) -> None:
+        """Guard the pins of links, and what ``pinned`` returns: descriptors by folder and name."""
         self._directory = directory
         self._pinned = pinned
         self._links: dict[str, int] = {}
@@ -38,9 +38,9 @@ class PinGuard:
         links, pinned = self._directory.root / "links", self._pinned()
         present = _names(links)
         self._follow(links, present)
-        kept = {folder: _names(folder) for folder in {path.parent for path in pinned}}
-        lost = {path: one for path, one in pinned.items() if path.name not in kept[path.parent]}
-        lost |= {links / name: self._links[name] for name in self._links.keys() - present}
+        lost = {links / name: self._links[name] for name in self._links.keys() - present}
+        for folder, content in pinned.items():
+            lost |= {folder / name: content[name] for name in content.keys() - _names(folder)}
         if lost:
             self._directory.create()
         for path, descriptor in lost.items():
@@ -73,7 +73,7 @@ class PinGuard:
 
 def _names(folder: Path) -> frozenset[str]:
     try:
-        return frozenset(path.name for path in folder.iterdir())
+        return frozenset(os.listdir(folder))  # noqa: PTH208 once a second, a tenth of the time
     except FileNotFoundError:
         return frozenset()
     except OSError as error:

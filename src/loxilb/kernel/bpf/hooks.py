@@ -28,12 +28,12 @@ class Hooks:
     def __init__(
         self,
         directory: pins.PinDirectory,
-        pinned: Callable[[], Mapping[Path, int]],
+        pinned: Callable[[], Mapping[Path, Mapping[str, int]]],
         settings: DataPlaneSettings,
         program: Callable[[str], int],
         socket_programs: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Start attached to nothing; ``pinned`` returns the paths of pins that are kept, with descriptors."""
+        """Start attached to nothing; ``pinned`` returns the pins that are kept: descriptors by folder and name."""
         self.egress = EgressHooks(directory, lambda: program("egress"))
         self._directory = directory
         self._settings = settings

@@ -123,12 +123,14 @@ class Loaded:
     _objects: dict[str, Programs] = field(default_factory=dict)
 
     @property
-    def pinned(self) -> Mapping[Path, int]:
-        """Where what is loaded is pinned, each with a descriptor."""
-        found = {self.directory.map_path(name): one for name, one in self.maps.items()}
-        for one in self._objects.values():
-            found |= {self.directory.program_path(one.build, name): each for name, each in one.pinned.items()}
-        return found
+    def pinned(self) -> Mapping[Path, Mapping[str, int]]:
+        """What is pinned in which folder under which name, each with a descriptor."""
+        programs = {
+            one.build.pin_of(name): descriptor
+            for one in self._objects.values()
+            for name, descriptor in one.pinned.items()
+        }
+        return {self.directory.maps: self.maps, self.directory.programs: programs}
 
     def programs(self, name: str) -> Mapping[str, int]:
         """Return the programs of an object, which use the shared maps; raises KernelError."""

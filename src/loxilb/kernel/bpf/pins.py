@@ -77,6 +77,10 @@ class Build(NamedTuple):
     digest: str
     number: int
 
+    def pin_of(self, name: str) -> str:
+        """Return the name of the pin of one of its programs or maps."""
+        return f"{self.object}-{self.digest}-{self.number}-{name}"
+
 
 class PinDirectory:
     """Pins of one network namespace."""
@@ -84,6 +88,7 @@ class PinDirectory:
     def __init__(self, bpffs: Path) -> None:
         """Name the directory of the calling thread's namespace; nothing is created."""
         self.root = bpffs / "loxilb" / netns.identity() / f"v{abi.ABI_VERSION}"
+        self.maps, self.programs = self.root / "maps", self.root / "programs"
 
     def create(self) -> None:
         """Make the directories; raises KernelError."""
@@ -95,16 +100,16 @@ class PinDirectory:
 
     def map_path(self, name: str) -> Path:
         """Path of a map's pin."""
-        return self.root / "maps" / name
+        return self.maps / name
 
     def program_path(self, build: Build, name: str) -> Path:
         """Path of the pin of a program of a build, or of a map that no other build shares."""
-        return self.root / "programs" / f"{build.object}-{build.digest}-{build.number}-{name}"
+        return self.programs / build.pin_of(name)
 
     def builds(self) -> Mapping[Build, Mapping[str, Path]]:
         """Return what is pinned of every build, by name; raises KernelError."""
         found: defaultdict[Build, dict[str, Path]] = defaultdict(dict)
-        for path in _content(self.root / "programs"):
+        for path in _content(self.programs):
             name, digest, number, what = path.name.split("-", 3)
             found[Build(name, digest, int(number))][what] = path
         return found
