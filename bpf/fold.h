@@ -8,6 +8,7 @@
 
 #include "insert.h"
 
+/* The sums, while they are read. At all other times what the daemon told last: the next one must not tell less. */
 LOX_ARRAY(live_traffic, struct lox_traffic, BPF_F_MMAPABLE);
 
 

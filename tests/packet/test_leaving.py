@@ -3,9 +3,11 @@
 
 import pytest
 
-from loxilb.model import L4Protocol, LossPolicy, Selection
+from loxilb.model import Counter, L4Protocol, LossPolicy, Selection
+from loxilb.model.image import DropEndpoint, PutEndpoint
 from tests.packet.driver import Driver
 from tests.support.bpf import Hook
+from tests.support.lab import wait_for
 from tests.support.packets import ACK, RST, SYN
 
 pytestmark = pytest.mark.must_run
@@ -101,3 +103,19 @@ def test_least_connections_heeds_the_share(driver: Driver, hook: Hook, version: 
         assert servers(10) == [2] * 10
     finally:
         driver.now = 0.0
+
+
+def test_an_endpoint_new_in_its_slot_begins_at_zero(driver: Driver, hook: Hook, version: int) -> None:
+    """What was told of the one before is nothing to it."""
+    service = driver.service(version)
+    path = driver.open(hook, driver.path(service))
+    (slot, *_) = driver.endpoint_ids(service)
+    entry = driver.data_plane.observe().endpoints[slot]
+    assert driver.counters(service)[0].packets > 0
+    driver.drop(service)
+    wait_for(lambda: not driver.flows_of(path), what="the end of its flows")
+
+    driver.data_plane.apply([PutEndpoint(endpoint=slot, entry=entry)])
+
+    assert driver.data_plane.counters()[slot] == Counter(0, 0)
+    driver.data_plane.apply([DropEndpoint(endpoint=slot)])

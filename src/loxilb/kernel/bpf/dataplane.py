@@ -30,7 +30,6 @@ from loxilb.kernel.bpf.writing import ConfigurationWriter
 from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import (
-    Add,
     DropEndpoint,
     DropSource,
     EndpointFlags,
@@ -97,7 +96,7 @@ class BpfDataPlane:
 
     def _view(self, name: str, layout: type[ctypes.Structure]) -> ArrayView:
         size, entries = ctypes.sizeof(layout), self._loaded.sizes[name]
-        return ArrayView(self._maps[name], entries=entries, value_size=size, writable=name != "live_traffic")
+        return ArrayView(self._maps[name], entries=entries, value_size=size, writable=True)
 
     def _write_timeouts(self) -> None:
         ticks = [0] * abi.STATES
@@ -219,7 +218,6 @@ class BpfDataPlane:
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
         with self._lock:
-            self._traffic.forget(_new_slots(ops))
             self._writer.apply(ops, lambda: self._hooks.egress.want(self._hosts.has_local_endpoint))
             if any(map(_ends_flows, ops)):
                 self._purge()
@@ -357,14 +355,6 @@ class BpfDataPlane:
             attach.detach_clsact(index)
         self.close()
         self._directory.remove()
-
-
-def _new_slots(ops: Sequence[Op]) -> Iterator[EndpointId]:
-    for op in ops:
-        if isinstance(op, Add):
-            yield from op.image.endpoints
-        elif isinstance(op, PutEndpoint) and op.fresh:
-            yield op.endpoint
 
 
 def _ends_flows(op: Op) -> bool:

@@ -193,7 +193,7 @@ class ArrayView:
         """Return bytes from a byte offset on."""
         return self._memory[offset : offset + length]
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | bytearray) -> None:
         """Write at a byte offset of a writable view; aligned words of up to 8 bytes change at once.
 
         Raises KernelError when the data would reach past the end.

@@ -126,7 +126,8 @@ class ConfigurationWriter:
         self._write_endpoints(slots, _NO_ENDPOINT * len(slots), undo)
 
     def _start_counting(self, slots: Sequence[EndpointId], undo: list[_Undo]) -> None:
-        self._views["traffic"].put(slots, _NO_TRAFFIC * len(slots), undo)
+        for name in ("traffic", "live_traffic"):
+            self._views[name].put(slots, _NO_TRAFFIC * len(slots), undo)
         self._views["endpoint_states"].put(slots, self._new_states(slots), undo)
 
     def _write_endpoints(self, slots: Sequence[EndpointId], after: bytes, undo: list[_Undo]) -> None:
