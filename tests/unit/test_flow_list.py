@@ -95,6 +95,17 @@ def test_flows_are_written_like_every_other_answer(found: list[Flow], first: int
             assert entries == b"".join(b"," + encode(entry_of(flow)) for flow in some)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@settings(deadline=None)
+@given(data=st.data())
+def test_neighbours_that_are_alike_are_written_like_others(version: int, data: st.DataObject) -> None:
+    """What they share is written another way, beside texts of any length."""
+    some = data.draw(st.lists(flows(version), min_size=1, max_size=3).map(lambda few: few * 5)).copy()
+    some.sort(key=FlowKey.of)
+    entries = ConntrackEncoder(NAMES).entries(columns_of(some, version))
+    assert entries == b"".join(b"," + encode(entry_of(flow)) for flow in some)
+
+
 def address(words: np.ndarray, version: int) -> IPAddress:
     """Return an address of a column."""
     return ip_address(words.astype(">u2").tobytes()[: 4 if version == 4 else 16])

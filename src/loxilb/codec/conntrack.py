@@ -67,6 +67,7 @@ class ConntrackEncoder:
 
 
 def _until_destination(flows: FlowColumns) -> Iterator[Piece]:
+    # An address is in an item of 40 bytes at the most. From its two bytes, "::", to the end of this are 45.
     yield from _BYTES.of(flows.bytes)
     yield _ACTS.of(codes_of(flows.mode) << 2 | codes_of(flows.reply) << 1 | (flows.bytes != 0))
     yield from _rewritten(flows)

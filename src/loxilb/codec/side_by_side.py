@@ -52,7 +52,8 @@ def written(front: Sequence[Piece], rear: Sequence[Piece], count: int) -> memory
     """Return the text of so many rows, each of them ``front`` and then ``rear``.
 
     The last piece of ``front`` is a text that all rows have. It is written last of all, so no filling may reach behind
-    it: neither that of a piece before it in its row, nor that of one behind it in the row above.
+    it: neither that of a piece before it in its row, nor that of one behind it in the row above. The caller sees to it:
+    an item may be no longer than the shortest texts from there to the end of ``front``.
     """
     head = _summed(front, count)
     ends = np.cumsum(head + _summed(rear, count))
@@ -80,14 +81,19 @@ def _write(pieces: Sequence[Piece], at: Codes, room: NDArray[Any]) -> None:
 
 
 def joined(pieces: Sequence[Piece], rows: Codes) -> Piece:
-    """Return pieces of some rows as one piece, of ``rows`` of them: for texts that many rows have."""
+    """Return pieces of some rows as one piece, of ``rows`` of them: for texts that many rows have.
+
+    Items are as long as the longest text needs, and no longer: their filling has to end before the row does.
+    """
     count = int(rows[-1]) + 1
     size = 1 << (sum(piece.items.dtype.itemsize for piece in pieces) - 1).bit_length()
-    items = np.empty(count, f"S{size}")
-    starts = np.arange(count) * size
+    room, starts = np.empty(count * size, np.uint8), np.arange(count) * size
     ends = starts.copy()
-    _write(pieces, ends, items.view(np.uint8))
-    return Piece(items.take(rows), (ends - starts).take(rows))
+    _write(pieces, ends, room)
+    lengths = ends - starts
+    longest = -(-int(lengths.max()) // _SIZES[0]) * _SIZES[0]
+    items = np.ascontiguousarray(room.reshape(count, size)[:, :longest]).view(f"S{longest}")[:, 0]
+    return Piece(items.take(rows), lengths.take(rows))
 
 
 def split(texts: Sequence[bytes]) -> list[Texts]:
