@@ -55,6 +55,8 @@ _API_BASE = "/netlox/v1"
 _RETRY_S = 1.0
 _CHECK_S = 0.3
 """Seconds between two looks at pins and attached programs."""
+_ENDS = "the BPF file system of the pins is mounted in it alone, as where ip netns exec starts loxilb"
+_OUTSIDE = "start it as loxilb --netns NAME"
 _AUDIT_SHARE = 200
 """An audit begins no sooner after another than so many times as long as that took: it costs at most half a percent."""
 # Objects made between two passes of the cyclic garbage collector, and passes over the youngest between those over older
@@ -326,7 +328,13 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
                 level=level,
                 store=store,
             )
+            if data_plane.ends_with_us:
+                _log.warning("forwarding will end with this mount namespace", cause=_ENDS, remedy=_OUTSIDE)
             uvloop.run(_serve(daemon, ready))
+            if data_plane.ends_with_us:
+                _log.warning("stopped; forwarding ends with this mount namespace", cause=_ENDS, remedy=_OUTSIDE)
+            else:
+                _log.info("stopped; forwarding stays in place", remedy="loxilb down removes it")
         finally:
             data_plane.close()
 
@@ -368,7 +376,6 @@ async def _serve(daemon: Daemon, ready: Callable[[str], None]) -> None:
     finally:
         alive.cancel()
         manager.stopping()
-    _log.info("stopped; forwarding stays in place", remedy="loxilb down removes it")
 
 
 def take_down(namespace: str | None, bpffs: Path | None, *, store: str = "", purge: bool = False) -> str:

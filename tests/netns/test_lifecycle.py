@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loxilb.kernel import netns
-from tests.support.lab import Lab
+from tests.support.lab import BIN, Lab
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build
 from tests.support.traffic import ask, ask_on, connection
 
@@ -103,6 +103,24 @@ def test_forwarding_goes_on_while_the_daemon_is_away(fresh: Star) -> None:
 
     assert fresh.client.call(scenario) == ["server1", "server1", "server2", "server1", "server1", "server3"]
     assert {row[0] for row in fresh.lb.rows("get lb")[1:]} == {VIP4, VIP6}
+    assert "forwarding will end" not in fresh.lb.log()
+
+
+def test_a_mount_namespace_that_takes_the_pins_along_is_warned_of(fresh: Star) -> None:
+    """As that of ``ip netns exec``: neither the start nor the end says that forwarding stays, and it does not."""
+    space, command = fresh.lb.namespace, ("--config", "none", "--store", "none")
+    fresh.lab.undo(space.run, BIN / "loxilb", "down", "--store", "none")
+    daemon = fresh.lab.process(space, "ip", "netns", "exec", space.name, BIN / "loxilb", *command)
+    daemon.wait_line("ready in", deadline=60)
+    create(fresh)
+    assert fresh.ask(VIP4, 2020).server == "server1"
+    assert "forwarding will end with this mount namespace" in daemon.log.read_text()
+
+    daemon.stop()
+
+    assert "stopped; forwarding ends with this mount namespace" in daemon.log.read_text()
+    with pytest.raises(OSError):
+        fresh.ask(VIP4, 2020, timeout=0.5)
 
 
 def tcx_programs(index: int) -> int:

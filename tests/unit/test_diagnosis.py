@@ -98,6 +98,7 @@ TRAPS: dict[str, tuple[Survey, Level, str, str]] = {
         "IPv4 forwarding",
         "sysctl -w net.ipv4.ip_forward=1",
     ),
+    "pins that end": (survey(bpffs_ends=True), Level.WARNING, "bpffs", "--netns"),
     "strict": (
         survey(devices=(device(rp_filter=1), device("eth1", index=3, rp_filter=1))),
         Level.WARNING,

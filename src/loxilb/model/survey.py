@@ -63,7 +63,8 @@ class Chain:
 class Survey:
     """Everything that was gathered; None stands for what could not be found out.
 
-    ``bpffs`` is the directory of a BPF file system, ``bpffs_writable`` says whether this process may pin there.
+    ``bpffs`` is the directory of a BPF file system, ``bpffs_writable`` says whether this process may pin there,
+    ``bpffs_ends`` whether it is, or would be, mounted in this process's mount namespace alone.
     ``other_abi`` are versions of maps that another release has left pinned. ``daemon`` says that one runs here.
     """
 
@@ -71,6 +72,7 @@ class Survey:
     capabilities: frozenset[str] = frozenset()
     bpffs: str = ""
     bpffs_writable: bool = False
+    bpffs_ends: bool = False
     forwarding: Mapping[str, bool] = field(default_factory=dict)
     devices: Sequence[Device] = ()
     chains: Sequence[Chain] | None = None

@@ -94,6 +94,9 @@ def _pins(survey: Survey) -> Iterator[Finding]:
         yield Finding(check="bpffs", level=Level.PROBLEM, found=found, remedy=remedy)
     else:
         yield Finding(check="bpffs", level=Level.OK, found=survey.bpffs)
+    if survey.bpffs_ends:
+        found = "this mount namespace has one of its own (ip netns exec makes it): forwarding ends with the daemon"
+        yield Finding(check="bpffs", level=Level.WARNING, found=found, remedy="loxilb --netns NAME, also for doctor")
     for version in survey.other_abi:
         found = f"maps of another release are pinned ({version})"
         remedy = "loxilb down removes them, and with them their connections"

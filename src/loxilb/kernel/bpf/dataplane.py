@@ -22,6 +22,7 @@ from loxilb.kernel.bpf.hooks import Hooks
 from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.listeners import ListenerMaps
 from loxilb.kernel.bpf.maps import ArrayView
+from loxilb.kernel.bpf.outlive import ends_with_us
 from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings
 from loxilb.kernel.bpf.tables import ARRAYS, COUNTED, FlowTables
@@ -77,6 +78,8 @@ class BpfDataPlane:
             loaded.maps["runtime"], entries=1, value_size=ctypes.sizeof(abi.Runtime), writable=True
         )
         self._served = ArrayView(loaded.maps["served"], entries=abi.SERVED_BITS // 64, value_size=8, writable=True)
+        self.ends_with_us = ends_with_us(directory.root)
+        """Whether forwarding ends with the processes of this mount namespace."""
         self._listeners = ListenerMaps(loaded.maps)
         self._hosts = HostIndex(loaded.maps["hosts"], self._served)
         self._writer = ConfigurationWriter(

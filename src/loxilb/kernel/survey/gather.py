@@ -6,6 +6,7 @@ from pathlib import Path
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import pins
+from loxilb.kernel.bpf.outlive import ends_with_us
 from loxilb.kernel.survey.devices import devices
 from loxilb.kernel.survey.filters import chains, legacy_tables
 from loxilb.kernel.survey.trials import try_all
@@ -28,6 +29,7 @@ def gather(bpffs: Path | None, xdp: str) -> Survey:
         capabilities=capabilities((_SELF / "status").read_text()),
         bpffs=str(place or ""),
         bpffs_writable=place is not None and os.access(_deepest(place / "loxilb"), os.W_OK),
+        bpffs_ends=ends_with_us(place),
         forwarding=_forwarding(),
         devices=devices(),
         chains=chains(),
