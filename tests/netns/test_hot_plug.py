@@ -28,7 +28,7 @@ def events(star: Star, event: str) -> list[str]:
 
 
 def test_five_hundred_interfaces_are_taken_and_left(star: Star) -> None:
-    """They come and go in one go."""
+    """They come and go in one go; what went with them was removed by nobody else."""
     names = [f"p{number}" for number in range(PAIRS)]
     star.lb.namespace.ip(*(f"link add {name} type veth peer name {name}b" for name in names))
 
@@ -36,6 +36,9 @@ def test_five_hundred_interfaces_are_taken_and_left(star: Star) -> None:
 
     star.lb.namespace.ip(*(f"link del {name}" for name in names))
     wait_for(lambda: len(events(star, "interface left")) >= 2 * PAIRS, deadline=_PATIENCE_S)
+    assert star.lb.api("GET", "/status/reconciler")["repairAttr"] == []
+    assert "removed by somebody else" not in star.lb.log()
+    assert "not followed" not in star.lb.log()
 
 
 def test_a_new_name_is_followed(star: Star) -> None:

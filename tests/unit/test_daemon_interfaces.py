@@ -133,6 +133,32 @@ def test_one_that_is_gone_when_its_change_is_read_is_left():
     assert scene.fake.attached == {3: "eth1", 4: "docker0"}
 
 
+def test_one_that_goes_while_it_is_taken_is_left_without_a_word():
+    scene = Scene()
+    scene.interfaces.attach_all()
+    scene.links.interfaces.append(port(5, "eth2"))
+    scene.fake.gone = {"eth0", "eth2"}
+    with capture_logs() as logs:
+        scene.interfaces.follow([IfIndex(2), IfIndex(5)], [])
+
+    assert scene.interfaces.hooks.keys() == {3, 4}
+    assert scene.fake.attached == {3: "eth1", 4: "docker0"}
+    assert [one["event"] for one in logs] == ["interface left"]
+
+
+def test_only_many_at_once_are_taken_in_a_hurry():
+    scene = Scene()
+    scene.interfaces.attach_all()
+    scene.links.interfaces += [port(index, f"p{index}") for index in range(10, 40)]
+    scene.interfaces.follow([IfIndex(10)], [])
+    assert scene.fake.hurries == 0
+
+    scene.interfaces.follow([IfIndex(index) for index in range(10, 40)], [])
+
+    assert scene.fake.hurries == 1
+    assert scene.interfaces.hooks.keys() == {2, 3, 4, *range(10, 40)}
+
+
 def test_none_at_all_is_said():
     scene = Scene()
     scene.links.interfaces = []

@@ -8,6 +8,7 @@ import threading
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Self, cast
 
 import structlog
@@ -18,6 +19,7 @@ from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sock
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.drops import DropSampler
 from loxilb.kernel.bpf.events import RingReader
+from loxilb.kernel.bpf.grace import short_grace_periods
 from loxilb.kernel.bpf.hooks import Hooks
 from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.listeners import ListenerMaps
@@ -152,6 +154,10 @@ class BpfDataPlane:
         maps.update(
             self._maps["links"], maps.index_key(at), convert.link_to_value(port), f"describe interface {port.name}"
         )
+
+    def hurried(self) -> AbstractContextManager[None]:
+        """Attach to very many interfaces in less time meanwhile, where this process may have the kernel do that."""
+        return short_grace_periods()
 
     def detach(self, index: IfIndex) -> None:
         """Give an interface up; it may be gone; raises KernelError."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the programs are attached: the interfaces that are taken and the socket calls, kept so."""
 
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -70,10 +71,12 @@ class Hooks:
     def check(self) -> Tampering:
         """Pin again what lost its pin, serve socket calls again, and tell what else others have done.
 
-        Raises KernelError.
+        An interface that is gone took its programs along: that is no loss. Raises KernelError.
         """
         restored = self._guard.restore()
         lost = frozenset(index for index, hooks in self._taken.items() if not self._runs(index, hooks))
+        if lost:
+            lost &= {index for index, _ in socket.if_nameindex()}
         calls = self._guard.missing(sockets.link_names()) if self._settings.local_sockets else ()
         if calls:
             self.serve_sockets()

@@ -10,7 +10,8 @@ import asyncio
 import errno
 from collections import Counter as CountOf
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -75,6 +76,8 @@ class FakeDataPlane:
         self.attached: dict[IfIndex, str] = {}
         self.addresses: frozenset[IPAddress] = frozenset()
         self.refused: set[str] = set()
+        self.gone: set[str] = set()
+        self.hurries = 0
         self.held: set[IfIndex] = set()
         self.detached: set[IfIndex] = set()
         self.resolved = 0
@@ -165,7 +168,9 @@ class FakeDataPlane:
     # What the daemon asks
 
     def attach(self, port: Port) -> tuple[str, ...]:
-        """Take the hook ``tcx`` of ``port``; raises KernelError for an interface in ``refused``."""
+        """Take the hook ``tcx`` of ``port``; raises KernelError for an interface in ``refused`` or ``gone``."""
+        if port.name in self.gone:
+            raise KernelError(f"attach to {port.name}", errno.ENODEV)
         if port.name in self.refused:
             raise KernelError(f"attach to {port.name}", errno.EBUSY, remedy="free the hook")
         self.attached[port.index] = port.name
@@ -177,6 +182,12 @@ class FakeDataPlane:
         if index in self.held:
             raise KernelError(f"detach from interface {index}", errno.EBUSY)
         self.attached.pop(index, None)
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Count how often it is to be quick."""
+        self.hurries += 1
+        yield
 
     def check_hooks(self) -> Tampering:
         """Return the interfaces in ``detached``, which are those until they are attached again."""

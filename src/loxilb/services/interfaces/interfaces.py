@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaching the data plane to interfaces, at the start and while they come, change and go."""
 
+import errno
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Protocol
 
@@ -12,6 +14,9 @@ from loxilb.model import IPAddress, Port
 from loxilb.model.port import IfIndex
 from loxilb.ports import Links
 from loxilb.services.interfaces.filter import InterfaceFilter
+
+_MANY = 16
+"""Interfaces that are too many to attach to each in its own time."""
 
 _log = structlog.get_logger(__name__)
 
@@ -24,6 +29,9 @@ class Attachable(Protocol):
 
     def detach(self, index: IfIndex) -> None:
         """Leave an interface, idempotent; raises KernelError."""
+
+    def hurried(self) -> AbstractContextManager[None]:
+        """Be quick to attach meanwhile, at a cost to the whole host."""
 
     def know_addresses(self, addresses: frozenset[IPAddress]) -> None:
         """Learn all addresses of this host; raises KernelError."""
@@ -53,8 +61,9 @@ class Interfaces:
         An interface that refuses is logged and left out, until :meth:`follow`.
         """
         ports = {port.index: port for port in self._ports()}
-        for port in ports.values():
-            self._bring_in_line(port.index, ports)
+        with self._pace(len(ports)):
+            for port in ports.values():
+                self._bring_in_line(port.index, ports)
 
     def follow(self, changed: Collection[IfIndex], removed: Collection[IfIndex]) -> None:
         """Attach or detach interfaces that are new or different, forget those that are gone.
@@ -66,11 +75,16 @@ class Interfaces:
             self._bring_in_line(index, {})
         if self._owed:
             ports = {port.index: port for port in self._ports()}
-            for index in tuple(self._owed):
-                self._bring_in_line(index, ports)
-                self._owed.discard(index)
+            with self._pace(len(self._owed)):
+                for index in tuple(self._owed):
+                    self._bring_in_line(index, ports)
+                    self._owed.discard(index)
         for refusal in self._refusals.values():
             raise refusal
+
+    def _pace(self, count: int) -> AbstractContextManager[None]:
+        """Be quick where there is much to do."""
+        return self._data_plane.hurried() if count >= _MANY else nullcontext()
 
     def _bring_in_line(self, index: IfIndex, ports: Mapping[IfIndex, Port]) -> None:
         """Take an interface or leave it; one that refuses stays as it is, to be tried another time."""
@@ -81,6 +95,9 @@ class Interfaces:
             else:
                 self._leave(index)
         except KernelError as error:
+            if error.errno == errno.ENODEV and index in ports:  # gone since they were listed
+                self._bring_in_line(index, {})
+                return
             self._refusals[index] = error
             if before is None or before.cause != error.cause:
                 name = ports[index].name if index in ports else self._names[index]
