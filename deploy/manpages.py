@@ -43,7 +43,8 @@ PAGES = (
         after=""".SH EXIT STATUS
 0 when it was told to end, 1 for anything that is wrong.
 .SH SIGNALS
-SIGTERM and SIGINT end the daemon and leave forwarding in place.
+SIGTERM and SIGINT end the daemon and leave forwarding in place. SIGHUP has it read its settings and start again with
+them, as the program that is installed now, unless they are wrong; on a terminal it ends it.
 .SH ENVIRONMENT
 Every option can be given as LOXILB_ with its name in capitals and with underscores. NOTIFY_SOCKET and WATCHDOG_USEC
 are those of sd_notify(3).

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from loxiapi.wire import LOG_LEVELS
-from loxilb.app import build_info, run, take_down
+from loxilb.app import build_info, run, start_again, take_down
 from loxilb.configfile import load
 from loxilb.doctor import examine, report
 from loxilb.errors import LoxilbError, NotBuilt
@@ -263,9 +263,16 @@ def command(context: click.Context, /, **options: Any) -> None:
     than the file, and that more than the default.
     """
     context.obj = options
-    if context.invoked_subcommand is None:
-        asked = context.get_parameter_source("loglevel") in _NAMED
-        run(_settings(options, log_level_asked=asked), click.echo)
+    if context.invoked_subcommand is None and run(_settings_of(context), click.echo, _check):
+        start_again()
+
+
+def _check() -> None:
+    """Read the arguments, the environment and the file once more; raises LoxilbError."""
+    try:
+        _settings_of(command.make_context("loxilb", sys.argv[1:]))
+    except click.ClickException as error:
+        raise LoxilbError(error.format_message()) from error
 
 
 @command.command()
@@ -301,7 +308,8 @@ def doctor(outer: dict[str, Any], netns: str | None, bpffs: Path | None, output:
 command.params.extend(_missing_options())
 
 
-def _settings(options: dict[str, Any], *, log_level_asked: bool) -> Settings:
+def _settings_of(context: click.Context) -> Settings:
+    options = context.params
     sizes = {name: options[name] for name in ("flows4", "flows6", "rules", "endpoints", "ring", "listeners")}
     return Settings(
         netns=options["netns"],
@@ -320,7 +328,7 @@ def _settings(options: dict[str, Any], *, log_level_asked: bool) -> Settings:
         store=options["store"],
         boot_files=options["config_path"],
         log_level=options["loglevel"],
-        log_level_asked=log_level_asked,
+        log_level_asked=context.get_parameter_source("loglevel") in _NAMED,
         log_format=LogFormat(options["log_format"]),
         metrics=options["prometheus"],
         audit_interval=options["auditinterval"],

@@ -3,14 +3,16 @@
 
 import asyncio
 import gc
+import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import structlog
 import uvloop
@@ -57,6 +59,8 @@ _CHECK_S = 0.3
 """Seconds between two looks at pins and attached programs."""
 _ENDS = "the BPF file system of the pins is mounted in it alone, as where ip netns exec starts loxilb"
 _OUTSIDE = "start it as loxilb --netns NAME"
+_BEGAN = "_LOXILB_BEGAN"
+"""The variable that tells a program that is started again when that was (CLOCK_BOOTTIME)."""
 _AUDIT_SHARE = 200
 """An audit begins no sooner after another than so many times as long as that took: it costs at most half a percent."""
 # Objects made between two passes of the cyclic garbage collector, and passes over the youngest between those over older
@@ -303,11 +307,14 @@ class Daemon:
         return max(interval, _AUDIT_SHARE * (time.monotonic() - began)) if interval else None
 
 
-def run(settings: Settings, ready: Callable[[str], None]) -> None:
+def run(settings: Settings, ready: Callable[[str], None], check: Callable[[], None]) -> bool:
     """Run a daemon until SIGTERM or SIGINT; ``ready`` gets one line once it serves.
 
-    The namespace is entered before anything has a thread. Raises LoxilbError when it cannot start.
+    Returns True when it is to be started again: after SIGHUP, when ``check`` of the settings of then raises no
+    LoxilbError. The namespace is entered before anything has a thread. Raises LoxilbError when it cannot start.
     """
+    if _reloads():
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until there is somebody to take it
     gc.set_threshold(*_COLLECTED)
     gc.collect()
     gc.disable()  # until it serves: what a start makes stays
@@ -330,13 +337,21 @@ def run(settings: Settings, ready: Callable[[str], None]) -> None:
             )
             if data_plane.ends_with_us:
                 _log.warning("forwarding will end with this mount namespace", cause=_ENDS, remedy=_OUTSIDE)
-            uvloop.run(_serve(daemon, ready))
-            if data_plane.ends_with_us:
+            again = uvloop.run(_serve(daemon, ready, check))
+            if again:
+                _log.info("starting again with the settings of now; forwarding goes on")
+            elif data_plane.ends_with_us:
                 _log.warning("stopped; forwarding ends with this mount namespace", cause=_ENDS, remedy=_OUTSIDE)
             else:
                 _log.info("stopped; forwarding stays in place", remedy="loxilb down removes it")
         finally:
             data_plane.close()
+    return again
+
+
+def _reloads() -> bool:
+    """Tell whether SIGHUP asks for other settings: it is not ignored (nohup), nor the end of a terminal."""
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and not sys.stderr.isatty()
 
 
 def _open_store(settings: Settings) -> SqliteStore:
@@ -359,23 +374,41 @@ def limits_of(sizes: Mapping[str, int]) -> Limits:
     )
 
 
-async def _serve(daemon: Daemon, ready: Callable[[str], None]) -> None:
-    stop = asyncio.Event()
+async def _serve(daemon: Daemon, ready: Callable[[str], None], check: Callable[[], None]) -> bool:
+    """Run the daemon until a signal ends it; returns whether it is to be started again."""
+    loop, stop, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     release, manager = version("loxilb"), Manager()
 
     def tell(what: str) -> None:
         gc.enable()
+        if _reloads():
+            loop.add_signal_handler(signal.SIGHUP, reload, what)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         manager.ready(what)
         ready(f"loxilb {release} ready in {_age():.1f} s: {what}")
+
+    def reload(what: str) -> None:
+        manager.reloading()
+        try:
+            check()
+        except LoxilbError as error:
+            _log.error("settings refused, going on with those from before", cause=error.cause, remedy=error.remedy)
+            manager.ready(what)
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # the next one is for who comes next
+            again.set()
+            stop.set()
 
     alive = asyncio.create_task(manager.stay_alive())
     try:
         await daemon.run(stop, tell)
     finally:
         alive.cancel()
-        manager.stopping()
+        if not again.is_set():
+            manager.stopping()
+    return again.is_set()
 
 
 def take_down(namespace: str | None, bpffs: Path | None, *, store: str = "", purge: bool = False) -> str:
@@ -411,7 +444,18 @@ def _enter(namespace: str | None) -> None:
         netns.enter(namespace)
 
 
+def start_again() -> NoReturn:
+    """Become the program that is installed now, with the same arguments: nothing of this one is left."""
+    os.environ[_BEGAN] = str(time.clock_gettime(time.CLOCK_BOOTTIME))
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def _age() -> float:
-    """Return the seconds since this process was started: field 22 of proc_pid_stat(5), in ticks of 10 ms."""
+    """Return the seconds since this process was started, or started again.
+
+    The former is field 22 of proc_pid_stat(5), in ticks of 10 ms.
+    """
+    if _BEGAN in os.environ:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - float(os.environ[_BEGAN])
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / 100

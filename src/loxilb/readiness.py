@@ -39,6 +39,10 @@ class Manager:
         """Say that it serves."""
         self.tell(READY="1", STATUS=status)
 
+    def reloading(self) -> None:
+        """Say that it reads its settings again; :meth:`ready` is the end of that."""
+        self.tell(RELOADING="1")
+
     def stopping(self) -> None:
         """Say that it ends."""
         self.tell(STOPPING="1")

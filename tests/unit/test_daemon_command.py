@@ -46,7 +46,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     for name in ("HOST", "PORT", "TLS", "CPUPROF"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cli, "_FILE", Path("/nonexistent"))
-    monkeypatch.setattr(cli, "run", lambda one, _ready: settings.append(one))
+    monkeypatch.setattr(cli, "run", lambda one, _ready, _check: settings.append(one))
     return settings
 
 

@@ -54,7 +54,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def started(file: Path, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Return the settings that the daemon would run with."""
     settings: list[Settings] = []
-    monkeypatch.setattr(cli, "run", lambda one, _ready: settings.append(one))
+    monkeypatch.setattr(cli, "run", lambda one, _ready, _check: settings.append(one))
     return settings
 
 

@@ -38,9 +38,11 @@ def test_ready_and_stopping_are_told(manager: socket.socket) -> None:
     told = Manager(environment(manager))
 
     told.ready("2 interfaces")
+    told.reloading()
     told.stopping()
 
     assert manager.recv(100) == b"READY=1\nSTATUS=2 interfaces"
+    assert manager.recv(100) == b"RELOADING=1"
     assert manager.recv(100) == b"STOPPING=1"
 
 
