@@ -20,7 +20,7 @@ from loxiapi.wire import (
     SecondaryAddress,
     ServiceArguments,
 )
-from loxicmd.grammar import CommandError, command, list_option, reject_surplus, server_of
+from loxicmd.grammar import CommandError, command, list_option, offering, reject_surplus, server_of
 from loxicmd.output import call, show_result, structured
 from loxicmd.rules import MODES, SECURITY, SELECTIONS, original_form
 
@@ -87,8 +87,8 @@ class _Options:
 @list_option("--sctp", "<port>[-<max>]:<target>[-<targetEnd>],...")
 @click.option("--icmp", is_flag=True, help="Balance ICMP echo")
 @list_option("--endpoints", "<ip>:<weight>,...")
-@click.option("--select", default="rr", help="|".join(SELECTIONS))
-@click.option("--mode", default="", help="|".join(MODES[1:]))
+@click.option("--select", default="rr", help="|".join(SELECTIONS), shell_complete=offering(SELECTIONS))
+@click.option("--mode", default="", help="|".join(MODES[1:]), shell_complete=offering(MODES[1:]))
 @click.option("--bgp", is_flag=True, help="Announce the address over BGP")
 @click.option("--monitor", is_flag=True, help="Probe the endpoints")
 @list_option("--secips", "Secondary addresses, three at most")

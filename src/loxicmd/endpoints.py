@@ -9,7 +9,7 @@ from msgspec.json import encode
 
 from loxiapi.client import segments
 from loxiapi.wire import PROBE_TYPES, MonitoredEndpoint, MonitoredEndpointEntry, MonitoredEndpointList
-from loxicmd.grammar import CommandError, command, reject_surplus, server_of, suggesting
+from loxicmd.grammar import CommandError, command, offering, reject_surplus, server_of, suggesting
 from loxicmd.output import call, fetch, plain, show_result, show_structure, show_table, structured
 from loxicmd.watching import Watchable
 
@@ -28,7 +28,7 @@ _port = click.IntRange(0, 65535)
 @click.argument("words", nargs=-1, metavar="IP")
 @_name
 @click.option("--desc", default="", help="The same as --name (deprecated)")
-@click.option("--probetype", default="ping", help="|".join(PROBE_TYPES))
+@click.option("--probetype", default="ping", help="|".join(PROBE_TYPES), shell_complete=offering(PROBE_TYPES))
 @click.option("--probereq", default="", help="Path (http, https) or what is sent (tcp, udp)")
 @click.option("--proberesp", default="", help="Body or answer that must come back")
 @click.option("--probeport", type=_port, default=0, help="Port that is probed")

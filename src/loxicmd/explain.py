@@ -8,7 +8,7 @@ from msgspec import inspect
 
 from loxiapi import wire
 from loxiapi.status import ReconcilerStatus
-from loxicmd.grammar import CommandError, command, reject_surplus
+from loxicmd.grammar import CommandError, command, offering, reject_surplus
 from loxicmd.output import show_table
 
 _KINDS: dict[tuple[str, ...], type[wire.Wire]] = {
@@ -25,7 +25,7 @@ _HEADER = ("Member", "Type", "Needed", "Meaning")
 
 
 @command("explain", "Explain the members of KIND: " + ", ".join(names[0] for names in _KINDS) + ".")
-@click.argument("words", nargs=-1, metavar="KIND")
+@click.argument("words", nargs=-1, metavar="KIND", shell_complete=offering(names[0] for names in _KINDS))
 def explain(words: tuple[str, ...]) -> None:
     """Show one line a member, members of members below."""
     reject_surplus(words, 1)

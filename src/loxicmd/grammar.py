@@ -6,7 +6,7 @@ It follows the original, whose parser differs from click's: a boolean flag may c
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -55,6 +55,12 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         ctx.meta.setdefault(_SETTINGS, {})[param.name] = value
 
 
+def offering(words: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """Return what offers the shell those of ``words`` that begin with what is there already."""
+    known = tuple(words)
+    return lambda _ctx, _parameter, incomplete: [one for one in known if one.startswith(incomplete)]
+
+
 def _shared(*names: str, help_text: str, **more: Any) -> click.Option:
     return click.Option(list(names), help=help_text, expose_value=False, callback=_remember, **more)
 
@@ -64,7 +70,7 @@ _SHARED_OPTIONS: Sequence[click.Option] = (
     _shared("-p", "--port", type=click.IntRange(1, 65535), help_text="API server port [11111]"),
     _shared("--protocol", type=click.Choice(["http", "https"]), help_text="http or https [http]"),
     _shared("-t", "--timeout", type=click.IntRange(min=0), help_text="Seconds to wait, 0 for ever [10]"),
-    _shared("-o", "--output", help_text="wide, json or yaml"),
+    _shared("-o", "--output", help_text="wide, json or yaml", shell_complete=offering(("wide", "json", "yaml"))),
     _shared("--token", help_text="Access token"),
     _shared("--cacert", help_text="File with the certificates to trust (https)"),
     _shared("--insecure", is_flag=True, help_text="Do not check the server's certificate (https)"),

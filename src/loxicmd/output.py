@@ -11,6 +11,8 @@ from msgspec import json as wire_json
 
 from loxiapi.client import Answer, Server, UnreachableError, send
 from loxiapi.wire import Result
+from loxicmd.colours import paint_states
+from loxicmd.colours import wanted as colours_wanted
 from loxicmd.grammar import CommandError, output_of, server_of
 from loxicmd.table import draw
 
@@ -76,7 +78,8 @@ def show_structure(ctx: click.Context, value: Any) -> None:
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, even_empty: bool = False) -> None:
     """Print a table; without rows nothing, except where the header is always there."""
     if rows or even_empty:
-        print(draw(header, rows), end="")
+        table = draw(header, rows)
+        print(paint_states(table, header) if colours_wanted() else table, end="")
 
 
 def show_result(ctx: click.Context, answer: Answer, *, debug: bool = True) -> None:

@@ -5,7 +5,7 @@ import click
 from msgspec.json import encode
 
 from loxiapi.wire import RevisionEntry, RevisionList, Rollback
-from loxicmd.grammar import command, reject_surplus, server_of
+from loxicmd.grammar import command, reject_surplus, server_of, suggesting
 from loxicmd.output import call, fetch, plain, show_result, show_structure, show_table, structured
 from loxicmd.watching import Watchable
 
@@ -27,7 +27,7 @@ def show(ctx: click.Context, words: tuple[str, ...], limit: int) -> None:
 
 
 @command("rollback", "Make the configuration what it was after a revision.")
-@click.argument("words", nargs=-1, metavar="REVISION")
+@click.argument("words", nargs=-1, metavar="REVISION", shell_complete=suggesting("revisions"))
 @click.pass_context
 def rollback(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Go back to a revision; that is a new one, so that it can be undone alike."""

@@ -4,6 +4,7 @@
 import click
 
 from loxiapi.status import ReconcilerStatus, WorkEntry
+from loxicmd.colours import paint, wanted
 from loxicmd.grammar import command, reject_surplus, server_of
 from loxicmd.output import call, fetch, plain, show_result, show_structure, show_table, structured
 from loxicmd.watching import Watchable
@@ -23,7 +24,8 @@ def show(ctx: click.Context, words: tuple[str, ...]) -> None:
         return
     show_table(_HEADER, [_cells(entry) for entry in found.works])
     repairs = ", ".join(f"{one.what} {one.count}" for one in found.repairs)
-    click.echo(f"{found.state}; repaired: {repairs or 'nothing'}")
+    verdict = f"{found.state}; repaired: {repairs or 'nothing'}"
+    print(paint(verdict) if wanted() else verdict)
 
 
 @command("audit", "Compare the maps with the configuration now, and repair them.")

@@ -10,7 +10,14 @@ from msgspec import DecodeError
 from msgspec.json import decode
 
 from loxiapi.client import UnreachableError, send
-from loxiapi.wire import LoadBalancerEntry, LoadBalancerList, MonitoredEndpointEntry, MonitoredEndpointList
+from loxiapi.wire import (
+    LoadBalancerEntry,
+    LoadBalancerList,
+    MonitoredEndpointEntry,
+    MonitoredEndpointList,
+    RevisionEntry,
+    RevisionList,
+)
 from loxicmd.grammar import server_of
 
 _PATIENCE_S = 1
@@ -42,6 +49,11 @@ def _endpoints(ctx: click.Context) -> list[MonitoredEndpointEntry]:
     return decode(_asked(ctx, "/config/endpoint/all"), type=MonitoredEndpointList).entries
 
 
+def _revisions(ctx: click.Context) -> list[RevisionEntry]:
+    return decode(_asked(ctx, "/config/revisions/all"), type=RevisionList).entries
+
+
 service_addresses = _offering(lambda ctx: [one.service_arguments.external_ip for one in _rules(ctx)])
 service_names = _offering(lambda ctx: [one.service_arguments.name for one in _rules(ctx)])
+revisions = _offering(lambda ctx: [str(one.number) for one in _revisions(ctx)])
 endpoint_addresses = _offering(lambda ctx: [one.host_name for one in _endpoints(ctx)])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``loxilb`` command."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -301,7 +302,7 @@ def doctor(outer: dict[str, Any], netns: str | None, bpffs: Path | None, output:
     Nothing is changed. The exit code is 1 where something keeps the load balancer from working.
     """
     findings = examine(netns or outer["netns"], bpffs or outer["bpffs"], outer["xdp"])
-    click.echo(report(findings, output))
+    click.echo(report(findings, output, colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     return 0 if healthy(findings) else 1
 
 

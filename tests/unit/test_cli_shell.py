@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes the shell pleasant: watching, explaining, completing."""
 
+import os
+import pty
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -57,6 +61,31 @@ def test_watch_shows_again(
     assert slept == [seconds] * 3
 
 
+def on_a_terminal(*args: str, **environment: str) -> str:
+    """Run the command line with a terminal for its output, and return what that was sent."""
+    ours, theirs = pty.openpty()
+    try:
+        environment = {**os.environ, "TERM": "xterm", **environment}
+        subprocess.run([sys.executable, "-m", "loxicmd", *args], stdout=theirs, env=environment, check=True)
+        return os.read(ours, 1 << 16).decode().replace("\r\n", "\n")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_states_have_colours_on_a_terminal_only(cli: Cli, api: LiveApi) -> None:
+    """They stand out without moving anything, unless somebody minds."""
+    asked = ("get", "status", f"--port={api.address[1]}")
+    code, plain, _ = cli(*asked)
+    assert code == 0
+    assert "\x1b" not in plain
+
+    assert on_a_terminal(*asked, NO_COLOR="1") == on_a_terminal(*asked, TERM="dumb") == plain
+    painted = on_a_terminal(*asked, NO_COLOR="")
+    assert re.sub(r"\x1b\[\d+m", "", painted) == plain
+    assert [line.count("\x1b[32mconverged\x1b[0m") for line in painted.splitlines()] == [0, 0, 1, 1, 1]
+
+
 def test_watch_outlives_the_server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may come back."""
     interrupted_after(monkeypatch, 2)
@@ -109,6 +138,25 @@ def test_completion_asks_the_server(api: LiveApi) -> None:
     assert len(addresses) == len(set(addresses))
     assert all(one.startswith("20.") for one in addresses)
     assert offered("get", "lb", port, "--servName") == ["ranged"]
+
+
+def test_completion_knows_what_there_is_to_choose_from() -> None:
+    """Without asking anybody."""
+    assert offered("create", "lb", "20.20.20.1", "--select", incomplete="p") == ["priority", "persist"]
+    assert offered("create", "lb", "20.20.20.1", "--mode", incomplete="one") == ["onearm"]
+    assert offered("create", "ep", "31.31.31.1", "--probetype", incomplete="http") == ["http", "https"]
+    assert offered("get", "lb", "-o") == ["wide", "json", "yaml"]
+    assert offered("explain", incomplete="con") == ["conntrack"]
+
+
+def test_completion_offers_revisions(cli: Cli) -> None:
+    """To go back to, the newest first."""
+    with fake_kernel_api() as api:
+        port = f"--port={api.address[1]}"
+        for service in ("--tcp=80:80", "--tcp=81:80"):
+            assert cli("create", "lb", "20.20.20.1", service, "--endpoints=31.31.31.1:1", port)[0] == 0
+
+        assert offered("rollback", port) == ["2", "1"]
 
 
 def test_completion_without_a_server_offers_nothing() -> None:

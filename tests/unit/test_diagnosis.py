@@ -184,6 +184,7 @@ def test_the_report_counts_and_says_what_to_do() -> None:
         "",
         "loxilb will not work here: 1 problem, 1 warning",
     ]
+    assert report(findings, "text", colours=True).splitlines()[2] == "\x1b[31mPROBLEM\x1b[0m  bpffs  none"
 
 
 NFT = {
