@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 from loxilb.model import Counter, Endpoint, IPAddress, Port, Service, ServiceKey
 from loxilb.model.flow_list import FlowColumns, FlowKey, FlowQuery
 from loxilb.model.image import EndpointEntry, EndpointId, Image, Op
@@ -317,8 +319,8 @@ class EditKind(Enum):
     __hash__ = object.__hash__
 
 
-class Edit(NamedTuple):
-    """One of several things done with services as one write."""
+class Edit(Struct, frozen=True, gc=False):
+    """One of several things done with services as one write; a struct, as there may be very many."""
 
     kind: EditKind
     service: Service

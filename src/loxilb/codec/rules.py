@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load balancer rules between the wire and the model: one function per direction."""
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from math import ceil
+from operator import itemgetter
 from typing import Any
 
 from msgspec import structs
@@ -36,21 +38,28 @@ _MODES = {int(mode): mode for mode in Mode}
 _SELECTIONS = {int(selection): selection for selection in Selection}
 
 _PROTOCOLS = {protocol.value: protocol for protocol in L4Protocol}
-_WORDS = {protocol: protocol.value for protocol in L4Protocol}
 _RESET = LossPolicy.RESET  # members of an Enum, and their values, are slow to name
 _LOSSES = {policy.value: policy for policy in LossPolicy} | {"": _RESET}
 
+# Most services differ in nothing more than these arguments: the others are converted once for all that have the same.
+_OWN = ("external_ip", "port", "port_max", "block", "host", "name")
+_NAMES = tuple(one.name for one in structs.fields(wire.ServiceArguments))
+_SHARED_NAMES = tuple(name for name in _NAMES if name not in _OWN)
+_SHARED = itemgetter(*(_NAMES.index(name) for name in _SHARED_NAMES))
+_DEFAULTS = {one.name: one.default for one in structs.fields(Service)}
+
 # Many services have the same endpoints and probes, and a start reads them all: one object of each takes less time, and
 # less memory.
-_CACHED = 1 << 16
+CACHED = 1 << 16
+"""How many are kept of what many services have."""
 
 
-@lru_cache(maxsize=_CACHED)
+@lru_cache(maxsize=CACHED)
 def _text_of(version: int, number: int) -> str:
     return str(IPv4Address(number) if version == 4 else IPv6Address(number))
 
 
-def _text(address: IPAddress) -> str:
+def text_of(address: IPAddress) -> str:
     """Return an address as text; looked up by its number, as the hash of an address is slow."""
     return _text_of(address.version, int(address))
 
@@ -58,30 +67,42 @@ def _text(address: IPAddress) -> str:
 def service_of(entry: wire.LoadBalancerEntry) -> Service:
     """Convert a request; raises InvalidRequest with the code of the contract."""
     arguments = entry.service_arguments
-    key = _key_of(arguments)
     return Service(
-        key=key,
+        key=_key_of(arguments),
         endpoints=tuple([_endpoint(one.endpoint_ip, one.target_port, one.weight) for one in entry.endpoints]),
-        mode=_MODES[arguments.mode],
-        selection=_selection_of(arguments),
-        inactive_timeout=arguments.inactive_timeout or key.protocol.default_timeout,
-        persist_timeout=arguments.persist_timeout,
-        half_open_limit=arguments.half_open_limit,
-        loss=_LOSSES[arguments.on_endpoint_loss],
-        drain_timeout=arguments.drain_timeout,
-        slow_start=arguments.slow_start,
         name=arguments.name,
-        private_address=_private_of(arguments),
-        monitor=arguments.monitor or arguments.probe_type not in _NO_PROBES,
-        bgp=arguments.bgp,
-        managed=arguments.managed,
-        security=arguments.security,
-        proxy_protocol_v2=arguments.proxy_protocol_v2,
-        egress=arguments.egress,
-        probe=_probe_of(arguments),
-        secondary_addresses=_secondary_of(entry),
-        allowed_sources=_sources_of(entry),
+        **_unusual(_SHARED(structs.astuple(arguments))),
+        **_lists_of(entry) if entry.secondary_ips or entry.allowed_sources else {},
     )
+
+
+@lru_cache(maxsize=1 << 10)
+def _unusual(shared: tuple[Any, ...]) -> Mapping[str, Any]:
+    """Convert the arguments that are often the same for very many services; what is as it is by default is left out."""
+    arguments = wire.ServiceArguments(external_ip="", port=0, **dict(zip(_SHARED_NAMES, shared, strict=True)))
+    found = {
+        "mode": _MODES[arguments.mode],
+        "selection": _selection_of(arguments),
+        "inactive_timeout": arguments.inactive_timeout or _PROTOCOLS[arguments.protocol].default_timeout,
+        "persist_timeout": arguments.persist_timeout,
+        "half_open_limit": arguments.half_open_limit,
+        "loss": _LOSSES[arguments.on_endpoint_loss],
+        "drain_timeout": arguments.drain_timeout,
+        "slow_start": arguments.slow_start,
+        "private_address": _private_of(arguments),
+        "monitor": arguments.monitor or arguments.probe_type not in _NO_PROBES,
+        "bgp": arguments.bgp,
+        "managed": arguments.managed,
+        "security": arguments.security,
+        "proxy_protocol_v2": arguments.proxy_protocol_v2,
+        "egress": arguments.egress,
+        "probe": _probe_of(arguments),
+    }
+    return {name: value for name, value in found.items() if value != _DEFAULTS[name]}
+
+
+def _lists_of(entry: wire.LoadBalancerEntry) -> Mapping[str, Any]:
+    return {"secondary_addresses": _secondary_of(entry), "allowed_sources": _sources_of(entry)}
 
 
 def edits_of(body: wire.LoadBalancerList) -> list[Edit]:
@@ -113,29 +134,35 @@ def entry_of(status: ServiceStatus) -> wire.LoadBalancerEntry:
 
 def body_of(service: Service) -> wire.LoadBalancerEntry:
     """Convert a service to the request that creates it."""
-    secondary, sources = service.secondary_addresses, service.allowed_sources
+    secondary, sources = lists_of(service.secondary_addresses, service.allowed_sources)
     return wire.LoadBalancerEntry(
         service_arguments=_arguments_of(service),
-        secondary_ips=[wire.SecondaryAddress(secondary_ip=str(one)) for one in secondary] if secondary else None,
-        allowed_sources=[wire.AllowedSource(prefix=str(one)) for one in sources] if sources else None,
-        endpoints=list(map(_endpoint_body, service.endpoints)),
+        secondary_ips=secondary,
+        allowed_sources=sources,
+        endpoints=list(map(endpoint_body, service.endpoints)),
     )
 
 
-@lru_cache(maxsize=_CACHED)
-def _endpoint_body(one: Endpoint) -> wire.EndpointEntry:
+def lists_of(
+    secondary: Sequence[IPAddress], sources: Sequence[IPNetwork]
+) -> tuple[list[wire.SecondaryAddress] | None, list[wire.AllowedSource] | None]:
+    """Convert the further addresses and the allowed sources of a service."""
+    return (
+        [wire.SecondaryAddress(secondary_ip=str(one)) for one in secondary] or None,
+        [wire.AllowedSource(prefix=str(one)) for one in sources] or None,
+    )
+
+
+@lru_cache(maxsize=CACHED)
+def endpoint_body(one: Endpoint) -> wire.EndpointEntry:
+    """Convert an endpoint as configured."""
     return wire.EndpointEntry(endpoint_ip=str(one.address), target_port=one.port, weight=one.weight)
-
-
-def name_of(key: ServiceKey) -> str:
-    """Return a text that no other service has: address, transport, ports, mark, host."""
-    return f"{_text(key.address)} {_WORDS[key.protocol]} {key.port}-{key.port_max} {key.block} {key.host}"
 
 
 def _endpoint_entry_of(view: EndpointView) -> wire.EndpointEntry:
     """Convert an endpoint and its state; a share is shown while it is not full."""
     return wire.EndpointEntry(
-        endpoint_ip=_text(view.endpoint.address),
+        endpoint_ip=text_of(view.endpoint.address),
         target_port=view.endpoint.port,
         weight=view.endpoint.weight,
         state=view.state.value,
@@ -154,7 +181,7 @@ def address_of(text: str, code: str, field: str) -> IPAddress:
         raise InvalidRequest(code, field=field, cause=str(error)) from None
 
 
-@lru_cache(maxsize=_CACHED)
+@lru_cache(maxsize=CACHED)
 def _address(text: str) -> IPAddress:
     try:
         address = ip_address(text)
@@ -186,7 +213,7 @@ def _key_of(arguments: wire.ServiceArguments) -> ServiceKey:
     )
 
 
-@lru_cache(maxsize=_CACHED)
+@lru_cache(maxsize=CACHED)
 def _endpoint(text: str, port: int, weight: int) -> Endpoint:
     return Endpoint(address=address_of(text, "malformed-lbep error", "endpointIP"), port=port, weight=weight)
 
@@ -222,8 +249,6 @@ def _probe_of(arguments: wire.ServiceArguments) -> Probe:
 def _secondary_of(entry: wire.LoadBalancerEntry) -> tuple[IPAddress, ...]:
     """Read the further addresses; where the original drops them silently, for all but SCTP, they are served here."""
     items, arguments = entry.secondary_ips or (), entry.service_arguments
-    if not items:
-        return ()
     addresses = tuple(address_of(item.secondary_ip, "malformed-secIP error", "secondaryIP") for item in items)
     if len(addresses) > _MAX_SECONDARY:
         cause = f"{len(addresses)} are more than {_MAX_SECONDARY}"
@@ -245,15 +270,12 @@ def _network_of(text: str) -> IPNetwork:
 
 
 def _arguments_of(service: Service) -> wire.ServiceArguments:
-    """Convert all but the endpoints; most services differ in nothing more than their keys."""
-    key, _, name, *terms, _, _ = structs.astuple(service)
+    key, _, name, *shared, _, _ = structs.astuple(service)
     return structs.replace(
-        _terms_of(*terms),
-        external_ip=_text(key.address),
+        shared_arguments(key.protocol, *shared),
+        external_ip=text_of(key.address),
         port=key.port,
         port_max=key.port_max if key.port_max != key.port else 0,
-        protocol=_WORDS[key.protocol],
-        inactive_timeout=service.timeout,
         block=key.block,
         name=name,
         host=key.host,
@@ -261,14 +283,19 @@ def _arguments_of(service: Service) -> wire.ServiceArguments:
 
 
 @lru_cache(maxsize=1 << 10)
-def _terms_of(*terms: Any) -> wire.ServiceArguments:
-    """Convert the members of a service that are declared between its name and its further addresses, in this order."""
-    mode, selection, _, persist_timeout, half_open_limit, loss, drain_timeout, slow_start, *others = terms
+def shared_arguments(protocol: L4Protocol, *shared: Any) -> wire.ServiceArguments:
+    """Convert what is often the same for very many services, without address and ports.
+
+    ``shared`` are the members of a service that are declared between its name and its further addresses, in this order.
+    """
+    mode, selection, timeout, persist_timeout, half_open_limit, loss, drain_timeout, slow_start, *others = shared
     private_address, monitor, bgp, managed, security, proxy_protocol_v2, egress, probe = others
     return wire.ServiceArguments(
         external_ip="",
         private_ip=str(private_address or ""),
         port=0,
+        protocol=protocol.value,
+        inactive_timeout=timeout or protocol.default_timeout,
         sel=int(selection),
         mode=int(mode),
         bgp=bgp,

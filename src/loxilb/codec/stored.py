@@ -10,12 +10,12 @@ from enum import Enum
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from msgspec import MsgspecError, json
+from msgspec import MsgspecError, Raw, json
 
 from loxiapi import wire
-from loxilb.codec.endpoints import body_of as endpoint_body
-from loxilb.codec.endpoints import endpoint_of
-from loxilb.codec.rules import body_of, name_of, service_of
+from loxilb.codec.documents import document_of, name_of
+from loxilb.codec.endpoints import body_of, endpoint_of
+from loxilb.codec.rules import service_of
 from loxilb.errors import InvalidRequest
 from loxilb.model import Service, ServiceKey
 from loxilb.model.probe import HostState, MonitoredEndpoint
@@ -67,9 +67,9 @@ _PART = 4000
 def parts_of(changes: Changes) -> Iterator[Part]:
     """Write ``changes``, some thousand documents at a time."""
     services = iter(changes.services.items())
-    while some := {name_of(key): body_of(one) if one else None for key, one in islice(services, _PART)}:
+    while some := {name_of(key): document_of(one) if one else None for key, one in islice(services, _PART)}:
         yield _part(Kind.SERVICE, some)
-    endpoints = {name: endpoint_body(one) if one else None for name, one in changes.endpoints.items()}
+    endpoints = {name: body_of(one) if one else None for name, one in changes.endpoints.items()}
     states = {name: one.value if one else None for name, one in changes.states.items()}
     parameters = {name: carried(one) if one is not None else None for name, one in changes.parameters.items()}
     for kind, few in ((Kind.ENDPOINT, endpoints), (Kind.STATE, states), (Kind.PARAMETER, parameters)):
@@ -77,7 +77,7 @@ def parts_of(changes: Changes) -> Iterator[Part]:
             yield _part(kind, few)
 
 
-def _part(kind: Kind, documents: Mapping[str, wire.Wire | str | None]) -> Part:
+def _part(kind: Kind, documents: Mapping[str, Raw | wire.Wire | str | None]) -> Part:
     members = {carried(name): one for name, one in documents.items()}
     return Part(kind, _encode(list(members)).decode(), _encode(members).decode(), None in documents.values())
 

@@ -244,7 +244,7 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     def __post_init__(self) -> None:
         """Check the fields against each other; raises InvalidRequest."""
         # Most services have nothing unusual; there may be very many of them.
-        if self.inactive_timeout or self.persist_timeout or self.half_open_limit:
+        if self.persist_timeout or self.half_open_limit or not 0 <= self.inactive_timeout <= MAX_TIMEOUT_S:
             _check_timeouts(self)
         if self.drain_timeout or self.slow_start:
             _check_changes(self)

@@ -2,6 +2,7 @@
 """From the endpoints of a service to its slice of the ring."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address
 
 from loxilb.model import Endpoint, IPNetwork, Selection
@@ -27,9 +28,9 @@ def in_address_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     return tuple(sorted(set(networks), key=lambda one: (int(one.network_address), one.prefixlen)))
 
 
-def _ipv4_order(endpoint: Endpoint) -> tuple[bytes, int]:
-    """Return the bytes of the address from the last to the first, which are in order as the integer is."""
-    return int(endpoint.address).to_bytes(4, "little"), endpoint.port
+@lru_cache(maxsize=1 << 16)
+def _ipv4_order(endpoint: Endpoint) -> int:
+    return int.from_bytes(endpoint.address.packed, "little") << 16 | endpoint.port
 
 
 def identities(endpoints: Sequence[Endpoint]) -> list[bytes]:

@@ -103,10 +103,11 @@ def edited(present: Mapping[ServiceKey, Service], edits: Sequence[Edit]) -> dict
     Raises what the single edits do, with the index of the one that is wrong.
     """
     after: dict[ServiceKey, Service | None] = {}
-    for index, (kind, wanted) in enumerate(edits):
+    for index, edit in enumerate(edits):
+        wanted = edit.service
         key = wanted.key
         try:
-            after[key] = _EDITS[kind](after[key] if key in after else present.get(key), wanted)
+            after[key] = _EDITS[edit.kind](after[key] if key in after else present.get(key), wanted)
         except _UnchangedError:
             continue
         except InvalidRequest as error:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services as they are stored: the text of the request that creates each.
+
+There may be very many services, and most differ in nothing more than their keys and endpoints. So a text is put
+together of parts that are encoded once for all who have them: the arguments that services share, and each endpoint. The
+request is the one that ``loxilb.codec.rules.body_of`` returns, its members in another order.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from msgspec import Raw, field, json, structs
+
+from loxiapi.wire import Wire
+from loxilb.codec.rules import CACHED, endpoint_body, lists_of, shared_arguments, text_of
+from loxilb.model import Endpoint, L4Protocol, Service, ServiceKey
+
+_encode = json.Encoder().encode
+
+
+class _Own(Wire, kw_only=True, frozen=True):
+    """The arguments that tell services apart: some of ``loxiapi.wire.ServiceArguments``."""
+
+    external_ip: str = field(name="externalIP")
+    port: int
+    port_max: int = field(name="portMax", default=0)
+    block: int = 0
+    name: str = ""
+    host: str = ""
+
+
+_OWN = tuple(one.encode_name for one in structs.fields(_Own))
+_SHARED = slice(1 + [one.name for one in structs.fields(Service)].index("name"), None)
+_WORDS = {protocol: protocol.value for protocol in L4Protocol}  # members of an Enum are slow to ask
+
+
+def name_of(key: ServiceKey) -> str:
+    """Return a text that no other service has: address, transport, ports, mark, host."""
+    return f"{text_of(key.address)} {_WORDS[key.protocol]} {key.port}-{key.port_max} {key.block} {key.host}"
+
+
+def document_of(service: Service) -> Raw:
+    """Return the request that creates ``service``."""
+    key = service.key
+    own = _Own(
+        external_ip=text_of(key.address),
+        port=key.port,
+        port_max=key.port_max if key.port_max != key.port else 0,
+        block=key.block,
+        name=service.name,
+        host=key.host,
+    )
+    shared = _shared(key.protocol, structs.astuple(service)[_SHARED])
+    endpoints = b",".join(map(_endpoint, service.endpoints))
+    return Raw(b'{"serviceArguments":%b,%b,"endpoints":[%b]}' % (_encode(own)[:-1], shared, endpoints))
+
+
+@lru_cache(maxsize=1 << 10)
+def _shared(protocol: L4Protocol, values: tuple[Any, ...]) -> bytes:
+    """Encode what is declared after the name of a service: the rest of its arguments to their end, then its lists."""
+    *terms, secondary, sources = values
+    arguments = json.decode(_encode(shared_arguments(protocol, *terms)))
+    rest = {name: value for name, value in arguments.items() if name not in _OWN}
+    further, allowed = lists_of(secondary, sources)
+    lists = {name: one for name, one in (("secondaryIPs", further), ("allowedSources", allowed)) if one}
+    return b",".join(filter(None, (_encode(rest)[1:], _encode(lists)[1:-1])))
+
+
+@lru_cache(maxsize=CACHED)
+def _endpoint(one: Endpoint) -> bytes:
+    return _encode(endpoint_body(one))
