@@ -156,11 +156,29 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     run(path, "INSERT INTO mine VALUES (1)")
 
 
+@pytest.mark.parametrize("count", [63, 64, 65, 128])
+def test_all_services_are_read_however_many(tmp_path: Path, count: int) -> None:
+    """Some at a time: none is left out at the end of a page."""
+    store = SqliteStore.open(tmp_path / "store.db")
+    wanted = [service(of=key(port=number)) for number in range(1, count + 1)]
+    put(store, *wanted)
+
+    assert store.load().services.keys() == {one.key for one in wanted}
+    store.close()
+
+
 UNKNOWN_MODE = '{"serviceArguments":{"port":7,"externalIP":"20.20.20.1","protocol":"tcp","mode":99},"endpoints":[]}'
 
 
+ONE = (
+    '{"serviceArguments":{"externalIP":"20.20.20.1","port":7,"protocol":"tcp"},'
+    '"endpoints":[{"endpointIP":"10.0.0.1","targetPort":1,"weight":1}]}'
+)
+TWO = f"{ONE},{ONE}"
+
+
 @pytest.mark.parametrize(
-    "document", ['{"endpoints":[]}', "{", '{"serviceArguments":{"port":1,"externalIP":"x"}}', UNKNOWN_MODE]
+    "document", ['{"endpoints":[]}', "{", '{"serviceArguments":{"port":1,"externalIP":"x"}}', UNKNOWN_MODE, TWO]
 )
 def test_a_document_that_is_none_is_named(path: Path, document: str) -> None:
     """It is not dropped silently."""

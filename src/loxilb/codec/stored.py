@@ -5,7 +5,7 @@ A body is documented, read by people, and stays readable: members added later ha
 object is in its document.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -60,6 +60,7 @@ _Value = TypeVar("_Value")
 _FAULTS = (MsgspecError, InvalidRequest, ValueError, KeyError)
 _NONE: Mapping[str, str | None] = {}
 _decode_rule = json.Decoder(wire.LoadBalancerEntry).decode
+_decode_rules = json.Decoder(list[wire.LoadBalancerEntry]).decode
 _encode = json.Encoder().encode
 _PART = 4000
 
@@ -102,6 +103,23 @@ def changes_of(documents: Documents, known: Documents) -> Changes:
         states=dict(_each(Kind.STATE, documents, HostState)),
         parameters=dict(_each(Kind.PARAMETER, documents, str)),
     )
+
+
+def services_in(pages: Iterable[tuple[int, str]]) -> dict[ServiceKey, Service]:
+    """Read services, each page the count of some documents, and these with commas between them.
+
+    Raises UnreadableError, which does not know names.
+    """
+    services: dict[ServiceKey, Service] = {}
+    for count, documents in pages:
+        try:
+            found = list(map(service_of, _decode_rules(f"[{documents}]")))
+        except _FAULTS as error:
+            raise UnreadableError(str(error)) from error
+        if len(found) != count:
+            raise UnreadableError(f"{len(found)} documents for {count}")
+        services.update((one.key, one) for one in found)
+    return services
 
 
 def _services(documents: Mapping[str, str | None], known: Mapping[str, str | None]) -> dict[ServiceKey, Service | None]:

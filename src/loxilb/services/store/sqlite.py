@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
 
-from loxilb.codec.stored import Documents, Kind, UnreadableError, changes_of, parts_of
+from loxilb.codec.stored import Documents, Kind, UnreadableError, changes_of, parts_of, services_in
 from loxilb.errors import NotFound, StoreError
 from loxilb.model import Service, ServiceKey
 from loxilb.model.probe import HostState, MonitoredEndpoint
 from loxilb.model.revision import Author, Changes, Configured, Revision
 from loxilb.services.store.failures import damaged, store_error
+from loxilb.services.store.reading import pages
 from loxilb.services.store.schema import prepare
 from loxilb.services.store.writing import Recording, begin, beside, give_up, put_back, write
 
@@ -80,12 +81,13 @@ class SqliteStore:
 
     def _read(self) -> Configured:
         with self._reported("read"):
-            documents = self._documents()
+            services = self._services()
+            documents = self._documents(*(kind for kind in Kind if kind is not Kind.SERVICE))
             last = self._connection.execute("SELECT number, pending FROM revisions ORDER BY number DESC").fetchone()
         changes = self._changes(documents, documents)
         return Configured(
-            services=cast("Mapping[ServiceKey, Service]", changes.services),  # nothing is taken away
-            endpoints=cast("Mapping[str, MonitoredEndpoint]", changes.endpoints),
+            services=services,
+            endpoints=cast("Mapping[str, MonitoredEndpoint]", changes.endpoints),  # nothing is taken away
             states=cast("Mapping[str, HostState]", changes.states),
             parameters=cast("Mapping[str, str]", changes.parameters),
             revision=last[0] if last else 0,
@@ -141,7 +143,7 @@ class SqliteStore:
             rows = self._connection.execute(
                 "SELECT kind, name, before FROM changes WHERE revision > ? ORDER BY revision DESC", (number,)
             ).fetchall()
-            now = self._documents()
+            now = self._documents(*Kind)
         if kept is None:
             raise NotFound("revision not found", field="revision", cause=f"{number} is not kept")
         then: dict[Kind, dict[str, str | None]] = {kind: {} for kind in Kind}
@@ -153,9 +155,16 @@ class SqliteStore:
         }
         return self._changes(different, now)
 
-    def _documents(self) -> Documents:
+    def _services(self) -> Mapping[ServiceKey, Service]:
+        try:
+            return services_in(pages(self._connection, Kind.SERVICE))
+        except UnreadableError:  # one by one, to name it
+            documents = self._documents(Kind.SERVICE)
+            return cast("Mapping[ServiceKey, Service]", self._changes(documents, documents).services)
+
+    def _documents(self, *kinds: Kind) -> Documents:
         query = "SELECT name, document FROM objects WHERE kind = ?"
-        return {kind: dict(self._connection.execute(query, (kind.value,))) for kind in Kind}
+        return {kind: dict(self._connection.execute(query, (kind.value,))) for kind in kinds}
 
     def _changes(self, documents: Documents, known: Documents) -> Changes:
         try:
