@@ -3,12 +3,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address
 
 from loxilb.model import Endpoint, IPNetwork, Selection
 from loxilb.model.image import FULL_SHARE, EndpointId
 from loxilb.plan.maglev import maglev_table
 from loxilb.plan.smooth import slot_counts, smooth_sequence
+
+_NOWHERE = -1
 
 
 def in_rule_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
@@ -17,10 +19,10 @@ def in_rule_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     IPv4 endpoints are sorted by the address read as a little-endian integer, then by port; among equals, and
     for IPv6, the given order stays.
     """
-    for endpoint in endpoints:
-        if type(endpoint.address) is IPv6Address:
-            return tuple(endpoints)
-    return tuple(sorted(endpoints, key=_ipv4_order)) if len(endpoints) > 1 else tuple(endpoints)
+    places = list(map(_place_of, endpoints))
+    if _NOWHERE in places or places == sorted(places):
+        return tuple(endpoints)
+    return tuple(sorted(endpoints, key=_place_of))
 
 
 def in_address_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
@@ -29,8 +31,10 @@ def in_address_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
 
 
 @lru_cache(maxsize=1 << 16)
-def _ipv4_order(endpoint: Endpoint) -> int:
-    return int.from_bytes(endpoint.address.packed, "little") << 16 | endpoint.port
+def _place_of(endpoint: Endpoint) -> int:
+    """Return what IPv4 endpoints are sorted by; an IPv6 one has no place among them."""
+    address = endpoint.address
+    return int.from_bytes(address.packed, "little") << 16 | endpoint.port if type(address) is IPv4Address else _NOWHERE
 
 
 def identities(endpoints: Sequence[Endpoint]) -> list[bytes]:

@@ -16,16 +16,28 @@ _FOREIGN_NAMES = ("ipvs", "static")
 _log = structlog.get_logger(__name__)
 
 
-def vips_of(service: Service) -> tuple[IPAddress, ...]:
+def _vips_of(service: Service) -> tuple[IPAddress, ...]:
     """Return the addresses to hold for ``service``.
 
-    Not the unspecified address, and none for services whose name contains ``ipvs`` or ``static``: somebody
-    else takes care of their addresses.
+    None for services whose name contains ``ipvs`` or ``static``: somebody else takes care of their addresses.
     """
     if service.name and any(word in service.name for word in _FOREIGN_NAMES):
         return ()
-    addresses = (service.data_address, *service.secondary_addresses)
-    return tuple([address for address in addresses if not address.is_unspecified])
+    return (service.data_address, *service.secondary_addresses)
+
+
+def _counted(services: Iterable[Service | None]) -> Counter[IPAddress]:
+    """Count how many services need each address; the unspecified one is never held.
+
+    Each object is looked at once: many services share one, and comparing addresses is slow.
+    """
+    addresses = list(chain.from_iterable(map(_vips_of, filter(None, services))))
+    objects = {id(address): address for address in addresses}
+    found: Counter[IPAddress] = Counter()
+    for number, count in Counter(map(id, addresses)).items():
+        if not objects[number].is_unspecified:
+            found[objects[number]] += count
+    return found
 
 
 class VipBook:
@@ -41,9 +53,8 @@ class VipBook:
 
         Raises KernelError.
         """
-        change: Counter[IPAddress] = Counter()
-        change.update(chain.from_iterable(map(vips_of, filter(None, after))))
-        change.subtract(chain.from_iterable(map(vips_of, filter(None, before))))
+        change = _counted(after)
+        change.subtract(_counted(before))
         new = [one for one, by in change.items() if by > 0 and one not in self._services]
         gone = [one for one, by in change.items() if by < 0 and self._services[one] + by <= 0]
         self._host.hold(*new)

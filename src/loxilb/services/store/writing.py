@@ -19,7 +19,8 @@ _T = TypeVar("_T")
 
 def _text(column: str) -> str:
     """Return what undoes ``loxilb.codec.stored.carried``."""
-    return f"replace(replace({column}, char(26) || '0', char(0)), char(26) || '1', char(26))"
+    plain = f"replace(replace({column}, char(26) || '0', char(0)), char(26) || '1', char(26))"
+    return f"iif(instr({column}, char(26)), {plain}, {column})"  # to look first takes less: next to none has it
 
 
 _NAME, _DOCUMENT = _text("key"), f"iif(type = 'text', {_text('value')}, value)"
