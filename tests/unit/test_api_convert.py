@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from loxiapi.decode import decode_body
 from loxiapi.wire import AllowedSource, ConntrackEntry, LoadBalancerEntry, SecondaryAddress, encode
 from loxilb.codec.conntrack import ConntrackEncoder
-from loxilb.codec.documents import document_of
+from loxilb.codec.documents import documents_of
 from loxilb.codec.rules import body_of, entry_of, service_of
 from loxilb.errors import Conflict, InvalidRequest, KernelError, LoxilbError, NotBuilt, NotFound
 from loxilb.kernel.fake.columns import columns_of
@@ -131,7 +131,10 @@ def test_the_document_of_a_service_is_the_request_that_creates_it(service: Servi
     """Put together of parts, it has what the request has: no less, and nothing that another service has."""
     body = json.loads(encode(body_of(service)))
 
-    assert json.loads(bytes(document_of(service))) == {name: one for name, one in body.items() if one is not None}
+    (document,) = documents_of({service.key: service}).values()
+
+    assert document is not None
+    assert json.loads(bytes(document)) == {name: one for name, one in body.items() if one is not None}
 
 
 def _entry(**arguments: object) -> LoadBalancerEntry:

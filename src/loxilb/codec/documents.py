@@ -6,13 +6,14 @@ together of parts that are encoded once for all who have them: the arguments tha
 request is the one that ``loxilb.codec.rules.body_of`` returns, its members in another order.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from msgspec import Raw, field, json, structs
 
 from loxiapi.wire import Wire
-from loxilb.codec.rules import CACHED, endpoint_body, lists_of, shared_arguments, text_of
+from loxilb.codec.rules import CACHED, endpoint_body, lists_of, shared_arguments
 from loxilb.model import Endpoint, L4Protocol, Service, ServiceKey
 
 _encode = json.Encoder().encode
@@ -34,16 +35,23 @@ _SHARED = slice(1 + [one.name for one in structs.fields(Service)].index("name"),
 _WORDS = {protocol: protocol.value for protocol in L4Protocol}  # members of an Enum are slow to ask
 
 
-def name_of(key: ServiceKey) -> str:
-    """Return a text that no other service has: address, transport, ports, mark, host."""
-    return f"{text_of(key.address)} {_WORDS[key.protocol]} {key.port}-{key.port_max} {key.block} {key.host}"
+def documents_of(services: Mapping[ServiceKey, Service | None]) -> dict[str, Raw | None]:
+    """Return the request that creates each service, by a name that no other has; None for one that is deleted."""
+    # Many services share the object of their address, and the hash of an address is slow.
+    objects = {id(key.address): key.address for key in services}
+    texts = {number: str(address) for number, address in objects.items()}
+    found: dict[str, Raw | None] = {}
+    for key, service in services.items():
+        address = texts[id(key.address)]
+        name = f"{address} {_WORDS[key.protocol]} {key.port}-{key.port_max} {key.block} {key.host}"
+        found[name] = _document(service, address) if service else None
+    return found
 
 
-def document_of(service: Service) -> Raw:
-    """Return the request that creates ``service``."""
+def _document(service: Service, address: str) -> Raw:
     key = service.key
     own = _Own(
-        external_ip=text_of(key.address),
+        external_ip=address,
         port=key.port,
         port_max=key.port_max if key.port_max != key.port else 0,
         block=key.block,

@@ -59,7 +59,7 @@ def _text_of(version: int, number: int) -> str:
     return str(IPv4Address(number) if version == 4 else IPv6Address(number))
 
 
-def text_of(address: IPAddress) -> str:
+def _text(address: IPAddress) -> str:
     """Return an address as text; looked up by its number, as the hash of an address is slow."""
     return _text_of(address.version, int(address))
 
@@ -162,7 +162,7 @@ def endpoint_body(one: Endpoint) -> wire.EndpointEntry:
 def _endpoint_entry_of(view: EndpointView) -> wire.EndpointEntry:
     """Convert an endpoint and its state; a share is shown while it is not full."""
     return wire.EndpointEntry(
-        endpoint_ip=text_of(view.endpoint.address),
+        endpoint_ip=_text(view.endpoint.address),
         target_port=view.endpoint.port,
         weight=view.endpoint.weight,
         state=view.state.value,
@@ -273,7 +273,7 @@ def _arguments_of(service: Service) -> wire.ServiceArguments:
     key, _, name, *shared, _, _ = structs.astuple(service)
     return structs.replace(
         shared_arguments(key.protocol, *shared),
-        external_ip=text_of(key.address),
+        external_ip=_text(key.address),
         port=key.port,
         port_max=key.port_max if key.port_max != key.port else 0,
         block=key.block,

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from msgspec import MsgspecError, Raw, json
 
 from loxiapi import wire
-from loxilb.codec.documents import document_of, name_of
+from loxilb.codec.documents import documents_of
 from loxilb.codec.endpoints import body_of, endpoint_of
 from loxilb.codec.rules import service_of
 from loxilb.errors import InvalidRequest
@@ -68,8 +68,8 @@ _PART = 4000
 def parts_of(changes: Changes) -> Iterator[Part]:
     """Write ``changes``, some thousand documents at a time."""
     services = iter(changes.services.items())
-    while some := {name_of(key): document_of(one) if one else None for key, one in islice(services, _PART)}:
-        yield _part(Kind.SERVICE, some)
+    while some := dict(islice(services, _PART)):
+        yield _part(Kind.SERVICE, documents_of(some))
     endpoints = {name: body_of(one) if one else None for name, one in changes.endpoints.items()}
     states = {name: one.value if one else None for name, one in changes.states.items()}
     parameters = {name: carried(one) if one is not None else None for name, one in changes.parameters.items()}
