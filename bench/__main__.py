@@ -16,7 +16,7 @@ from bench import control, flows, frames, program, sockets
 from bench.chart import chart
 from bench.figures import Figure, by_key, missing_targets
 from bench.machine import machine
-from bench.place import PREFIX, MeasurementError, interruptible
+from bench.place import PREFIX, MeasurementError, interruptible, measured_before
 from bench.report import BEGIN, as_json, from_json, markdown, replace_figures, summary, table
 from bench.say import timed
 from loxilb.errors import LoxilbError
@@ -74,7 +74,7 @@ def _write(path: Path, figures: Sequence[Figure], *, quick: bool) -> None:
 
 def _document(source: Path) -> None:
     """Put measured figures into the documentation."""
-    figures = from_json(json.loads(source.read_text()))
+    figures = from_json(measured_before(source, "sudo make bench"))
     met, *rest = summary(figures, missing_targets(figures, tuple(_FULL))).splitlines()
     body = "\n".join((markdown(figures), met, "", *(f"- {line}" for line in rest), ""))
     _DOCUMENT.write_text(replace_figures(_DOCUMENT.read_text(), BEGIN, body))
@@ -85,7 +85,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit code."""
     given = _arguments(words)
     if given.document:
-        _document(given.out)
+        try:
+            _document(given.out)
+        except MeasurementError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
         return 0
     if os.geteuid() != 0:
         print("network namespaces need root: sudo make bench", file=sys.stderr)

@@ -7,7 +7,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tests.support.lab import Namespace
 
@@ -18,6 +20,16 @@ PREFIX = "loxb"
 
 class MeasurementError(RuntimeError):
     """What was measured is not what was meant, so there is no figure."""
+
+
+def measured_before(path: Path, command: str) -> Any:
+    """Return what ``command`` has written to a file; raises MeasurementError where it did not."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MeasurementError(f"{path} is not there: measure first ({command}), or name the file by --out") from None
+    except ValueError as error:
+        raise MeasurementError(f"{path} has no figures ({error}): measure again ({command})") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

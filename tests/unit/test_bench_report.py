@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Table, Markdown, JSON and chart of figures."""
 
+import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import ModuleType
 
 import pytest
+from bench import __main__ as bench_all
+from bench import restart as bench_restart
 from bench.chart import chart
 from bench.figures import Figure, by_key
 from bench.report import BEGIN, END, as_json, from_json, markdown, number, replace_figures, summary, table
@@ -73,6 +78,21 @@ def test_figures_are_replaced_in_a_document() -> None:
     with pytest.raises(ValueError, match="no place"):
         replace_figures(document, "other marks", "new")
     assert "| XDP established | 31.0 ns | 30.0..50.0 | ≤ 35.0 | pass |" in markdown(FIGURES)
+
+
+@pytest.mark.parametrize("measure", [bench_all, bench_restart], ids=["bench", "bench.restart"])
+def test_without_figures_it_says_what_to_do(
+    measure: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no file, or half of one."""
+    out = tmp_path / "figures.json"
+
+    assert measure.main(["--document", "--out", str(out)]) == 1
+    assert re.search(rf"{out} is not there: measure first \(sudo make bench", capsys.readouterr().err)
+
+    out.write_text('{"figures"')
+    assert measure.main(["--document", "--out", str(out)]) == 1
+    assert re.search(r"has no figures \(.*\): measure again \(sudo make bench", capsys.readouterr().err)
 
 
 def test_bars_are_as_long_as_their_values() -> None:
