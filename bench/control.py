@@ -21,7 +21,7 @@ from bench.figures import Figure
 from bench.place import MeasurementError, inside
 from loxiapi import client
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import convert, maps, pins
+from loxilb.kernel.bpf import layouts, maps, pins
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.model import L4Protocol
 from loxilb.model.image import EndpointFlags, Listener
@@ -73,7 +73,7 @@ class Watch:
         self._rules = self._view("rules", abi.Rule)
         self._ring = self._view("ring", abi.RingLine)
         self._endpoints = self._view("endpoints", abi.Endpoint)
-        key = convert.listener_to_key(Listener.of(service, L4Protocol.TCP, port))
+        key = layouts.listener_to_key(Listener.of(service, L4Protocol.TCP, port))
         self._rule = int.from_bytes(maps.lookup(self._pins["listeners4"], key, 4) or b"", "little")
 
     def _view(self, name: str, layout: type[Structure]) -> ArrayView:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from loxilb.errors import KernelError
-from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, convert, loading, maps
+from loxilb.kernel.bpf import BpfDataPlane, DataPlaneSettings, XdpPolicy, layouts, loading, maps
 from loxilb.kernel.bpf.hosts import served_bit
 from loxilb.model import IPAddress, L4Protocol
 from loxilb.model.image import (
@@ -21,6 +21,7 @@ from loxilb.model.image import (
     PutListener,
     RuleId,
 )
+from loxilb.model.tables import EndpointTable
 from tests.support.bpf import World, known_hosts
 
 OWN, THEIRS = ip_address("31.31.31.1"), ip_address("31.31.31.2")
@@ -57,7 +58,7 @@ def overwrite_endpoint(data_plane: BpfDataPlane, value: bytes) -> None:
 def add_listener(data_plane: BpfDataPlane, one: Listener) -> None:
     """Write a listener as another program would."""
     word = int(RULE).to_bytes(4, "little")
-    maps.update(data_plane.descriptors["listeners4"], convert.listener_to_key(one), word, "spoil")
+    maps.update(data_plane.descriptors["listeners4"], layouts.listener_to_key(one), word, "spoil")
 
 
 def is_served(data_plane: BpfDataPlane, address: IPAddress) -> bool:
@@ -68,7 +69,9 @@ def is_served(data_plane: BpfDataPlane, address: IPAddress) -> bool:
 
 
 @pytest.mark.parametrize(
-    "written", [convert.endpoints_to_values([entry(THEIRS)]), bytes(40)], ids=["another", "nothing"]
+    "written",
+    [layouts.endpoints_to_values(EndpointTable.of({SLOT: entry(THEIRS)})), bytes(40)],
+    ids=["another", "nothing"],
 )
 @pytest.mark.parametrize("drop", [True, False], ids=["drop", "put"])
 def test_an_endpoint_that_somebody_else_wrote_can_be_changed(

@@ -13,7 +13,8 @@ from loxilb.errors import InvalidRequest
 from loxilb.kernel.fake import FakeDataPlane
 from loxilb.model import Endpoint, IPAddress, LossPolicy, Mode, Selection, Service, ServiceKey
 from loxilb.model.image import EndpointId, Image, Listener, RuleId
-from loxilb.plan import Ledger, Limits, Programmed, adopt, listeners_of, plan
+from loxilb.plan import Ledger, Limits, adopt, listeners_of, plan
+from loxilb.plan.programmed import Altered
 from loxilb.plan.selection import in_rule_order, ring_of
 from tests.support.services import key
 
@@ -161,8 +162,12 @@ def test_what_is_programmed_is_what_was_asked_for(steps):
         assert not world.ledger.restless
 
 
-def timeless(ledger: Ledger) -> dict[ServiceKey, Programmed]:
-    return {key: replace(one, stays={}) for key, one in ledger.services.items()}
+def spelled_out(ledger: Ledger) -> dict[ServiceKey, Altered]:
+    return {key: one.spelled_out for key, one in ledger.services.items()}
+
+
+def timeless(ledger: Ledger) -> dict[ServiceKey, Altered]:
+    return {key: replace(one, stays={}) for key, one in spelled_out(ledger).items()}
 
 
 @settings(max_examples=80, deadline=None)

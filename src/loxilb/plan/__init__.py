@@ -7,12 +7,14 @@ carrying the operations out is the kernel's side.
 
 from loxilb.plan.audit import Findings, audit, repair
 from loxilb.plan.backoff import pause_after
-from loxilb.plan.draft import Health, Plan
+from loxilb.plan.creation import Health
+from loxilb.plan.draft import Plan
 from loxilb.plan.drift import Drift, drift_of
 from loxilb.plan.health import checks_of, is_probed
-from loxilb.plan.ledger import Ledger, Programmed
-from loxilb.plan.planner import listeners_of, plan
+from loxilb.plan.ledger import Ledger
+from loxilb.plan.planner import plan
 from loxilb.plan.pools import Limits
+from loxilb.plan.programmed import Programmed, listeners_of
 from loxilb.plan.recover import adopt, found_down, recover
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import POLL_S, Phase, deadline

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from msgspec import structs
-
 from loxilb.model import IPNetwork, ServiceKey
 from loxilb.model.image import (
     DropEndpoint,
@@ -29,8 +27,10 @@ from loxilb.model.image import (
     PutSource,
     RuleId,
 )
+from loxilb.plan.columns import misfits
 from loxilb.plan.draft import Plan
-from loxilb.plan.ledger import Holdings, Ledger, Programmed
+from loxilb.plan.ledger import Holdings, Ledger
+from loxilb.plan.programmed import Programmed
 from loxilb.plan.selection import in_address_order
 
 
@@ -72,7 +72,6 @@ class Findings:
         return {kind: count for kind, count in found.items() if count}
 
 
-_NONE: frozenset[IPNetwork] = frozenset()
 _STRAYS: Mapping[type, str] = {
     DropListener: "listener",
     DropRule: "rule",
@@ -83,13 +82,14 @@ _STRAYS: Mapping[type, str] = {
 
 def audit(image: Image, services: Mapping[ServiceKey, Programmed]) -> Findings:
     """Compare what is observed with what the services are programmed as."""
-    differences = tuple(_difference(image, key, one) for key, one in services.items() if not is_right(image, one))
+    keys = {one.rule: key for key, one in services.items()}
     programmed = services.values()
+    differences = tuple(_difference(image, keys[one.rule], one) for one in misfits(image, list(programmed)))
     # With every element of every service there, more elements than those are strays: no need to look which.
     complete = not differences and _sizes(image) == (
         sum(len(one.listeners) for one in programmed),
         len(programmed),
-        sum(len(one.endpoints) for one in programmed),
+        sum(len(one.slots) for one in programmed),
         sum(bool(one.sources) for one in programmed),
     )
     return Findings(differences=differences, strays=() if complete else tuple(_strays(image, programmed)))
@@ -123,18 +123,6 @@ def _sizes(image: Image) -> tuple[int, int, int, int]:
     return len(image.listeners), len(image.rules), len(image.endpoints), len(image.sources)
 
 
-def is_right(image: Image, one: Programmed) -> bool:
-    """Tell whether nothing differs: what is so of nearly all services is found out first, and cheaply."""
-    rule = one.rule
-    return (
-        image.rules.get(rule) == one.entry
-        and image.rings.get(rule) == one.ring
-        and image.sources.get(rule, _NONE) == one.sources
-        and one.endpoints.items() <= image.endpoints.items()
-        and set(map(image.listeners.get, one.listeners)) == {rule}
-    )
-
-
 def _difference(image: Image, key: ServiceKey, one: Programmed) -> Difference:
     sources = image.sources.get(one.rule, frozenset())
     rule = image.rules.get(one.rule) != one.entry
@@ -155,7 +143,7 @@ def _moved(before: Programmed, ledger: Ledger, taken: Holdings, freed: Holdings)
         return before
     place = ledger.take_slice(taken, len(before.ring))
     freed.slices.append(before.slice)
-    return structs.replace(before, entry=structs.replace(before.entry, ring_base=place.base))
+    return before.moved(place.base)
 
 
 def _mending(one: Difference, before: Programmed, now: Programmed) -> Iterable[Op]:
@@ -177,7 +165,7 @@ def _strays(image: Image, programmed: Iterable[Programmed]) -> Iterable[Op]:
     for one in programmed:
         kept.add(one.rule)
         listeners |= one.listeners
-        slots |= one.endpoints.keys()
+        slots.update(one.slots)
     yield from (DropListener(listener=one) for one in sorted(image.listeners.keys() - listeners))
     yield from (DropRule(rule=one) for one in sorted(image.rules.keys() - kept))
     for rule in sorted(image.sources.keys() - kept):

@@ -4,25 +4,12 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from loxilb.model import IPAddress, IPNetwork, ServiceKey
-from loxilb.model.image import (
-    Add,
-    DropListener,
-    EndpointEntry,
-    EndpointId,
-    Image,
-    Listener,
-    Op,
-    PutListener,
-    RuleEntry,
-    RuleId,
-)
-from loxilb.model.probe import Availability, EndpointKey
-from loxilb.plan.ledger import Holdings, Ledger, Programmed
-from loxilb.plan.pools import Slice
-
-Sources = Mapping[IPAddress, IPAddress]
-Health = Mapping[EndpointKey, Availability]
+from loxilb.model import ServiceKey
+from loxilb.model.image import Add, DropListener, EndpointId, Listener, Op, PutListener, RuleId
+from loxilb.plan.columns import image_of
+from loxilb.plan.creation import Health, Sources
+from loxilb.plan.ledger import Holdings, Ledger
+from loxilb.plan.programmed import AsNew, Programmed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,48 +27,12 @@ class Plan:
 
     def commit(self, ledger: Ledger) -> None:
         """Note in ``ledger`` that the operations are done; only now what they left behind is free."""
-        ledger.record(self.after.items())
+        ledger.record(self.after)
         ledger.give(self.freed)
 
     def abandon(self, ledger: Ledger) -> None:
         """Give back what the plan had set aside."""
         ledger.give(self.taken)
-
-
-@dataclass(slots=True, kw_only=True)
-class New:
-    """What services that are new consist of."""
-
-    listeners: dict[Listener, RuleId] = field(default_factory=dict)
-    rules: dict[RuleId, RuleEntry] = field(default_factory=dict)
-    endpoints: dict[EndpointId, EndpointEntry] = field(default_factory=dict)
-    rings: dict[RuleId, tuple[EndpointId, ...]] = field(default_factory=dict)
-    sources: dict[RuleId, frozenset[IPNetwork]] = field(default_factory=dict)
-
-    def note(self, one: Programmed) -> None:
-        """Add a service."""
-        self.endpoints.update(one.endpoints)
-        self.rules[one.rule] = one.entry
-        if one.ring:
-            self.rings[one.rule] = one.ring
-        if one.sources:
-            self.sources[one.rule] = one.sources
-        for listener in one.listeners if len(one.listeners) == 1 else sorted(one.listeners):
-            self.listeners[listener] = one.rule
-
-    @property
-    def operations(self) -> tuple[Op, ...]:
-        """What writes all of it: one operation."""
-        if not self.rules:
-            return ()
-        image = Image(
-            listeners=self.listeners,
-            rules=self.rules,
-            endpoints=self.endpoints,
-            rings=self.rings,
-            sources=self.sources,
-        )
-        return (Add(image=image),)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,7 +44,7 @@ class Draft:
     health: Health
     now: float
     without_flows: Collection[EndpointId]
-    new: New = field(default_factory=New)
+    new: list[AsNew] = field(default_factory=list)
     first: list[Op] = field(default_factory=list)
     listeners: dict[Listener, RuleId] = field(default_factory=dict)
     gone: list[Listener] = field(default_factory=list)
@@ -102,17 +53,18 @@ class Draft:
     taken: Holdings = field(default_factory=Holdings)
     freed: Holdings = field(default_factory=Holdings)
 
-    def take_slice(self, length: int) -> Slice:
-        """Take slots of the ring; raises InvalidRequest."""
-        return self.ledger.take_slice(self.taken, length)
-
-    def leads(self, listener: Listener) -> bool:
-        """Tell whether a listener leads to a service of the plan."""
-        return listener in self.listeners or listener in self.new.listeners
+    @property
+    def dropped(self) -> list[Listener]:
+        """The listeners that lead to no service of the plan any more."""
+        if not self.gone:
+            return []
+        led = self.listeners.keys() | {listener for one in self.new for listener in one.listeners}
+        return [listener for listener in self.gone if listener not in led]
 
     def finish(self) -> Plan:
         """Put the operations in order; a listener that moves to another rule is overwritten, not dropped."""
+        added = [Add(image=image_of(self.new))] if self.new else []
         puts = [PutListener(listener=listener, rule=rule) for listener, rule in self.listeners.items()]
-        drops = [DropListener(listener=listener) for listener in self.gone if not self.leads(listener)]
-        ops = (*self.new.operations, *self.first, *puts, *drops, *self.last)
+        drops = [DropListener(listener=listener) for listener in self.dropped]
+        ops = (*added, *self.first, *puts, *drops, *self.last)
         return Plan(ops=ops, after=self.after, taken=self.taken, freed=self.freed)

@@ -9,7 +9,8 @@ from msgspec import structs
 
 from loxilb.model import ServiceKey
 from loxilb.model.image import Image
-from loxilb.plan.ledger import Ledger, Programmed
+from loxilb.plan.ledger import Ledger
+from loxilb.plan.programmed import Programmed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ def drift_of(image: Image, before: Ledger, after: Mapping[ServiceKey, Programmed
     return Drift(
         missing=sum(was is None for was, _ in pairs),
         unknown=len(image.rules.keys() - adopted),
-        different=sum(was is not None and was != now and _essence(was) != _essence(now) for was, now in pairs),
+        different=sum(was is not None and _essence(was) != _essence(now) for was, now in pairs),
     )
 
 

@@ -5,59 +5,18 @@ A ledger is made from an observed image and follows the plans that the kernel ha
 thing here that changes, and its owner calls from one thread at a time.
 """
 
-from collections.abc import Iterable, Mapping
-from math import inf
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, islice
 from typing import cast
 
 from msgspec import Struct, field
 
-from loxilb.model import IPNetwork, ServiceKey
-from loxilb.model.image import EndpointEntry, EndpointFlags, EndpointId, Listener, RuleEntry, RuleId
+from loxilb.errors import InvalidRequest
+from loxilb.model import ServiceKey
+from loxilb.model.image import EndpointId, Listener, RuleId
 from loxilb.plan.pools import IdPool, Limits, Slice, SlicePool
-from loxilb.plan.stay import PLAIN, Policy, Stay, next_change
-
-
-class Programmed(Struct, frozen=True, kw_only=True, gc=False):
-    """One service as programmed; ``ids`` names the slot of each of its endpoints in rule order.
-
-    ``endpoints`` has the slots of removed endpoints too, while they have flows. ``stays`` says since when each slot
-    does what it does; the kernel does not know it.
-    """
-
-    rule: RuleId
-    entry: RuleEntry
-    ring: tuple[EndpointId, ...]
-    ids: tuple[EndpointId, ...]
-    endpoints: Mapping[EndpointId, EndpointEntry]
-    listeners: frozenset[Listener]
-    policy: Policy
-    sources: frozenset[IPNetwork] = frozenset()
-    stays: Mapping[EndpointId, Stay] = field(default_factory=dict)
-
-    @property
-    def slice(self) -> Slice:
-        """The slots of the ring that the rule points to."""
-        return Slice(self.entry.ring_base, self.entry.ring_length)
-
-    @property
-    def leaving(self) -> tuple[EndpointId, ...]:
-        """The slots of removed endpoints, which are kept for their flows."""
-        if len(self.endpoints) == len(self.ids):
-            return ()
-        return tuple(slot for slot, entry in self.endpoints.items() if EndpointFlags.REMOVED in entry.flags)
-
-    @property
-    def next_change(self) -> float:
-        """When the time alone will change it; infinity where it will not."""
-        if self.policy is PLAIN:
-            return inf
-        times = (next_change(self.policy, stay, self.endpoints[slot]) for slot, stay in self.stays.items())
-        return min(times, default=inf)
-
-    @property
-    def restless(self) -> bool:
-        """Whether it has to be looked at again, for its time or its flows."""
-        return bool(self.leaving) or (self.policy is not PLAIN and self.next_change < inf)
+from loxilb.plan.programmed import Programmed
 
 
 class Holdings(Struct, kw_only=True, gc=False):
@@ -90,7 +49,7 @@ class Ledger:
         self.records = 0
         self.restless = {key for key, one in self.services.items() if one.restless}
         self._rules = IdPool("rules", limits.rules, {one.rule for one in present})
-        self._endpoints = IdPool("endpoints", limits.endpoints, {slot for one in present for slot in one.endpoints})
+        self._endpoints = IdPool("endpoints", limits.endpoints, {slot for one in present for slot in one.slots})
         self._ring = SlicePool(limits.ring, (one.slice for one in present))
 
     @property
@@ -98,22 +57,30 @@ class Ledger:
         """Free rule ids, endpoint ids and ring slots."""
         return self._rules.free, self._endpoints.free, self._ring.free
 
-    def take_rule(self, taken: Holdings) -> RuleId:
-        """Take a rule id and note it in ``taken``; raises InvalidRequest when none is left."""
-        rule = RuleId(self._rules.take())
-        taken.rules.append(rule)
-        return rule
+    def take_rules(self, taken: Holdings, count: int) -> Sequence[RuleId]:
+        """Take so many rule ids and note them in ``taken``; raises InvalidRequest about the place that gets none."""
+        found = cast("tuple[RuleId, ...]", self._rules.take_some(count))
+        taken.rules.extend(found)
+        return found
 
     def take_endpoint(self, taken: Holdings) -> EndpointId:
         """Take an endpoint id and note it in ``taken``; raises InvalidRequest when none is left."""
         taken.endpoints.append(EndpointId(self._endpoints.take()))
         return taken.endpoints[-1]
 
-    def take_endpoints(self, taken: Holdings, count: int) -> tuple[EndpointId, ...]:
-        """Take endpoint ids in ascending order and note them; raises InvalidRequest when too few are left."""
-        found = cast("tuple[EndpointId, ...]", self._endpoints.take_some(count))
+    def take_endpoints(self, taken: Holdings, counts: Sequence[int]) -> list[tuple[EndpointId, ...]]:
+        """Take so many endpoint ids for each, in ascending order, and note them.
+
+        Raises InvalidRequest about the place in ``counts`` that gets too few.
+        """
+        try:
+            found = cast("tuple[EndpointId, ...]", self._endpoints.take_some(sum(counts)))
+        except InvalidRequest as error:
+            error.index = bisect_right(list(accumulate(counts)), error.index or 0)
+            raise
         taken.endpoints.extend(found)
-        return found
+        rest = iter(found)
+        return [tuple(islice(rest, count)) for count in counts]
 
     def take_slice(self, taken: Holdings, length: int) -> Slice:
         """Take ring slots and note them in ``taken``; raises InvalidRequest when too few are in a row."""
@@ -121,29 +88,36 @@ class Ledger:
         taken.slices.append(found)
         return found
 
+    def take_slices(self, taken: Holdings, lengths: Sequence[int]) -> list[int]:
+        """Take ring slots for each and note them; returns where they begin.
+
+        Raises InvalidRequest about the place in ``lengths`` that gets none.
+        """
+        bases, slices = self._ring.take_some(lengths)
+        taken.slices.extend(slices)
+        return bases
+
     def give(self, holdings: Holdings) -> None:
         """Make ``holdings`` free again."""
         self._rules.give(holdings.rules)
         self._endpoints.give(holdings.endpoints)
         self._ring.give(holdings.slices)
 
-    def record(self, after: Iterable[tuple[ServiceKey, Programmed | None]]) -> None:
+    def record(self, after: Mapping[ServiceKey, Programmed | None]) -> None:
         """Note what the services are programmed as now (None: not any more)."""
-        changes = list(after)
         self.records += 1
-        for key, _ in changes:
-            before = self.services.pop(key, None)
-            if before is not None:
-                self.restless.discard(key)
-                self.sources -= len(before.sources)
-                for listener in before.listeners:
-                    self.places -= places(listener) if self.owners.pop(listener, None) else 0
-        for key, one in changes:
-            if one is not None:
-                self.services[key] = one
-                for listener in one.listeners:
-                    self.places += places(listener) if listener not in self.owners else 0
-                    self.owners[listener] = key
-                self.sources += len(one.sources)
-                if one.restless:
-                    self.restless.add(key)
+        for key in [key for key in after if key in self.services]:
+            self._forget(key, self.services.pop(key))
+        present = {key: one for key, one in after.items() if one is not None}
+        self.services.update(present)
+        led = [(listener, key) for key, one in present.items() for listener in one.listeners]
+        self.places += sum([places(listener) for listener, _ in led if listener not in self.owners])
+        self.owners.update(led)
+        self.sources += sum([len(one.sources) for one in present.values()])
+        self.restless.update([key for key, one in present.items() if one.restless])
+
+    def _forget(self, key: ServiceKey, before: Programmed) -> None:
+        self.restless.discard(key)
+        self.sources -= len(before.sources)
+        for listener in before.listeners:
+            self.places -= places(listener) if self.owners.pop(listener, None) else 0

@@ -8,9 +8,8 @@ many services there are.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
-from math import inf
 from operator import itemgetter
 
 from msgspec import structs
@@ -30,22 +29,19 @@ from loxilb.model.image import (
     PutRing,
     PutRule,
     PutSource,
-    RuleEntry,
-    RuleId,
 )
-from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import stay as stays_of
-from loxilb.plan.draft import Draft, Health, Plan, Sources
-from loxilb.plan.ledger import Ledger, Programmed, places
-from loxilb.plan.pools import Limits, Slice, exhausted
-from loxilb.plan.selection import in_address_order, in_rule_order, ring_of
+from loxilb.plan.creation import ALL_UP, Health, Sources, as_new, health_of, slice_of
+from loxilb.plan.draft import Draft, Plan
+from loxilb.plan.ledger import Ledger, places
+from loxilb.plan.pools import Limits, exhausted
+from loxilb.plan.programmed import Altered, Programmed, listeners_of, rule_entry
+from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import FLAGS, Phase, Policy, Stay
 from loxilb.plan.support import check_supported
 
-ALL_UP: Health = {}
 # Members of an Enum are slow to name; there may be very many services.
-_FULLNAT, _ONEARM, _TAKING = Mode.FULLNAT, Mode.ONEARM, Phase.TAKING
-_REWRITING = (_FULLNAT, _ONEARM)
+_FULLNAT, _ONEARM = Mode.FULLNAT, Mode.ONEARM
 
 
 def plan(
@@ -81,15 +77,20 @@ def plan(
 
 def _plan_all(draft: Draft, changes: Mapping[ServiceKey, Service | None]) -> None:
     """Plan each; an error says which service it is about."""
-    key = None
+    key, present, new = None, draft.ledger.services, list[Service]()
     try:
         for key, service in changes.items():
             if service is not None:
                 check(service, draft.ledger.limits)
-            _plan_one(draft, key, service)
+            before = present.get(key)
+            if before is not None:
+                _plan_one(draft, key, service, before)
+            elif service is not None:
+                new.append(service)
     except InvalidRequest as error:
         error.about = key
         raise
+    _create(draft, new)
 
 
 def check(service: Service, limits: Limits) -> None:
@@ -100,101 +101,37 @@ def check(service: Service, limits: Limits) -> None:
         raise InvalidRequest("endpoints-range error", field="endpoints", cause=cause)
 
 
-def _plan_one(draft: Draft, key: ServiceKey, service: Service | None) -> None:
-    before = draft.ledger.services.get(key)
-    if service is not None and before is None:
-        _create(draft, service)
-    elif service is not None and before is not None:
-        after = _program(draft, service, before)
-        if after != before:  # as few are when a daemon starts
-            _put(draft, before, after)
-            draft.after[key] = after
-    elif before is not None:
+def _plan_one(draft: Draft, key: ServiceKey, service: Service | None, before: Programmed) -> None:
+    if service is None:
         _drop(draft, before)
         draft.after[key] = None
+        return
+    after, before = _program(draft, service, before), before.spelled_out
+    if after != before:
+        _put(draft, before, after)
+        draft.after[key] = after
 
 
-def listeners_of(service: Service) -> frozenset[Listener]:
-    """Return the listeners of a service: one for each of its addresses and ports."""
-    key = service.key
-    if key.port == key.port_max and not service.secondary_addresses:
-        return frozenset((Listener.of(service.data_address, key.protocol, key.port, mark=key.block),))
-    addresses = (service.data_address, *service.secondary_addresses)
-    return frozenset(
-        Listener.of(address, key.protocol, port, mark=key.block, secondary=bool(place))
-        for place, address in enumerate(addresses)
-        for port in range(key.port, key.port_max + 1)
-    )
-
-
-def _create(draft: Draft, service: Service) -> None:
-    """Plan a service that is new: all of it is written."""
-    one = as_new(
-        service,
-        rule=draft.ledger.take_rule(draft.taken),
-        ids=draft.ledger.take_endpoints(draft.taken, len(service.endpoints)),
-        listeners=listeners_of(service),
-        slice_of=draft.take_slice,
-        sources=draft.sources,
-        health=draft.health,
-    )
-    draft.after[service.key] = one
-    draft.new.note(one)
-
-
-def as_new(
-    service: Service,
-    *,
-    rule: RuleId,
-    ids: tuple[EndpointId, ...],
-    listeners: frozenset[Listener],
-    slice_of: Callable[[int], Slice],
-    sources: Sources,
-    health: Health,
-) -> Programmed:
-    """Say how a service is programmed that is new: what :func:`_program` says of one without a past.
-
-    ``ids`` are for its endpoints in rule order; ``slice_of`` says which slots of the ring it gets.
-    """
-    ordered, policy = in_rule_order(service.endpoints), Policy.of(service)
-    stays = _first_stays(service, ids, ordered, policy, health)
-    taking = [FULL_SHARE if stay.phase is _TAKING else 0 for stay in stays.values()]
-    ring = _ring(service, ordered, ids, taking)
-    rewrites = service.mode in _REWRITING
-    endpoints = {
-        slot: EndpointEntry(
-            rule=rule,
-            address=endpoint.address,
-            port=endpoint.port,
-            source=_source(service, endpoint, sources) if rewrites else None,
-            flags=FLAGS[stay.phase],
+def _create(draft: Draft, services: Sequence[Service]) -> None:
+    """Plan services that are new: all of them is written. An error says which it is about."""
+    ledger, taken = draft.ledger, draft.taken
+    try:
+        draft.new += as_new(
+            services,
+            rules=ledger.take_rules(taken, len(services)),
+            ids=ledger.take_endpoints(taken, [len(one.endpoints) for one in services]),
+            listeners=[listeners_of(one) for one in services],
+            bases_of=lambda lengths: ledger.take_slices(taken, lengths),
+            sources=draft.sources,
+            health=draft.health,
         )
-        for (slot, stay), endpoint in zip(stays.items(), ordered, strict=True)
-    }
-    return Programmed(
-        rule=rule,
-        entry=_rule_entry(service, slice_of(len(ring))),
-        ring=ring,
-        ids=ids,
-        endpoints=endpoints,
-        listeners=listeners,
-        sources=frozenset(service.allowed_sources),
-        policy=policy,
-        stays=stays,
-    )
+    except InvalidRequest as error:
+        error.about, error.index = services[error.index or 0].key, None
+        raise
+    draft.after.update((one.service.key, one) for one in draft.new)
 
 
-def _first_stays(
-    service: Service, ids: Sequence[EndpointId], ordered: Sequence[Endpoint], policy: Policy, health: Health
-) -> dict[EndpointId, Stay]:
-    """Say what each slot of a new service does: what its endpoint's health says, and as if it had always done so."""
-    if not health:
-        return dict.fromkeys(ids, stays_of.ALWAYS)
-    states = [_health(service, endpoint, health) for endpoint in ordered]
-    return {slot: stays_of.present(state, policy, None, -inf) for slot, state in zip(ids, states, strict=True)}
-
-
-def _program(draft: Draft, service: Service, before: Programmed) -> Programmed:
+def _program(draft: Draft, service: Service, before: Programmed) -> Altered:
     """Say how ``service`` is to be programmed from now on, with the ids and the slice of ``before`` where they fit."""
     ordered = in_rule_order(service.endpoints)
     rule, policy = before.rule, Policy.of(service)
@@ -202,7 +139,7 @@ def _program(draft: Draft, service: Service, before: Programmed) -> Programmed:
     stays = _stays(draft, service, policy, dict(zip(ids, ordered, strict=True)), before)
     shares = [stays_of.share(policy, stays[slot], draft.now) for slot in ids]
     taking = [share if stays[slot].phase is Phase.TAKING else 0 for slot, share in zip(ids, shares, strict=True)]
-    ring = _ring(service, ordered, ids, taking)
+    ring = slice_of(service, ordered, ids, taking)
     place = before.slice if before.ring == ring else draft.ledger.take_slice(draft.taken, len(ring))
     present = {
         slot: EndpointEntry(
@@ -215,9 +152,9 @@ def _program(draft: Draft, service: Service, before: Programmed) -> Programmed:
         )
         for slot, endpoint, share in zip(ids, ordered, shares, strict=True)
     }
-    return Programmed(
+    return Altered(
         rule=rule,
-        entry=_rule_entry(service, place),
+        entry=rule_entry(service, place),
         ring=ring,
         ids=ids,
         endpoints=present | _removed_entries(policy, stays, ids, before),
@@ -225,19 +162,6 @@ def _program(draft: Draft, service: Service, before: Programmed) -> Programmed:
         sources=frozenset(service.allowed_sources),
         policy=policy,
         stays=stays,
-    )
-
-
-def _rule_entry(service: Service, place: Slice) -> RuleEntry:
-    return RuleEntry(
-        mode=service.mode,
-        selection=service.selection,
-        timeout=service.timeout,
-        ring_base=place.base,
-        ring_length=place.length,
-        persist=service.persistence,
-        restricted=bool(service.allowed_sources),
-        half_open_limit=service.half_open_limit,
     )
 
 
@@ -249,7 +173,7 @@ def _stays(
     if not draft.health and old == always:  # as of nearly all when a daemon starts
         return always
     stays = {
-        slot: stays_of.present(_health(service, endpoint, draft.health), policy, old.get(slot), draft.now)
+        slot: stays_of.present(health_of(service, endpoint, draft.health), policy, old.get(slot), draft.now)
         for slot, endpoint in endpoints.items()
     }
     for slot in old.keys() - endpoints.keys() - set(draft.without_flows):
@@ -268,25 +192,6 @@ def _removed_entries(
     flags = FLAGS[Phase.LEAVING] | EndpointFlags.REMOVED | timed
     old = before.endpoints
     return {slot: structs.replace(old[slot], flags=flags, share=FULL_SHARE) for slot in sorted(stays.keys() - set(ids))}
-
-
-def _health(service: Service, endpoint: Endpoint, health: Health) -> Availability:
-    return health.get(EndpointKey.of(service, endpoint), Availability.UP) if health else Availability.UP
-
-
-def _ring(
-    service: Service, ordered: Sequence[Endpoint], ids: Sequence[EndpointId], shares: Sequence[int]
-) -> tuple[EndpointId, ...]:
-    """Return the slice for the endpoints with a share of new flows; most often that is all of them."""
-    if all(shares):
-        return ring_of(service.selection, ordered, ids, shares)
-    up = [place for place, share in enumerate(shares) if share]
-    return ring_of(
-        service.selection,
-        [ordered[place] for place in up],
-        [ids[place] for place in up],
-        [shares[place] for place in up],
-    )
 
 
 def _source(service: Service, endpoint: Endpoint, sources: Sources) -> IPAddress | None:
@@ -387,17 +292,17 @@ def _drop(draft: Draft, before: Programmed) -> None:
 
 def _check_listeners(draft: Draft) -> None:
     """Refuse a listener of two services (those that leave it now do not count), and too many."""
-    claimed: dict[Listener, ServiceKey] = {}
     ledger, owners = draft.ledger, draft.ledger.owners
-    for key, after in draft.after.items():
-        for listener in after.listeners if after else ():
-            owner = claimed.setdefault(listener, key)
-            if owner is key and listener in owners:
-                owner = key if owners[listener] in draft.after else owners[listener]
-            if owner is not key:
-                raise _taken(listener, owner, key)
-    gone = sum(places(listener) for listener in draft.gone if not draft.leads(listener))
-    led = chain(draft.listeners, draft.new.listeners)
+    claims = [(listener, key) for key, after in draft.after.items() if after for listener in after.listeners]
+    claimed: dict[Listener, ServiceKey] = {}
+    for listener, key in claims:
+        owner = claimed.setdefault(listener, key)
+        if owner is key and listener in owners:
+            owner = key if owners[listener] in draft.after else owners[listener]
+        if owner is not key:
+            raise _taken(listener, owner, key)
+    gone = sum(map(places, draft.dropped))
+    led = chain(draft.listeners, chain.from_iterable([one.listeners for one in draft.new]))
     added = sum([places(listener) for listener in led if listener not in owners])
     if ledger.places + added - gone > ledger.limits.listeners:
         raise exhausted("listeners (one a port, two with a mark)", ledger.limits.listeners)
@@ -405,7 +310,7 @@ def _check_listeners(draft: Draft) -> None:
 
 def _check_sources(draft: Draft) -> None:
     """Refuse too many; new ones come before old ones go, so both count."""
-    added = sum(map(len, draft.new.sources.values())) + sum(isinstance(op, PutSource) for op in draft.first)
+    added = sum([len(one.sources) for one in draft.new]) + sum(isinstance(op, PutSource) for op in draft.first)
     limit = draft.ledger.limits.sources
     if added and draft.ledger.sources + added > limit:
         raise exhausted("allowed sources", limit)

@@ -6,8 +6,9 @@ What was given back longest ago is handed out last, because packets and flows on
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from loxilb.errors import InvalidRequest
@@ -63,13 +64,18 @@ class IdPool:
         return self._returned.popleft()
 
     def take_some(self, count: int) -> tuple[int, ...]:
-        """Take ids, in ascending order; raises InvalidRequest when too few are left, and takes none then."""
+        """Take ids, in ascending order.
+
+        Raises InvalidRequest when too few are left, about the place of the first that is not, and takes none then.
+        """
         first = self._fresh
         if first + count <= self._limit + 1:
             self._fresh = first + count
             return tuple(range(first, first + count))
         if count > self.free:
-            raise exhausted(self._what, self._limit)
+            error = exhausted(self._what, self._limit)
+            error.index = self.free
+            raise error
         return tuple(sorted(self.take() for _ in range(count)))
 
     def give(self, numbers: Iterable[int]) -> None:
@@ -120,6 +126,25 @@ class SlicePool:
             if self._lengths[base] >= length:
                 return self._cut(position, base, length)
         raise exhausted("ring slots in a row", self._limit)
+
+    def take_some(self, lengths: Sequence[int]) -> tuple[list[int], list[Slice]]:
+        """Take slots in a row for each of ``lengths``, as :meth:`take` would; returns where they begin, and them all.
+
+        Raises InvalidRequest when there are none for one, about its place, and takes none then.
+        """
+        total = sum(lengths)
+        if lengths and all(lengths) and self._lengths.get(self._cursor, 0) >= total:  # as nearly always
+            whole = self.take(total)
+            return list(accumulate(lengths[:-1], initial=whole.base)), [whole]
+        taken: list[Slice] = []
+        try:
+            for length in lengths:
+                taken.append(self.take(length))
+        except InvalidRequest as error:
+            error.index = len(taken)
+            self.give(taken)
+            raise
+        return [one.base for one in taken], taken
 
     def give(self, slices: Iterable[Slice]) -> None:
         """Give slices back; neighbours grow together."""

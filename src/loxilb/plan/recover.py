@@ -30,11 +30,13 @@ from loxilb.model.image import (
 )
 from loxilb.model.probe import EndpointKey
 from loxilb.model.service import DEFAULT_PERSISTENCE_S, MAX_WEIGHT
-from loxilb.plan.audit import is_right
-from loxilb.plan.draft import Health, Sources
-from loxilb.plan.ledger import Ledger, Programmed
-from loxilb.plan.planner import ALL_UP, are_of, as_new, check, listeners_of
-from loxilb.plan.pools import Limits, Slice
+from loxilb.model.tables import EndpointTable, RuleTable
+from loxilb.plan.columns import misfits
+from loxilb.plan.creation import ALL_UP, Health, Sources, as_new
+from loxilb.plan.ledger import Ledger
+from loxilb.plan.planner import are_of, check
+from loxilb.plan.pools import Limits
+from loxilb.plan.programmed import Altered, Programmed, listeners_of
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import Policy, adopted
 
@@ -79,52 +81,56 @@ def adopt(
     Carry the operations out before the ledger is used. ``now`` is the time of its plans. A plan of a service that is
     not among the unsettled ones has nothing to do. Raises NotBuilt and InvalidRequest as they would.
     """
-    slots, free = _slots(image), set(image.rules)
-    programmed: dict[ServiceKey, Programmed] = {}
-    unsettled: list[Service] = []
-    for service in services:
+    slots, free, asked = _slots(image), set(image.rules), list(services)
+    found: list[_Found] = []
+    for service in asked:
         check(service, limits)
         listeners = listeners_of(service)
         # The first of several; where it is another service's already, this one has none.
         rule = min(free.intersection(map(image.listeners.get, listeners)), default=None)
         if rule is not None:
             free.discard(rule)
-            own = slots.get(rule, [])
-            one = _wanted(image, service, rule, own, listeners, sources, health)
-            if one is not None and is_right(image, one):
-                programmed[service.key] = one
-                continue
-            programmed[service.key] = _programmed(image, service, rule, own, listeners, now)
-        unsettled.append(service)
-    ledger = Ledger(limits, programmed)
+            found.append(_Found(service, rule, slots.get(rule, []), listeners))
+    settled = _settled(image, found, sources, health)
+    rest = {one.service.key: _programmed(image, one, now) for one in found if one.service.key not in settled}
+    ledger = Ledger(limits, {**settled, **rest})
+    unsettled = [one for one in asked if one.key not in settled]
     return Adoption(ledger, _strays(image, slots, free, ledger), unsettled)
 
 
-def _wanted(
-    image: Image,
-    service: Service,
-    rule: RuleId,
-    slots: list[EndpointId],
-    listeners: frozenset[Listener],
-    sources: Sources,
-    health: Health,
-) -> Programmed | None:
-    """Return how a new service would be programmed in these places; None where they are not as many."""
-    ids = image.rings.get(rule, ())
-    if sorted(ids) != slots:  # a ring that is not just all of them in turn
-        ids = _ids(in_rule_order(service.endpoints), _entries(image, slots))
-    if len(slots) != len(service.endpoints) or len(ids) != len(slots):
-        return None
-    base = image.rules[rule].ring_base
-    return as_new(
-        service,
-        rule=rule,
-        ids=ids,
-        listeners=listeners,
-        slice_of=lambda length: Slice(base if length else 0, length),
+class _Found(NamedTuple):
+    """A service, and the rule and the slots that are its own."""
+
+    service: Service
+    rule: RuleId
+    slots: list[EndpointId]
+    listeners: frozenset[Listener]
+
+
+def _settled(image: Image, found: Sequence[_Found], sources: Sources, health: Health) -> dict[ServiceKey, Programmed]:
+    """Return what is programmed just as it would be if it were new, in these places."""
+    whole = [(one, _places(image, one)) for one in found if len(one.slots) == len(one.service.endpoints)]
+    whole = [(one, ids) for one, ids in whole if len(ids) == len(one.slots)]
+    rules, bases = [one.rule for one, _ in whole], RuleTable.of(image.rules).bases
+    wanted = as_new(
+        [one.service for one, _ in whole],
+        rules=rules,
+        ids=[ids for _, ids in whole],
+        listeners=[one.listeners for one, _ in whole],
+        bases_of=lambda lengths: [bases[rule] if length else 0 for rule, length in zip(rules, lengths, strict=True)],
         sources=sources,
         health=health,
     )
+    wrong = {one.rule for one in misfits(image, wanted)}
+    return {one.service.key: one for one in wanted if one.rule not in wrong}
+
+
+def _places(image: Image, one: _Found) -> tuple[EndpointId, ...]:
+    """Return the slots of the endpoints, as far as they are there: those of the ring where it names just them."""
+    ring = image.rings.get(one.rule, ())
+    if sorted(ring) == one.slots:
+        return ring
+    return _ids(in_rule_order(one.service.endpoints), _entries(image, one.slots))
 
 
 def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[EndpointKey]:
@@ -141,8 +147,8 @@ def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[Endpoin
 def _slots(image: Image) -> _Slots:
     """Return the slots of each rule in ascending order."""
     slots: defaultdict[RuleId, list[EndpointId]] = defaultdict(list)
-    for slot in sorted(image.endpoints):
-        slots[image.endpoints[slot].rule].append(slot)
+    for slot, rule in sorted(EndpointTable.of(image.endpoints).owners):
+        slots[rule].append(slot)
     return slots
 
 
@@ -229,17 +235,11 @@ def _last_port(listeners: list[Listener]) -> int:
     return last.port
 
 
-def _programmed(
-    image: Image,
-    service: Service,
-    rule: RuleId,
-    slots: Iterable[EndpointId],
-    listeners: Iterable[Listener],
-    now: float,
-) -> Programmed:
+def _programmed(image: Image, found: _Found, now: float) -> Altered:
     """Return what is programmed of a service, as far as it is its own."""
+    service, rule, slots, listeners = found
     policy, endpoints = Policy.of(service), _entries(image, slots)
-    return Programmed(
+    return Altered(
         rule=rule,
         entry=image.rules[rule],
         ring=image.rings.get(rule, ()),

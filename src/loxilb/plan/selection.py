@@ -4,6 +4,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address
+from itertools import accumulate
+from operator import le
 
 from loxilb.model import Endpoint, IPNetwork, Selection
 from loxilb.model.image import FULL_SHARE, EndpointId
@@ -23,6 +25,15 @@ def in_rule_order(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     if _NOWHERE in places or places == sorted(places):
         return tuple(endpoints)
     return tuple(sorted(endpoints, key=_place_of))
+
+
+def all_in_rule_order(many: Sequence[tuple[Endpoint, ...]]) -> Sequence[tuple[Endpoint, ...]]:
+    """Return the endpoints of many services in rule order; nearly all are, as that is how they are kept."""
+    places = [_place_of(endpoint) for endpoints in many for endpoint in endpoints]
+    rising = [True, *map(le, places, places[1:])]
+    for first in accumulate(map(len, many[:-1])):
+        rising[first] = True
+    return many if all(rising) else list(map(in_rule_order, many))
 
 
 def in_address_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
@@ -71,6 +82,10 @@ _SELECTIONS: Mapping[Selection, Callable[[Sequence[Endpoint], Sequence[int]], Se
 }
 
 
+_IN_TURN = frozenset((Selection.RR, Selection.PERSIST, Selection.LC))
+"""Those that take all endpoints in turn while none starts slowly."""
+
+
 def ring_of(
     selection: Selection, endpoints: Sequence[Endpoint], ids: Sequence[EndpointId], shares: Sequence[int] = ()
 ) -> tuple[EndpointId, ...]:
@@ -83,6 +98,7 @@ def ring_of(
     ``shares`` (in FULL_SHARE parts; all in full unless given) are those of endpoints that start slowly: rr and priority
     put them less often into the slice, lc heeds the shares in the entries of the endpoints.
     """
+    if not shares and selection in _IN_TURN:  # as most often
+        return tuple(ids)
     places = _SELECTIONS[selection](endpoints, shares or [FULL_SHARE] * len(endpoints))
-    # All of them in turn, as most often: the ids as they are.
-    return tuple(ids) if isinstance(places, range) else tuple(map(ids.__getitem__, places))
+    return tuple(map(ids.__getitem__, places))

@@ -3,12 +3,10 @@
 
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import cast
-
-from msgspec.structs import astuple
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
@@ -27,7 +25,7 @@ from loxilb.model import (
     Port,
     Selection,
 )
-from loxilb.model.image import EndpointEntry, EndpointFlags, Listener, RuleEntry, RuleId, SecondaryListener
+from loxilb.model.image import EndpointFlags, Listener, RuleId, SecondaryListener
 from loxilb.model.service import PROTOCOLS
 
 _NUMBER = {(one.value, version): one.number(version) for one in L4Protocol for version in (4, 6)}
@@ -67,15 +65,6 @@ def _address(raw: Iterable[int], version: int) -> IPAddress:
     return IPv4Address(packed[:4]) if version == 4 else IPv6Address(packed[:16])
 
 
-def listener_to_key(listener: Listener) -> bytes:
-    """Return the key of the listener map of its family."""
-    number = _NUMBER[listener.protocol, listener.version]
-    port = listener.port.to_bytes(2, "big")
-    if listener.version == 4:
-        return _LISTENER4.pack(listener.address.to_bytes(4, "big"), port, number, listener.mark)
-    return _LISTENER6.pack(listener.address.to_bytes(16, "big"), port, number, listener.mark)
-
-
 def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterator[tuple[Listener, int]]:
     """Return listeners and their words from elements in a row; not those of a protocol that there is not.
 
@@ -91,40 +80,6 @@ def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterato
         if number in _NAME:  # else no packet finds it
             kind = SecondaryListener if word & abi.LISTENER_SECONDARY else Listener
             yield _new(kind, (version, address, _NAME[number], port, mark)), word
-
-
-def listener_packed(listener: Listener) -> bytes:
-    """Return the address a listener is on."""
-    return listener.address.to_bytes(4 if listener.version == 4 else 16, "big")
-
-
-def rules_to_values(entries: Iterable[RuleEntry], clock: JiffyClock) -> bytes:
-    """Return elements of the rule array in a row."""
-    ticks, pack = cache(clock.ticks), _RULE.pack
-    return b"".join(
-        [
-            pack(base, length, ticks(timeout), ticks(persist) if persist else 0, mode, selection, 1, restricted, limit)
-            for mode, selection, timeout, base, length, persist, restricted, limit in map(astuple, entries)
-        ]
-    )
-
-
-def rules_from_values(data: bytes, clock: JiffyClock) -> Iterator[RuleEntry | None]:
-    """Inverse of :func:`rules_to_values`; None for one that is not used, or makes no sense."""
-    for base, length, timeout, persist, mode, selection, live, restricted, limit in _RULE.iter_unpack(data):
-        if live == 1 and mode in _MODES and selection in _SELECTIONS:  # else somebody else wrote it
-            yield RuleEntry(
-                mode=_MODES[mode],
-                selection=_SELECTIONS[selection],
-                timeout=round(timeout / clock.rate),
-                persist=round(persist / clock.rate),
-                restricted=bool(restricted),
-                half_open_limit=limit,
-                ring_base=base,
-                ring_length=length,
-            )
-        else:
-            yield None
 
 
 def source_to_key(rule: RuleId, network: IPNetwork) -> bytes:
@@ -147,54 +102,6 @@ def link_to_value(port: Port) -> bytes:
     raw.addr4[:] = next((one.packed for one in usable if one.version == 4), bytes(4))
     raw.addr6[:] = next((one.packed for one in usable if one.version == 6), bytes(16))
     return bytes(raw)
-
-
-def endpoints_to_values(entries: Iterable[EndpointEntry]) -> bytes:
-    """Return elements of the endpoint array in a row."""
-    return b"".join(map(_endpoint_to_value, entries))
-
-
-def _endpoint_to_value(entry: EndpointEntry) -> bytes:
-    address, source = entry.address, entry.source
-    four = type(address) is IPv4Address
-    return _ENDPOINT.pack(
-        int(address).to_bytes(4 if four else 16, "big"),
-        source.packed if source is not None else b"",
-        entry.rule,
-        entry.port.to_bytes(2, "big"),
-        int(entry.flags) | entry.share % _FULL_SHARE << _SHARE_SHIFT,
-        4 if four else 6,
-    )
-
-
-def endpoints_packed(data: bytes) -> Sequence[bytes]:
-    """Return the addresses in elements of the endpoint array that follow each other; none in unused ones."""
-    size, families = _ENDPOINT.size, data[_FAMILY :: _ENDPOINT.size]
-    if not families.strip(b"\0"):
-        return ()
-    places = zip(range(0, len(data), size), families, strict=True)
-    return [data[at : at + (4 if family == 4 else 16)] for at, family in places if family]
-
-
-def endpoints_from_values(data: bytes) -> Iterator[EndpointEntry | None]:
-    """Inverse of :func:`endpoints_to_values`; None for one that is not used."""
-    for address, source, rule, port, flags, family in _ENDPOINT.iter_unpack(data):
-        if family in (4, 6):
-            yield EndpointEntry(
-                rule=rule,
-                address=_unpacked(address, family),
-                port=int.from_bytes(port, "big"),
-                source=None if source == _NO_ADDRESS else _unpacked(source, family),
-                flags=_FLAGS[flags & (1 << abi.SHARE_SHIFT) - 1],
-                share=flags >> abi.SHARE_SHIFT or abi.FULL_SHARE,
-            )
-        else:
-            yield None
-
-
-def endpoint_from_value(value: bytes) -> EndpointEntry | None:
-    """As :func:`endpoints_from_values`, for one."""
-    return next(endpoints_from_values(value), None)
 
 
 def flow_from_slot(raw: abi.Flow4 | abi.Flow6, cold: abi.Cold, mode: Mode, clock: JiffyClock, now: int) -> Flow:

@@ -15,7 +15,7 @@ import structlog
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import attach, convert, libbpf, loading, maps, pins, sockets, tracing
+from loxilb.kernel.bpf import attach, convert, layouts, libbpf, loading, maps, pins, sockets, tracing
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.drops import DropSampler
 from loxilb.kernel.bpf.events import RingReader
@@ -41,7 +41,6 @@ from loxilb.model.image import (
     Op,
     PutEndpoint,
     PutRule,
-    RuleEntry,
     RuleId,
 )
 from loxilb.model.packet import MadePacket
@@ -193,25 +192,18 @@ class BpfDataPlane:
 
         What makes no sense is left out: somebody else wrote it. Arrays are unpacked whole.
         """
-        rules = dict(self._rules())
-        endpoints = enumerate(convert.endpoints_from_values(self._views["endpoints"].whole()))
+        rules = layouts.rules_from_values(self._views["rules"].whole(), self._clock, self._loaded.config.ring)
         ring = array("I", self._views["ring"].whole())
         return Image(
             listeners=self._listeners.read(),
             rules=rules,
-            endpoints={EndpointId(at): entry for at, entry in endpoints if entry is not None},
+            endpoints=layouts.endpoints_from_values(self._views["endpoints"].whole()),
             rings={
-                rule: cast("tuple[EndpointId, ...]", tuple(ring[one.ring_base : one.ring_base + one.ring_length]))
-                for rule, one in rules.items()
+                rule: cast("tuple[EndpointId, ...]", tuple(ring[base : base + length]))
+                for rule, base, length in rules.slices
             },
             sources=self._sources(),
         )
-
-    def _rules(self) -> Iterator[tuple[RuleId, RuleEntry]]:
-        room = self._loaded.config.ring
-        for at, entry in enumerate(convert.rules_from_values(self._views["rules"].whole(), self._clock)):
-            if entry is not None and entry.ring_base + entry.ring_length <= room:
-                yield RuleId(at), entry
 
     def _endpoints_used(self) -> list[int]:
         """Return the endpoint slots that are used, live or not."""
@@ -253,7 +245,7 @@ class BpfDataPlane:
             _log.warning("sockets of dropped endpoints not ended", cause=error.cause)
 
     def _is_gone(self, endpoint: EndpointId, rule: RuleId) -> bool:
-        entry = convert.endpoint_from_value(bytes(self._views["endpoints"].element(endpoint)))
+        entry = layouts.endpoint_from_value(bytes(self._views["endpoints"].element(endpoint)))
         return entry is None or EndpointFlags.LIVE not in entry.flags or entry.rule != rule
 
     # Reports.

@@ -9,8 +9,7 @@ quicker to look up than address objects.
 
 import struct
 from array import array
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import maps
@@ -61,7 +60,7 @@ class HostIndex:
         self._stale.update(changed & self._endpoints.keys())
         self.flush()
 
-    def rebuild(self, services: Iterable[bytes], endpoints: Iterable[bytes]) -> None:
+    def rebuild(self, services: Mapping[bytes, int], endpoints: Mapping[bytes, int]) -> None:
         """Count anew what is programmed and make the maps agree; raises KernelError.
 
         Until :meth:`know_own` tells, those endpoints are on this host that were for the daemon before.
@@ -84,27 +83,27 @@ class HostIndex:
         self._stale_words = set(range(abi.SERVED_BITS // _WORD_BITS))
         self.flush()
 
-    def add_services(self, addresses: Iterable[bytes]) -> None:
-        """Note one more listener on each address."""
-        for address, listeners in Counter(addresses).items():
+    def add_services(self, addresses: Mapping[bytes, int]) -> None:
+        """Note so many more listeners on each address."""
+        for address, listeners in addresses.items():
             if self._add(self._services, address, listeners):
                 self._count_bit(address, 1)
 
-    def drop_services(self, addresses: Iterable[bytes]) -> None:
-        """Note one listener less on each address."""
-        for address in addresses:
-            if self._drop(self._services, address):
+    def drop_services(self, addresses: Mapping[bytes, int]) -> None:
+        """Note so many listeners less on each address."""
+        for address, listeners in addresses.items():
+            if self._drop(self._services, address, listeners):
                 self._count_bit(address, -1)
 
-    def add_endpoints(self, addresses: Iterable[bytes]) -> None:
-        """Note one more endpoint at each address."""
-        for address, endpoints in Counter(addresses).items():
+    def add_endpoints(self, addresses: Mapping[bytes, int]) -> None:
+        """Note so many more endpoints at each address."""
+        for address, endpoints in addresses.items():
             self._add(self._endpoints, address, endpoints)
 
-    def drop_endpoints(self, addresses: Iterable[bytes]) -> None:
-        """Note one endpoint less at each address."""
-        for address in addresses:
-            self._drop(self._endpoints, address)
+    def drop_endpoints(self, addresses: Mapping[bytes, int]) -> None:
+        """Note so many endpoints less at each address."""
+        for address, endpoints in addresses.items():
+            self._drop(self._endpoints, address, endpoints)
 
     def flush(self) -> None:
         """Make the maps say what was noted, now or when called again after a failure; raises KernelError."""
@@ -131,14 +130,17 @@ class HostIndex:
             self._stale.add(address)
         return not present
 
-    def _drop(self, users: dict[bytes, int], address: bytes) -> bool:
-        """Count one user less; tells whether it was the last. One that somebody else wrote was never counted."""
+    def _drop(self, users: dict[bytes, int], address: bytes, less: int) -> bool:
+        """Count so many users less; tells whether they were the last.
+
+        Those that somebody else wrote were never counted.
+        """
         present = users.pop(address, 0)
-        if present > 1:
-            users[address] = present - 1
+        if present > less:
+            users[address] = present - less
             return False
         self._stale.add(address)
-        return present == 1
+        return present > 0
 
     def _write(self, stale: Collection[bytes]) -> None:
         """Make ``hosts`` say what these addresses are now."""
@@ -152,7 +154,8 @@ class HostIndex:
                 values.append(_LOCAL if local else _KNOWN)
             else:
                 maps.delete(self._hosts, _key(address), "forget an address")
-        maps.update_all(self._hosts, keys, values, "note addresses", room="--endpoints or --rules")
+        together = b"".join(keys), b"".join(values)
+        maps.update_all(self._hosts, *together, len(keys), "note addresses", room="--endpoints or --rules")
 
 
 def _key(address: bytes) -> bytes:

@@ -7,13 +7,14 @@ exists for that alone where there is no rule without a mark. That is kept here, 
 
 import ctypes
 import struct
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import cast
 
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import convert, maps
+from loxilb.kernel.bpf import convert, layouts, maps
 from loxilb.model.image import Listener, RuleId
 
 _Undo = Callable[[], None]
@@ -72,22 +73,27 @@ class ListenerMaps:
         """Write listeners without a mark in few calls."""
         if not some:
             return []
-        descriptor, keys = self._maps[version], list(map(convert.listener_to_key, some))
-        present = self._present(version, keys)
-        self._elements[version] += len(keys) - sum([key in present for key in keys] if present else ())
-        words = [_word(one, rules[one]) for one in some]
-        if present:
-            words = [word | (present.get(key, 0) & abi.LISTENER_MARKED) for key, word in zip(keys, words, strict=True)]
+        descriptor, keys, size = self._maps[version], layouts.listeners_to_keys(some, version), _KEY_SIZES[version]
+        before = self._before(version, keys)
+        self._elements[version] += before.count(0)
+        words = [_word(one, rules[one]) | word & abi.LISTENER_MARKED for one, word in zip(some, before, strict=True)]
 
         def restore() -> None:
-            for key in keys:
-                self._set(descriptor, key, present.get(key, 0))
+            for key, word in zip(maps.pieces(keys, size), before, strict=True):
+                self._set(descriptor, key, word)
 
         undo.append(restore)
-        maps.update_all(descriptor, keys, list(map(_WORD.pack, words)), "write listeners", room="--listeners")
-        if not present:
-            return []
-        return [one for key, one in zip(keys, some, strict=True) if present.get(key, 0) & abi.LISTENER_RULE]
+        values = array("I", words).tobytes()
+        maps.update_all(descriptor, keys, values, len(some), "write listeners", room="--listeners")
+        return [one for one, word in zip(some, before, strict=True) if word & abi.LISTENER_RULE]
+
+    def _before(self, version: int, keys: bytes) -> list[int]:
+        """Return the word of each key in a row, 0 where there is none."""
+        if not self._elements[version]:
+            return [0] * (len(keys) // _KEY_SIZES[version])
+        wanted = list(maps.pieces(keys, _KEY_SIZES[version]))
+        present = self._present(version, wanted)
+        return [present.get(key, 0) for key in wanted]
 
     def _present(self, version: int, keys: Sequence[bytes]) -> dict[bytes, int]:
         """Return the words of those of ``keys`` that are there, maybe of others too."""
@@ -120,13 +126,13 @@ class ListenerMaps:
             yield key, _WORD.unpack(value)[0]
 
     def _change(self, listener: Listener, before: int, word: int, undo: list[_Undo]) -> None:
-        descriptor, key = self._maps[listener.version], convert.listener_to_key(listener)
+        descriptor, key = self._maps[listener.version], layouts.listener_to_key(listener)
         self._elements[listener.version] += bool(word) - bool(before)
         undo.append(lambda: self._set(descriptor, key, before))
         self._set(descriptor, key, word)
 
     def _found(self, listener: Listener) -> int:
-        found = maps.lookup(self._maps[listener.version], convert.listener_to_key(listener), 4)
+        found = maps.lookup(self._maps[listener.version], layouts.listener_to_key(listener), 4)
         return _WORD.unpack(found)[0] if found else 0
 
     def _set(self, descriptor: int, key: bytes, word: int) -> None:
@@ -145,4 +151,4 @@ def _found_in(words: Mapping[Listener, int]) -> Mapping[Listener, RuleId]:
 
 
 def _word(listener: Listener, rule: RuleId) -> int:
-    return rule | (abi.LISTENER_SECONDARY if listener.secondary else 0)
+    return rule | abi.LISTENER_SECONDARY if listener.secondary else rule

@@ -31,16 +31,19 @@ def update(descriptor: int, key: bytes, value: bytes, operation: str, *, room: s
     check(result, operation, remedy=_remedy(result, room))
 
 
-def update_all(
-    descriptor: int, keys: Sequence[bytes], values: Sequence[bytes], operation: str, *, room: str = ""
-) -> None:
-    """As :func:`update` for many elements in few calls; those before one that is refused are done."""
-    for at in range(0, len(keys), _UPDATE_BATCH):
-        end = min(at + _UPDATE_BATCH, len(keys))
-        count = ctypes.c_uint32(end - at)
+def update_all(descriptor: int, keys: bytes, values: bytes, count: int, operation: str, *, room: str = "") -> None:
+    """As :func:`update` for so many elements in a row, in few calls; those before one that is refused are done."""
+    wide, broad = (len(keys) // count, len(values) // count) if count else (0, 0)
+    for at in range(0, count, _UPDATE_BATCH):
+        end = min(at + _UPDATE_BATCH, count)
+        size = ctypes.c_uint32(end - at)
         options = libbpf.BatchOptions(sz=ctypes.sizeof(libbpf.BatchOptions), elem_flags=_ANY)
         result = libbpf.map_update_batch(
-            descriptor, b"".join(keys[at:end]), b"".join(values[at:end]), ctypes.byref(count), ctypes.byref(options)
+            descriptor,
+            keys[at * wide : end * wide],
+            values[at * broad : end * broad],
+            ctypes.byref(size),
+            ctypes.byref(options),
         )
         check(result, operation, remedy=_remedy(result, room))
 
@@ -78,10 +81,11 @@ def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
 def dump(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
     """Return every element of a hash map, read in batches; raises KernelError."""
     for keys, values in batches(descriptor, key_size, value_size):
-        yield from zip(_pieces(keys, key_size), _pieces(values, value_size), strict=True)
+        yield from zip(pieces(keys, key_size), pieces(values, value_size), strict=True)
 
 
-def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    """Return what follows each other in ``data``, ``size`` bytes each."""
     return (piece for (piece,) in struct.iter_unpack(f"={size}s", data))
 
 

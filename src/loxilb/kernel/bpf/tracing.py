@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import convert, loading, maps
+from loxilb.kernel.bpf import convert, layouts, loading, maps
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.finding import Found, RawKey, find
 from loxilb.kernel.bpf.run import RunResult, context_of, run
@@ -166,10 +166,10 @@ def _numbers(sandbox: Sandbox, own: Found | None) -> tuple[int, int]:
 def _rule(sandbox: Sandbox, made: MadePacket) -> int:
     """Return the rule of the service that a packet without a flow is addressed to, 0 for none."""
     listener = Listener.of(made.destination, made.protocol, made.destination_port)
-    value = sandbox.lookup(f"listeners{listener.version}", convert.listener_to_key(listener), 4)
+    value = sandbox.lookup(f"listeners{listener.version}", layouts.listener_to_key(listener), 4)
     return struct.unpack("=I", value)[0] & abi.LISTENER_RULE if value else 0
 
 
 def _endpoint(sandbox: Sandbox, index: int) -> EndpointEntry | None:
     raw = sandbox.lookup("endpoints", maps.index_key(index), ctypes.sizeof(abi.Endpoint)) or b""
-    return convert.endpoint_from_value(raw)
+    return layouts.endpoint_from_value(raw)

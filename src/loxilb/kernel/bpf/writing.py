@@ -9,13 +9,13 @@ import contextlib
 import ctypes
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from loxilb.errors import KernelError
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import convert, maps
+from loxilb.kernel.bpf import convert, layouts, maps
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.listeners import ListenerMaps
@@ -37,6 +37,7 @@ from loxilb.model.image import (
     PutSource,
     RuleId,
 )
+from loxilb.model.tables import EndpointTable, RuleTable
 
 _Undo = Callable[[], None]
 _Step = Callable[[Sequence[Any], list[_Undo]], None]
@@ -96,48 +97,54 @@ class ConfigurationWriter:
 
     def index(self) -> None:
         """Make the address index, and the count of marks, agree with what is programmed; raises KernelError."""
-        endpoints = convert.endpoints_packed(self._views["endpoints"].whole())
-        self._hosts.rebuild(map(convert.listener_packed, self._listeners.index()), endpoints)
+        endpoints = layouts.endpoints_from_values(self._views["endpoints"].whole())
+        self._hosts.rebuild(_counted(self._listeners.index()), layouts.endpoints_counted(endpoints))
 
     def _add(self, ops: Sequence[Add], undo: list[_Undo]) -> None:
         for image in (op.image for op in ops):
-            slots, rules = list(image.endpoints), list(image.rules)
-            self._start_counting(slots, undo)
-            self._write_endpoints(slots, convert.endpoints_to_values(image.endpoints.values()), undo)
+            rules = RuleTable.of(image.rules)
+            endpoints = EndpointTable.of(image.endpoints)
+            self._start_counting(endpoints.numbers, undo)
+            self._write_endpoints(endpoints, undo)
             for rule, networks in image.sources.items():
                 for network in networks:
                     self._set_source(rule, network, True, undo)
-            self._write_slices([(image.rules[rule].ring_base, ring) for rule, ring in image.rings.items()])
-            self._restart_positions(rules, undo)
-            self._views["rules"].put(rules, convert.rules_to_values(image.rules.values(), self._clock), undo)
+            bases = rules.bases
+            self._write_slices([(bases[rule], ring) for rule, ring in image.rings.items()])
+            self._restart_positions(rules.numbers, undo)
+            self._views["rules"].put(rules.numbers, layouts.rules_to_values(rules, self._clock), undo)
             self._lead(image.listeners, undo)
 
     def _put_endpoints(self, ops: Sequence[PutEndpoint], undo: list[_Undo]) -> None:
-        slots, entries = [op.endpoint for op in ops], [op.entry for op in ops]
-        if len(set(slots)) < len(slots):  # one is replaced that is new itself
+        entries = {op.endpoint: op.entry for op in ops}
+        if len(entries) < len(ops):  # one is replaced that is new itself
             for op in ops:
                 self._put_endpoints([op], undo)
             return
         self._start_counting([op.endpoint for op in ops if op.fresh], undo)
-        self._write_endpoints(slots, convert.endpoints_to_values(entries), undo)
+        self._write_endpoints(EndpointTable.of(entries), undo)
 
     def _drop_endpoints(self, ops: Sequence[DropEndpoint], undo: list[_Undo]) -> None:
         slots = list(dict.fromkeys(op.endpoint for op in ops))
-        self._write_endpoints(slots, _NO_ENDPOINT * len(slots), undo)
+        self._write_elements(slots, _NO_ENDPOINT * len(slots), undo)
 
     def _start_counting(self, slots: Sequence[EndpointId], undo: list[_Undo]) -> None:
         for name in ("traffic", "live_traffic"):
             self._views[name].put(slots, _NO_TRAFFIC * len(slots), undo)
         self._views["endpoint_states"].put(slots, self._new_states(slots), undo)
 
-    def _write_endpoints(self, slots: Sequence[EndpointId], after: bytes, undo: list[_Undo]) -> None:
-        """Write endpoints; their addresses are known before, and those they replace are forgotten after."""
-        view = self._views["endpoints"]
-        before = view.get(slots)
-        self._hosts.add_endpoints(convert.endpoints_packed(after))
+    def _write_endpoints(self, endpoints: EndpointTable, undo: list[_Undo]) -> None:
+        """Write endpoints; their addresses are known before."""
+        self._hosts.add_endpoints(layouts.endpoints_counted(endpoints))
         self._hosts.flush()
+        self._write_elements(endpoints.numbers, layouts.endpoints_to_values(endpoints), undo)
+
+    def _write_elements(self, slots: Sequence[EndpointId], after: bytes, undo: list[_Undo]) -> None:
+        """Write slots; the addresses of the endpoints that were in them are forgotten after."""
+        view = self._views["endpoints"]
+        before = layouts.endpoints_from_values(view.get(slots))
         view.put(slots, after, undo)
-        self._hosts.drop_endpoints(convert.endpoints_packed(before))
+        self._hosts.drop_endpoints(layouts.endpoints_counted(before))
 
     def _new_states(self, slots: Sequence[EndpointId]) -> bytes:
         """Return states of endpoints new in their slots: what was counted for those before is not taken off them."""
@@ -160,9 +167,13 @@ class ConfigurationWriter:
         view.write(start * 4, slots.tobytes())
 
     def _put_rules(self, ops: Sequence[PutRule], undo: list[_Undo]) -> None:
+        rules = RuleTable.of({op.rule: op.entry for op in ops})
+        if len(rules) < len(ops):  # one is replaced that is new itself
+            for op in ops:
+                self._put_rules([op], undo)
+            return
         self._restart_positions([op.rule for op in ops if op.fresh], undo)
-        values = convert.rules_to_values([op.entry for op in ops], self._clock)
-        self._views["rules"].put([op.rule for op in ops], values, undo)
+        self._views["rules"].put(rules.numbers, layouts.rules_to_values(rules, self._clock), undo)
 
     def _drop_rules(self, ops: Sequence[DropRule], undo: list[_Undo]) -> None:
         self._views["rules"].put([op.rule for op in ops], _NO_RULE * len(ops), undo)
@@ -184,15 +195,14 @@ class ConfigurationWriter:
 
     def _lead(self, listeners: Mapping[Listener, RuleId], undo: list[_Undo]) -> None:
         """Lead listeners to rules; their addresses are known before."""
-        self._hosts.add_services(map(convert.listener_packed, listeners))
+        self._hosts.add_services(_counted(listeners))
         self._hosts.flush()
-        replaced = self._listeners.put_all(listeners, undo)
-        self._hosts.drop_services(map(convert.listener_packed, replaced))
+        self._hosts.drop_services(_counted(self._listeners.put_all(listeners, undo)))
 
     def _drop_listeners(self, ops: Sequence[DropListener], undo: list[_Undo]) -> None:
         for op in ops:
             if self._listeners.put(op.listener, None, undo):
-                self._hosts.drop_services([convert.listener_packed(op.listener)])
+                self._hosts.drop_services(_counted([op.listener]))
 
     def _put_sources(self, ops: Sequence[PutSource], undo: list[_Undo]) -> None:
         for op in ops:
@@ -214,6 +224,11 @@ class ConfigurationWriter:
             maps.update(self._descriptors["sources"], key, value, f"allow {network}")
         else:
             maps.delete(self._descriptors["sources"], key, f"stop allowing {network}")
+
+
+def _counted(listeners: Collection[Listener]) -> Mapping[bytes, int]:
+    """Return how many listeners each address has, packed."""
+    return layouts.addresses_counted([one.version for one in listeners], [one.address for one in listeners])
 
 
 def _write_back(view: ArrayView, moved: Sequence[tuple[int, bytes]]) -> None:

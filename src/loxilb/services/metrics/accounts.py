@@ -83,7 +83,7 @@ class Accounts:
         for service, slots in accounts:
             for number, entry in slots.items():
                 slot = self._slots.get(number)
-                if slot is None or slot.entry is not entry or slot.service is not service:
+                if slot is None or slot.entry != entry or slot.service is not service:
                     slot = self._assigned(service, entry, slot)
                 slot.count(counters.get(number, _NOTHING), flows.get(number, _NO_FLOWS))
                 seen[number] = slot

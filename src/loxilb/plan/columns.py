@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What very many services are programmed as, as columns, and whether that is what a data plane holds."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address
+from itertools import accumulate, chain
+
+from loxilb.model import IPNetwork, Mode, Selection
+from loxilb.model.image import FULL_SHARE, EndpointFlags, Image, Listener, RuleId
+from loxilb.model.tables import EndpointTable, RuleTable
+from loxilb.plan.programmed import Altered, AsNew, Programmed
+
+_LIVE = int(EndpointFlags.LIVE)
+_FULLNAT, _PERSIST = Mode.FULLNAT, Selection.PERSIST  # members of an Enum are slow to name
+_TOGETHER = 256
+_NO_NETWORKS: frozenset[IPNetwork] = frozenset()
+
+
+def image_of(programmed: Iterable[Programmed]) -> Image:
+    """Return everything that ``programmed`` consist of; rules with an empty slice have no ring in it."""
+    ones = list(programmed)
+    new = [one for one in ones if type(one) is AsNew]
+    others = [one for one in ones if type(one) is Altered] if len(new) < len(ones) else []
+    entries = {slot: entry for one in others for slot, entry in one.endpoints.items()}
+    return Image(
+        listeners=_led(ones),
+        rules=_rules(new).with_more(RuleTable.of({one.rule: one.entry for one in others})),
+        endpoints=_endpoints(new).with_more(EndpointTable.of(entries)),
+        rings={one.rule: one.ring for one in ones if one.ring},
+        sources={one.rule: one.sources for one in others if one.sources}
+        | {one.rule: one.sources for one in new if one.service.allowed_sources},
+    )
+
+
+def _led(ones: Iterable[Programmed]) -> dict[Listener, RuleId]:
+    return {
+        listener: one.rule
+        for one in ones
+        for listener in (one.listeners if len(one.listeners) == 1 else sorted(one.listeners))
+    }
+
+
+def _rules(new: Sequence[AsNew]) -> RuleTable:
+    """Return what :attr:`AsNew.entry` is of each."""
+    services = [one.service for one in new]
+    return RuleTable(
+        [one.rule for one in new],
+        [
+            [one.mode for one in services],
+            [one.selection for one in services],
+            [one.inactive_timeout or one.timeout for one in services],
+            [one.base for one in new],
+            [len(one.ring) for one in new],
+            [one.persistence if one.selection is _PERSIST else 0 for one in services],
+            [1 if one.allowed_sources else 0 for one in services],
+            [one.half_open_limit for one in services],
+        ],
+    )
+
+
+def _endpoints(new: Sequence[AsNew]) -> EndpointTable:
+    """Return what :attr:`AsNew.endpoints` are of all of them."""
+    flat = list(chain.from_iterable([one.ordered for one in new]))
+    addresses = [one.address for one in flat]
+    sources, flags = [0] * len(flat), [_LIVE] * len(flat)
+    for one, end in zip(new, accumulate([len(one.ids) for one in new]), strict=True):
+        if one.unwell or one.routed or one.service.mode is _FULLNAT:
+            for at, entry in enumerate(one.endpoints.values(), end - len(one.ids)):
+                sources[at] = int(entry.source) if entry.source is not None else 0
+                flags[at] = int(entry.flags)
+    return EndpointTable(
+        list(chain.from_iterable([one.ids for one in new])),
+        [
+            [one.rule for one in new for _ in one.ids],
+            [4 if type(one) is IPv4Address else 6 for one in addresses],
+            list(map(int, addresses)),
+            [one.port for one in flat],
+            sources,
+            flags,
+            [FULL_SHARE] * len(flat),
+        ],
+    )
+
+
+def misfits(image: Image, programmed: Sequence[Programmed]) -> list[Programmed]:
+    """Return those of ``programmed`` that are not in the image just as they are.
+
+    That is so of hardly any, so many are compared at once.
+    """
+    tables = replace(image, rules=RuleTable.of(image.rules), endpoints=EndpointTable.of(image.endpoints))
+    return list(_misfits(tables, programmed))
+
+
+def _misfits(image: Image, ones: Sequence[Programmed]) -> Iterator[Programmed]:
+    if _holds(image, image_of(ones)):
+        return
+    if len(ones) == 1:
+        yield ones[0]
+        return
+    step = _TOGETHER if len(ones) > _TOGETHER else 1
+    for at in range(0, len(ones), step):
+        yield from _misfits(image, ones[at : at + step])
+
+
+def _holds(image: Image, wanted: Image) -> bool:
+    """Tell whether all that is wanted is there; a rule that wants no sources must have none."""
+    rules, endpoints = RuleTable.of(wanted.rules), EndpointTable.of(wanted.endpoints)
+    return (
+        rules.rows.items() <= RuleTable.of(image.rules).rows.items()
+        and endpoints.rows.items() <= EndpointTable.of(image.endpoints).rows.items()
+        and wanted.listeners.items() <= image.listeners.items()
+        and wanted.rings.items() <= image.rings.items()
+        and _same_sources(image, wanted)
+    )
+
+
+def _same_sources(image: Image, wanted: Image) -> bool:
+    if not image.sources:
+        return not wanted.sources
+    found, asked = image.sources, wanted.sources
+    return all(found.get(rule, _NO_NETWORKS) == asked.get(rule, _NO_NETWORKS) for rule in wanted.rules)
