@@ -33,11 +33,13 @@ EVERY_FLOW = FlowQuery()
 class FlowPage:
     """Flows in the order of their keys; ``after`` is the last one's where there are more than were asked for.
 
+    There were ``count`` when they were looked for.
     Each of ``columns`` copies some of them when it is called, in any thread: what has ended by then is left out, what
     opens meanwhile is not there.
     """
 
     columns: Sequence[Callable[[], FlowColumns]]
+    count: int
     after: FlowKey | None
 
 

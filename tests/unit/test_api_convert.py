@@ -230,7 +230,9 @@ def test_mapped_address_is_the_ipv4_address() -> None:
 
 def shown(one: Flow) -> ConntrackEntry:
     """Return what an answer says of a flow."""
-    return msgspec.json.decode(ConntrackEncoder({}).entries(columns_of([one], 4))[1:], type=ConntrackEntry)
+    return msgspec.json.decode(
+        ConntrackEncoder({}, compact=True).entries(columns_of([one], 4))[1:], type=ConntrackEntry
+    )
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,21 @@ def test_a_short_list_has_a_length_and_a_long_one_comes_in_parts(
     assert api.request("GET", PATH).body == b'{"ctAttr":[]}\n'
 
 
+def test_a_very_long_list_has_blanks(
+    api: LiveApi, configuration: ShownConfiguration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between tokens: it says what it would say without them."""
+    configuration.shown_flows = [connection(number) for number in (1, 22, 333, 4444, 55555)]
+    monkeypatch.setattr(conntrack, "_COMPACT", 5)
+    compact = api.request("GET", PATH)
+    monkeypatch.setattr(conntrack, "_COMPACT", 4)
+    wide = api.request("GET", PATH)
+
+    assert b"\t" not in compact.body and b"\t" in wide.body
+    assert wide.json == compact.json and list(wide.json["ctAttr"][0]) == list(compact.json["ctAttr"][0])
+    assert api.request("GET", f"{PATH}?limit=4").body.count(b"\t") == 0
+
+
 @pytest.mark.parametrize(
     ("query", "count"),
     [

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists of flows: what is found in tables in memory, in which order, and how it is written."""
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,8 @@ from loxilb.codec.flows import act_word, is_one_sided, protocol_word, query_of, 
 from loxilb.errors import InvalidRequest
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import flow_keys
-from loxilb.kernel.bpf.flow_rows import Family, Slots
+from loxilb.kernel.bpf.flow_keys import Groups, keys_of
+from loxilb.kernel.bpf.flow_rows import FORMS, Family, Slots
 from loxilb.kernel.fake.columns import columns_of, page_of
 from loxilb.model import Counter, Flow, FlowState, IPAddress, IPNetwork, Mode
 from loxilb.model.flow_list import FlowKey, FlowQuery
@@ -28,7 +30,7 @@ V4 = tuple(map(IPv4Address, ("0.0.0.0", "10.0.0.1", "10.0.1.0", "255.255.255.255
 V6 = tuple(map(IPv6Address, ("::", "::1", "1::", "2001:db8::1", "2001:0:0:1::1", "1:2:3:4:5:6:7:8", "2001:db8:0:1::")))
 PORTS = (0, 80, 81, 65535)
 LIVE = abi.SLOT_LIVE | 0x500
-NAMES = {1: "web", 2: 'q"uo\\te\n\u20ac<&>', 3: "", 4: 100 * "long"}
+NAMES = {1: "web", 2: 'q"uo\\te\t\n\u20ac <&>', 3: "", 4: 100 * "long"}
 
 
 def flows(version: int) -> st.SearchStrategy[Flow]:
@@ -88,7 +90,7 @@ def entry_of(flow: Flow) -> ConntrackEntry:
 @given(st.one_of(lists(4), lists(6)), st.integers(1, 30))
 def test_flows_are_written_like_every_other_answer(found: list[Flow], first: int) -> None:
     """To the byte, however many are written at once, and however many were before."""
-    encoder = ConntrackEncoder(NAMES)
+    encoder = ConntrackEncoder(NAMES, compact=True)
     for some in (found[:first], found[first:], sorted(found, key=FlowKey.of)):
         if some:
             entries = encoder.entries(columns_of(some, some[0].source.version))
@@ -102,8 +104,23 @@ def test_neighbours_that_are_alike_are_written_like_others(version: int, data: s
     """What they share is written another way, beside texts of any length."""
     some = data.draw(st.lists(flows(version), min_size=1, max_size=3).map(lambda few: few * 5)).copy()
     some.sort(key=FlowKey.of)
-    entries = ConntrackEncoder(NAMES).entries(columns_of(some, version))
+    entries = ConntrackEncoder(NAMES, compact=True).entries(columns_of(some, version))
     assert entries == b"".join(b"," + encode(entry_of(flow)) for flow in some)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@settings(deadline=None)
+@given(data=st.data())
+def test_rows_of_one_width_say_the_same(version: int, data: st.DataObject) -> None:
+    """Member for member, in the same order; what is more is between tokens."""
+    some = data.draw(st.lists(flows(version), min_size=1, max_size=30))
+    entries = bytes(ConntrackEncoder(NAMES, compact=False).entries(columns_of(some, version)))
+    compact = bytes(ConntrackEncoder(NAMES, compact=True).entries(columns_of(some, version)))
+
+    read, expected = (json.loads(b"[%b]" % text[1:], object_pairs_hook=list) for text in (entries, compact))
+
+    assert read == expected
+    assert len({len(row) for row in entries.split(b",{")[1:]}) == 1
 
 
 def address(words: np.ndarray, version: int) -> IPAddress:
@@ -153,11 +170,6 @@ class Tables:
     def end(self, place: int) -> None:
         """Let another flow take a slot of the large table."""
         self.main[place * len(bytes(self.whole())) + 1] ^= 1
-
-
-def keys(family: Family, query: FlowQuery, limit: int | None = None) -> list[FlowKey]:
-    """Return the keys of what is found."""
-    return shown(family, family.find(query, limit))
 
 
 def shown(family: Family, found: object) -> list[FlowKey]:
@@ -273,19 +285,50 @@ def test_each_question_has_its_answer(version: int) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(*[st.sampled_from((0, 1, 2, 65535))] * 8), max_size=40), st.integers(1, 9))
-def test_keys_are_put_in_order_in_groups_of_any_size(digits: list[tuple[int, ...]], size: int) -> None:
+@given(st.lists(st.tuples(*[st.sampled_from((0, 1, 2, 65535))] * 8), max_size=40))
+def test_keys_are_put_in_order(digits: list[tuple[int, ...]]) -> None:
     """Of equal ones the last is left: it is from the table that the flow has moved to."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow_keys, "_GROUP", size)
-        found = flow_keys.in_order(np.array(digits, np.uint16).reshape(-1, 8))
+    found = flow_keys.in_order(np.array(digits, np.uint16).reshape(-1, 8))
 
     assert found.tolist() == [place for _, place in sorted({key: at for at, key in enumerate(digits)}.items())]
 
 
-def one(port: int) -> Flow:
+@pytest.mark.parametrize("version", [4, 6])
+@settings(deadline=None)
+@given(data=st.data(), count=st.integers(1, 12), shown=st.integers(1, 12))
+def test_groups_follow_one_another_whatever_the_sample(
+    version: int, data: st.DataObject, count: int, shown: int
+) -> None:
+    """Many flows may have their first digits in common, and none of them needs to be in the sample."""
+    some, sample = (sorted(data.draw(lists(version)), key=FlowKey.of) for _ in range(2))
+    groups = Groups.of(keys_of(rows_of(version, sample)), count, shown=shown)
+
+    numbers = groups.numbers(rows_of(version, some)).tolist()
+
+    assert numbers == sorted(numbers)
+    assert all(0 <= number < len(groups) <= min(count, shown) for number in numbers)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_groups_are_as_large_as_one_another(version: int) -> None:
+    """Also where flows differ in nothing but their last digits."""
+    rows = rows_of(version, [one(port, version) for port in range(1000)])
+    groups = Groups.of(keys_of(rows[::10]), 10, shown=10)
+
+    assert np.bincount(groups.numbers(rows)).tolist() == [100] * 10
+
+
+def rows_of(version: int, some: Sequence[Flow]) -> np.ndarray:
+    """Return flows as they are in slots, in their order."""
+    family = Tables(version, [], some).family()
+    parts = [part() for part in family.find(FlowQuery(), None).parts]
+    assert len(parts) <= 1
+    return np.concatenate([part.hot.view(FORMS[version]) for part in parts] or [np.empty(0, FORMS[version])])
+
+
+def one(port: int, version: int = 4) -> Flow:
     """Return a flow."""
-    a, b = V4[1:3]
+    a, b = (V4 if version == 4 else V6)[1:3]
     return Flow(
         protocol=6,
         source=a,
@@ -308,10 +351,13 @@ def one(port: int) -> Flow:
 
 
 def test_a_flow_that_moves_while_it_is_looked_for_is_shown_once() -> None:
-    """It is in both tables then."""
-    family = Tables(4, [one(1), one(2)], [one(2), one(3)]).family()
+    """It is in both tables then; the one in the large table goes on counting."""
+    family = Tables(4, [one(1), one(2)], [replace(one(2), rule=2), one(3)]).family()
 
-    assert [key.source_port for key in keys(family, FlowQuery())] == [1, 2, 3]
+    (part,) = family.find(FlowQuery(), None).parts
+    slots = part()
+    assert slots.hot.view(FORMS[4])["source_port"].tolist() == [1, 2, 3]
+    assert slots.rules.tolist() == [1, 2, 1]
 
 
 def test_a_flow_that_ends_while_it_is_written_is_left_out() -> None:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Order and choice among very many flows: keys as rows of 16-bit digits, most significant first.
 
-A radix sort over such digits takes a third of the time of a comparing one. A last digit is 0, so that a key is whole
-words of 64 bits.
+A radix sort over such digits takes a third of the time of a comparing one. It is done on groups that follow one another
+in the order, each small enough to stay in the cache.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +19,26 @@ from loxilb.model.flow_list import FlowKey, FlowQuery
 Rows = NDArray[Any]
 Keys = NDArray[np.uint16]
 Places = NDArray[np.int64]
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""Applies a function to each of some things, as :func:`map` does; to several at a time, perhaps."""
 _Mask = NDArray[np.bool_]
 _PROTOCOLS, _STATES = 256, 256
-_GROUP = 1 << 14
-"""Keys that are put in order by all digits at once: few enough to stay in the cache."""
+_NONE = np.zeros((), np.uint16)
+_DIGITS = 4
+"""Digits in a word of 64 bits."""
 
 
 def keys_of(rows: Rows) -> Keys:
-    """Return the keys of ``rows``: a row a flow, a column a digit."""
-    width = rows["destination"].shape[1]
-    keys = np.zeros((len(rows), 2 * width + 4), np.uint16)
-    keys[:, :width] = rows["destination"]
-    keys[:, width : 2 * width] = rows["source"]
-    keys[:, -4], keys[:, -3], keys[:, -2] = rows["destination_port"], rows["source_port"], rows["protocol"]
-    return keys
+    """Return the keys of ``rows``: a row a flow, a column a digit; digits of the same place are neighbours."""
+    columns = _digits_of(rows)
+    keys = np.empty((len(columns), len(rows)), np.uint16)
+    for digits, column in zip(keys, columns, strict=True):
+        digits[:] = column
+    return keys.T
+
+
+def _digits_of(rows: Rows) -> Sequence[Rows]:
+    """Return the digits of keys, column by column."""
+    ports = rows["destination_port"], rows["source_port"], rows["protocol"], _NONE
+    return *rows["destination"].T, *rows["source"].T, *ports
 
 
 def digits_of(key: FlowKey) -> tuple[int, ...]:
@@ -58,60 +63,74 @@ def _number(words: Sequence[int]) -> int:
     return sum(int(word) << 16 * place for place, word in enumerate(reversed(words)))
 
 
-def in_order(keys: Keys, run: Run = map) -> Places:
-    """Return the places of ``keys`` in their order; of equal ones the last alone. ``run`` does some of the work."""
-    groups = _grouped(keys, np.arange(len(keys)), 0)
-    return np.concatenate([np.empty(0, np.int64), *run(lambda places: _ordered(keys, places), groups)])
+def in_order(keys: Keys) -> Places:
+    """Return the places of ``keys`` in their order; of equal ones the last alone."""
+    varying = [values for values in keys.T if (values != values[:1]).any()]
+    order = np.arange(len(keys))
+    for values in reversed(varying):
+        order = order.take(np.argsort(values.take(order), kind="stable"))
+    same = np.ones(max(0, len(keys) - 1), bool)
+    for values in varying:
+        digits = values.take(order)
+        same &= digits[1:] == digits[:-1]
+    return order[np.append(~same, True)] if same.any() else order
 
 
-def _grouped(keys: Keys, places: Places, digit: int) -> Iterator[Places]:
-    """Split ``places`` into groups, one behind the other: small ones, as far as digits from this one on differ."""
-    while len(places) > _GROUP and digit < keys.shape[1]:
-        values = keys[:, digit][places]
-        if (values != values[0]).any():
-            order = np.argsort(values, kind="stable")
-            groups = _cut(places[order], values[order])
-            del places, values, order  # they are large, and this goes on until the last group is asked for
-            for group in groups:
-                yield from _grouped(keys, group, digit)
-            return
-        digit += 1
-    yield places
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Groups of keys that follow one another in the order, told by the keys where each but the first one begins.
+
+    ``words`` are the distinct words ``at`` a place in those keys, and ``before`` is how many of them are before each
+    word and the end. Where some of them have a word in common, the next word tells: ``inner``, by place of the word.
+    """
+
+    words: NDArray[np.uint64]
+    before: Places
+    inner: Sequence[tuple[int, "Groups"]]
+    at: int = 0
+
+    @classmethod
+    def of(cls, keys: Keys, count: int, *, shown: int) -> Self:
+        """Return so many groups of about as many ``keys`` each; what is behind those ``shown`` is part of the last."""
+        ordered = keys[in_order(keys)]
+        firsts = ordered[np.arange(1, min(count, shown)) * len(ordered) // count] if len(ordered) else ordered
+        return cls._beginning(_words_of(firsts), 0)
+
+    @classmethod
+    def _beginning(cls, firsts: NDArray[np.uint64], at: int) -> Self:
+        words, counts = np.unique(firsts[:, at], return_counts=True)
+        before = np.concatenate([[0], np.cumsum(counts)])
+        crowded = np.flatnonzero(counts > 1) if at + 1 < firsts.shape[1] else ()
+        inner = [(int(one), cls._beginning(firsts[before[one] : before[one + 1]], at + 1)) for one in crowded]
+        return cls(words, before, inner, at)
+
+    def __len__(self) -> int:
+        """Return how many groups there are."""
+        return int(self.before[-1]) + 1
+
+    def numbers(self, rows: Rows) -> Places:
+        """Return the number of the group that each of ``rows`` is in."""
+        words = _word_of(rows, self.at)
+        places = np.searchsorted(self.words, words, "right")
+        numbers = self.before[places]
+        for place, groups in self.inner:
+            some = np.flatnonzero(words == self.words[place])
+            numbers[some] = self.before[place] + groups.numbers(rows[some])
+        return numbers
 
 
-def _cut(places: Places, values: Keys) -> list[Places]:
-    """Split ``places`` where ``values`` change: often enough that only one value has more than ``_GROUP``."""
-    ends = np.append(np.flatnonzero(values[1:] != values[:-1]) + 1, len(places))
-    first = np.searchsorted(ends, np.arange(_GROUP, len(places), _GROUP))
-    cuts = np.unique(np.concatenate([ends[first], ends[first[first > 0] - 1]]))
-    return np.split(places, cuts[cuts < len(places)])
+def _words_of(keys: Keys) -> NDArray[np.uint64]:
+    """Return keys as rows of words that are in the same order."""
+    return keys.astype(">u2", order="C").view(">u8").astype(np.uint64)
 
 
-def _ordered(keys: Keys, places: Places) -> Places:
-    chosen = keys.take(places, axis=0)
-    order = np.arange(len(places))
-    for values in chosen.T[::-1]:
-        if (values != values[:1]).any():
-            order = order[np.argsort(values[order], kind="stable")]
-    same = np.ones(max(0, len(places) - 1), bool)
-    for word in chosen.view(np.uint64).T:
-        values = word[order]
-        same &= values[1:] == values[:-1]
-    return places[order[np.append(~same, True)] if same.any() else order]
-
-
-def smallest(keys: Keys, limit: int) -> Places:
-    """Return the places of the ``limit`` smallest keys, in no order."""
-    sure, pool = [], np.arange(len(keys))
-    for digit in keys.T:
-        if not limit or len(pool) <= limit:
-            break
-        values = digit[pool]
-        bound = np.partition(values, limit - 1)[limit - 1]
-        sure.append(pool[values < bound])
-        limit -= len(sure[-1])
-        pool = pool[values == bound]
-    return np.concatenate([*sure, pool[:limit]])
+def _word_of(rows: Rows, at: int) -> NDArray[np.uint64]:
+    """Return one word of the keys of ``rows``."""
+    word = np.zeros(len(rows), np.uint64)
+    for digit in _digits_of(rows)[_DIGITS * at : _DIGITS * (at + 1)]:
+        word <<= np.uint64(16)
+        word |= digit.astype(np.uint64)
+    return word
 
 
 def behind(keys: Keys, after: Sequence[int]) -> _Mask:

@@ -15,20 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loxilb.kernel import abi
-from loxilb.kernel.bpf.flow_keys import behind, digits_of, in_order, key_of, keys_of, smallest, wanted
+from loxilb.kernel.bpf.flow_keys import Groups, behind, digits_of, in_order, key_of, keys_of, wanted
 from loxilb.model.flow_list import FlowColumns, FlowKey, FlowQuery
 
 _SCANNED = 1 << 16
 """Slots searched together: few enough to stay in the cache."""
 _COPIED = 1 << 13
-"""Flows copied out together."""
+"""Flows copied out together, about."""
+_SAMPLED = 1 << 8
+"""One slot of so many tells which flows there are: every group has some 30 of them."""
 _MAIN = np.uint32(1 << 31)
 """Set in places in the large table."""
 _HOT = {4: abi.Whole4.cold.offset, 6: abi.Flow6.cold.offset}
 _WORDS = np.empty(0, np.uint32)
 _THREADS = 2
 """Threads that search: numpy lets others run; more would leave too little to the packets."""
-_Found = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint16]]
 
 
 def _form(version: int) -> np.dtype[Any]:
@@ -100,6 +101,16 @@ class Slots:
         """Return where blocks of slots begin that are searched together."""
         return range(0, len(self.words), _SCANNED)
 
+    def sample(self) -> "Slots":
+        """Return copies of the live ones of every ``_SAMPLED``-th slot."""
+        words = self.words[::_SAMPLED].copy()
+        places = np.flatnonzero((words & abi.SLOT_MASK) == abi.SLOT_LIVE)
+        return self.at(places * _SAMPLED, words[places])[1]
+
+    def take(self, places: NDArray[Any]) -> "Slots":
+        """Return those at ``places``."""
+        return Slots(self.words.take(places), self.hot.take(places), self.rules.take(places))
+
     def live(self, start: int) -> tuple[NDArray[Any], "Slots"]:
         """Return places and copies of the live slots of a block."""
         words = self.words[start : start + _SCANNED].copy()
@@ -120,15 +131,29 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Flows in order: where they are and what the words of their slots were; ``last`` is the key of the last one.
+    """Flows in order: ``parts`` of them are copied out when they are called. There were ``count``.
 
-    There are ``more`` behind them.
+    Where so many at most were asked for, ``last`` is the key of the last one, and there may be ``more`` behind them.
     """
+
+    parts: Sequence[Callable[[], Slots]]
+    count: int
+    last: FlowKey | None = None
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """Slots of a block that hold what is asked for: places and words by group, and where each group ends."""
 
     places: NDArray[np.uint32]
     words: NDArray[np.uint32]
-    last: FlowKey | None
-    more: bool
+    ends: NDArray[np.int64]
+
+    def group(self, number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Return places and words of a group."""
+        its = slice(self.ends[number - 1] if number else 0, self.ends[number])
+        return self.places[its], self.words[its]
 
 
 class Family:
@@ -146,59 +171,77 @@ class Family:
 
     def find(self, query: FlowQuery, limit: int | None) -> Found:
         """Return the first ``limit`` flows asked for, in order."""
+        groups = self._groups(query, limit)
+        copies = self._wanted(query, groups, np.uint32(0), np.arange(len(self._copies.words)), self._copies)
         with ThreadPoolExecutor(_THREADS, "flows") as threads:
-            most = None if limit is None else limit + 1  # one more than that tells that there are more
-            found = [self._wanted(query, most, np.uint32(0), np.arange(len(self._copies.words)), self._copies)]
-            found += threads.map(
-                lambda start: self._wanted(query, most, _MAIN, *self._main.live(start)), self._main.blocks()
+            main = threads.map(
+                lambda start: self._wanted(query, groups, _MAIN, *self._main.live(start)), self._main.blocks()
             )
-            places, words = (np.concatenate([one[part] for one in found]) for part in (0, 1))
-            keys = np.concatenate([one[2] for one in found])
-            del found
-            more = limit is not None and limit < len(places)
-            if limit is not None and more:
-                chosen = smallest(keys, limit)
-                chosen = chosen[in_order(keys[chosen], threads.map)]
-            else:
-                chosen = in_order(keys, threads.map)
-        last = key_of(keys[chosen[-1]].tolist(), self._version) if len(chosen) else None
-        return Found(places[chosen], words[chosen], last, more)
+            found = [copies, *main]
+        counts = np.diff(sum(one.ends for one in found), prepend=0)
+        parts = [partial(self._ordered, found, number) for number in np.flatnonzero(counts).tolist()]
+        return Found(parts, int(counts.sum())) if limit is None else self._first(parts, limit)
 
-    def _wanted(
-        self, query: FlowQuery, most: int | None, mark: np.uint32, places: NDArray[Any], slots: Slots
-    ) -> _Found:
-        """Return places, words and keys of what is asked for, in no order; at most so many, those first in order."""
+    def _groups(self, query: FlowQuery, limit: int | None) -> Groups:
+        """Return groups of as many flows as are copied out together, as far as a sample tells.
+
+        Those behind the first ``limit`` flows are one group.
+        """
+        sample = Slots.joined(self._version, [self._copies.sample(), self._main.sample()])
+        keys = keys_of(sample.hot.view(FORMS[self._version])[self._kept(query, sample)])
+        count = max(1, len(keys) * _SAMPLED // _COPIED)
+        return Groups.of(keys, count, shown=count if limit is None else 2 + 2 * limit // _COPIED)
+
+    def _kept(self, query: FlowQuery, slots: Slots) -> NDArray[np.intp]:
+        """Return which slots hold what is asked for; ``limit`` is not looked at."""
         rows = slots.hot.view(FORMS[self._version])
         kept = np.flatnonzero(wanted(rows, slots.rules, query, self._version))
-        keys = keys_of(rows if len(kept) == len(rows) else rows[kept])
         if query.after and query.after.version == self._version:
-            later = np.flatnonzero(behind(keys, digits_of(query.after)))
-            kept, keys = kept[later], keys[later]
-        if most is not None and most < len(kept):
-            first = smallest(keys, most)
-            kept, keys = kept[first], keys[first]
-        return places[kept].astype(np.uint32) | mark, slots.words[kept], keys
+            kept = kept[behind(keys_of(rows[kept]), digits_of(query.after))]
+        return kept
+
+    def _wanted(self, query: FlowQuery, groups: Groups, mark: np.uint32, places: NDArray[Any], slots: Slots) -> _Some:
+        """Return what is asked for, by group."""
+        kept = self._kept(query, slots)
+        rows = slots.hot.view(FORMS[self._version])
+        numbers = groups.numbers(rows if len(kept) == len(rows) else rows[kept]).astype(np.uint16)
+        kept = kept[np.argsort(numbers, kind="stable")]
+        ends = np.cumsum(np.bincount(numbers, minlength=len(groups)))
+        return _Some(places[kept].astype(np.uint32) | mark, slots.words[kept], ends)
+
+    def _ordered(self, found: Sequence[_Some], number: int) -> Slots:
+        """Copy a group out, in order."""
+        places, words = map(np.concatenate, zip(*(one.group(number) for one in found), strict=True))
+        main = places >= _MAIN
+        if main.all():
+            slots = self._main.at(places & ~_MAIN, words)[1]
+        else:  # the last one of equal flows is shown, which is the one in the large table
+            passing = self._copies.at(places[~main], words[~main])[1]
+            slots = Slots.joined(self._version, [passing, self._main.at(places[main] & ~_MAIN, words[main])[1]])
+        return slots.take(in_order(keys_of(slots.hot.view(FORMS[self._version]))))
+
+    def _first(self, parts: Sequence[Callable[[], Slots]], limit: int) -> Found:
+        """Return the first ``limit`` flows, which are copied now."""
+        some, count = [], 0
+        for part in parts:
+            some.append(part())
+            count += len(some[-1].words)
+            if count > limit:
+                break
+        shown = min(count, limit)
+        slots = Slots.joined(self._version, some).take(np.arange(shown))
+        keys = keys_of(slots.hot.view(FORMS[self._version])[-1:])
+        last = key_of(keys[0].tolist(), self._version) if shown else None
+        return Found([lambda: slots], shown, last, more=shown < count)
 
     def columns(self, found: Found, modes: NDArray[np.uint8]) -> list[Callable[[], FlowColumns]]:
         """Return what copies some of what was found each, when it is called; ``modes`` are those of the rules."""
 
-        def copied(start: int) -> FlowColumns:
-            slots = self._copied(found.places[start : start + _COPIED], found.words[start : start + _COPIED])
+        def copied(part: Callable[[], Slots]) -> FlowColumns:
+            slots = part()
             return _columns(self._version, slots.hot.view(FORMS[self._version]), slots.rules, modes)
 
-        return [partial(copied, start) for start in range(0, len(found.places), _COPIED)]
-
-    def _copied(self, places: NDArray[np.uint32], words: NDArray[np.uint32]) -> Slots:
-        """Copy slots of both kinds, in the order given."""
-        main = places >= _MAIN
-        if main.all():
-            return self._main.at(places & ~_MAIN, words)[1]
-        at = np.flatnonzero(main)
-        same, slots = self._main.at(places[at] & ~_MAIN, words[at])
-        others = np.flatnonzero(~main)
-        both = Slots.joined(self._version, [slots, self._copies.at(places[others], words[others])[1]])
-        order = np.argsort(np.concatenate([at[same], others]))
-        return Slots(both.words[order], both.hot[order], both.rules[order])
+        return [partial(copied, part) for part in found.parts]
 
 
 def _columns(version: int, rows: NDArray[Any], rules: NDArray[np.uint32], modes: NDArray[np.uint8]) -> FlowColumns:

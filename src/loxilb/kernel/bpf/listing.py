@@ -19,16 +19,17 @@ from loxilb.ports import FlowPage
 def page(views: Mapping[str, ArrayView], descriptors: Mapping[str, int], query: FlowQuery) -> FlowPage:
     """Return the flows asked for, in order; ``views`` are the tables and the rules."""
     modes = _column(views["rules"], "u1", abi.Rule.mode.offset)
-    left, last, more = query.limit, None, False
+    left, count, last, more = query.limit, 0, None, False
     columns: list[Callable[[], FlowColumns]] = []
     for version, family_of in ((4, _family4), (6, _family6)):
         if query.after is None or query.after.version <= version:
             family = family_of(views, descriptors)
             found = family.find(query, left)
-            left = None if left is None else left - len(found.places)
+            left = None if left is None else left - found.count
+            count += found.count
             last, more = found.last or last, more or found.more
             columns += family.columns(found, modes)
-    return FlowPage(columns=columns, after=last if more else None)
+    return FlowPage(columns=columns, count=count, after=last if more else None)
 
 
 def _family4(views: Mapping[str, ArrayView], descriptors: Mapping[str, int]) -> Family:

@@ -18,7 +18,8 @@ def page_of(flows: Iterable[Flow], query: FlowQuery) -> FlowPage:
     """Return those of ``flows`` that are asked for, in the order of their keys."""
     found = sorted(filter(query.matches, flows), key=FlowKey.of)
     shown = found[: query.limit]
-    return FlowPage(columns=tuple(_columns(shown)), after=FlowKey.of(shown[-1]) if len(shown) < len(found) else None)
+    after = FlowKey.of(shown[-1]) if len(shown) < len(found) else None
+    return FlowPage(columns=tuple(_columns(shown)), count=len(shown), after=after)
 
 
 def _columns(flows: Sequence[Flow]) -> Iterator[Callable[[], FlowColumns]]:

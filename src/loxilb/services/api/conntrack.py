@@ -16,7 +16,9 @@ _LEAST = 1 << 16
 """Bytes of a part that another one follows."""
 _TOGETHER = 2
 """Parts made at the same time: numpy lets other threads run, and more would wait for the client."""
-_Make = Callable[[], memoryview]
+_COMPACT = 10_000
+"""Flows at most in a list without blanks, which people read; programs read more of them sooner with blanks."""
+_Make = Callable[[], bytes | memoryview]
 
 
 async def conntrack(flows: FlowList) -> AsyncGenerator[bytes | memoryview, None]:
@@ -38,17 +40,18 @@ def _parts(flows: FlowList) -> list[_Make]:
     """Return what makes the entries of some flows each; ``_TOGETHER`` neighbours may run at once."""
     from loxilb.codec.conntrack import ConntrackEncoder  # noqa: PLC0415 loads numpy, for those who list flows
 
-    encoders = [ConntrackEncoder(flows.names) for _ in range(_TOGETHER)]
+    compact = flows.page.count <= _COMPACT
+    encoders = [ConntrackEncoder(flows.names, compact=compact) for _ in range(_TOGETHER)]
 
-    def part(at: int) -> memoryview:
+    def part(at: int) -> bytes | memoryview:
         return encoders[at % _TOGETHER].entries(flows.page.columns[at]())
 
     return [partial(part, at) for at in range(len(flows.page.columns))]
 
 
-async def _made(parts: Iterable[_Make]) -> AsyncGenerator[memoryview, None]:
+async def _made(parts: Iterable[_Make]) -> AsyncGenerator[bytes | memoryview, None]:
     """Make the parts, some of them ahead, and return those that are not empty, one after the other."""
-    rest, ahead = iter(parts), deque[asyncio.Future[memoryview]]()
+    rest, ahead = iter(parts), deque[asyncio.Future[bytes | memoryview]]()
     threads, run = ThreadPoolExecutor(_TOGETHER, "flows"), asyncio.get_running_loop().run_in_executor
 
     def begin(count: int) -> None:
