@@ -336,10 +336,25 @@ def _settings_of(context: click.Context) -> Settings:
     )
 
 
+def _variable_of(error: click.BadParameter) -> str | None:
+    """Return the environment variable that a wrong value is from; None where it is a flag's."""
+    if error.ctx is None or error.param is None or error.param.name is None:
+        return None
+    if error.ctx.get_parameter_source(error.param.name) is not ParameterSource.ENVIRONMENT:
+        return None
+    others = [error.param.envvar] if isinstance(error.param.envvar, str) else list(error.param.envvar or ())
+    return next((one for one in others if one in os.environ), f"{_ENVIRONMENT}_{error.param.name.upper()}")
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 when done, 1 for anything that is wrong."""
     try:
         sys.exit(command.main(arguments, prog_name="loxilb", standalone_mode=False) or 0)
+    except click.BadParameter as error:
+        if variable := _variable_of(error):
+            print(f"loxilb: {variable}: {error.message}", file=sys.stderr)
+        else:
+            error.show()
     except click.ClickException as error:
         error.show()
     except LoxilbError as error:

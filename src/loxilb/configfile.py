@@ -86,7 +86,7 @@ def _check(place: str, parameter: click.Parameter, value: str | list[str], conte
     except click.BadParameter as error:
         raise LoxilbError(f"{place}: {error.message}") from error
     except LoxilbError as error:
-        raise LoxilbError(f"{place}: {error}") from error
+        raise LoxilbError(f"{place}: {str(error).removeprefix(f'{parameter.name}: ')}") from error
 
 
 def _suggestion(key: str, known: Mapping[str, object]) -> str:

@@ -120,6 +120,21 @@ def test_the_original_s_variables_count_less_than_ours(started, monkeypatch):
     assert started[0].host == "10.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("LOXILB_XDP", "maybe", "loxilb: LOXILB_XDP: 'maybe' is not one of 'auto', 'on', 'off'.\n"),
+        ("PORT", "70000", "loxilb: PORT: 70000 is not in the range 0<=x<=65535.\n"),
+    ],
+)
+def test_a_bad_variable_is_refused_by_its_name(variable, value, said, started, monkeypatch, capsys):
+    monkeypatch.setenv(variable, value)
+
+    assert call() == 1
+    assert capsys.readouterr().err == said
+    assert started == []
+
+
 def test_another_file_can_be_named_or_none(file, started, monkeypatch):
     other = file.with_name("other.yaml")
     other.write_text("log-format: json\n")
@@ -168,7 +183,7 @@ BAD = {
     "? [a]\n: 1": "line 1: a name is needed before the colon",
     "xdp: maybe": "line 1: xdp: 'maybe' is not one of 'auto', 'on', 'off'.",
     "nonlp: perhaps": "line 1: nonlp: 'perhaps' is not a valid boolean.",
-    "netns: blue\nblacklist: 'eth['": "line 2: blacklist: blacklist: 'eth[' is not a regular expression",
+    "netns: blue\nblacklist: 'eth['": "line 2: blacklist: 'eth[' is not a regular expression",
     "loglevel: loud": "line 1: loglevel: 'loud' is not one of trace, debug",
     "netns: blue\ncluster: 10.0.0.2": "line 2: cluster: --cluster is not built yet",
     "bgp: true": "line 1: bgp: --bgp is not built yet",
