@@ -10,12 +10,13 @@ OBJECT_DIR := src/loxilb/kernel/bpf/objects
 KERNELS ?= 6.1 newest 5.10
 OBJECTS := $(patsubst bpf/%.bpf.c,$(OBJECT_DIR)/%.bpf.o,$(wildcard bpf/*.bpf.c))
 
-.PHONY: help install packages bpf demo test test-kernels lint bench bench-restart bench-scale wheel man clean
+.PHONY: help install packages bpf demo test test-kernels test-container lint bench bench-restart bench-scale wheel man clean
 
 help:
 	@echo "make demo     see it work: client, load balancer and three servers in network namespaces"
 	@echo "make test     run the tests"
 	@echo "make test-kernels  run the core subset on other kernels, in an emulated machine"
+	@echo "make test-container  make and run the container's image, without podman"
 	@echo "make install  install what is needed: packages, .venv, BPF objects"
 	@echo "make bpf      build the BPF objects"
 	@echo "make lint     check style, types and layers"
@@ -54,6 +55,10 @@ test: install
 test-kernels: install
 	@./scripts/packages qemu-system-x86 busybox-static kmod debian-archive-keyring
 	@$(PYTHON) -m tests.kernels $(KERNELS)
+
+test-container: wheel
+	@./scripts/packages debootstrap
+	@$(PYTHON) -m tests.container dist/loxilb-*.whl
 
 lint: install
 	@$(PYTHON) -m ruff check

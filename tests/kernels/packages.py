@@ -63,7 +63,7 @@ def _run(*command: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _mirrors() -> tuple[str, str]:
+def mirrors() -> tuple[str, str]:
     """Return where this host has Debian's archive and its security updates from."""
     listed = _run("apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)")
     places = {label: uri for origin, label, uri in re.findall(r"^(Debian) (Debian\S*) (\S+)$", listed, re.MULTILINE)}
@@ -83,7 +83,7 @@ class _Apt:
         sources = self._folder / "sources.list"
         lines = [
             f"deb [arch=amd64 signed-by={_KEYRING}] {mirror} {suite} main\n"
-            for mirror, suites in zip(_mirrors(), _SUITES[name], strict=True)
+            for mirror, suites in zip(mirrors(), _SUITES[name], strict=True)
             for suite in suites
         ]
         sources.write_text("".join(lines))

@@ -2,6 +2,7 @@
 """What goes beside the programs: life signs for a service manager, man pages, the unit file."""
 
 import asyncio
+import re
 import runpy
 import shutil
 import socket
@@ -131,6 +132,17 @@ def test_pages_have_no_error(pages: dict[str, str]) -> None:
             ["groff", "-man", "-ww", "-Tutf8", "-z"], input=text, capture_output=True, text=True, check=True
         )
         assert done.stderr == ""
+
+
+def test_every_way_to_run_it_grants_the_same_rights() -> None:
+    """Those of the documentation: to the container, and to the service, which may mount a BPF file system besides."""
+    documented = set(re.findall(r"^\| `CAP_(\w+)` \|", (DEPLOY.parent / "docs/install.md").read_text(), re.MULTILINE))
+    (container,) = re.findall(r"--cap-drop all --cap-add (\S+) ", (DEPLOY / "Containerfile").read_text())
+    (service,) = re.findall(r"^CapabilityBoundingSet=(.*)$", (DEPLOY / "loxilb.service").read_text(), re.MULTILINE)
+
+    assert len(documented) == 4
+    assert set(container.split(",")) == documented
+    assert {one.removeprefix("CAP_") for one in service.split()} == documented | {"SYS_ADMIN"}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
