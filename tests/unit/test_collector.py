@@ -4,7 +4,9 @@
 import gc
 from weakref import ref
 
-from loxilb.services.config.collector import without_collector
+import pytest
+
+from loxilb.collector import without_collector
 
 MANY = 1 << 20
 
@@ -35,6 +37,19 @@ def test_what_nobody_holds_is_freed_before() -> None:
         with without_collector(MANY):
             pass
         assert garbage() is None
+    finally:
+        gc.unfreeze()
+
+
+def test_what_a_body_that_raises_has_made_is_not_permanent() -> None:
+    """What nobody holds of it is freed later."""
+    try:
+        with pytest.raises(ValueError, match="refused"), without_collector(MANY):
+            left = ref(Ring())
+            raise ValueError("refused")
+        assert gc.isenabled()
+        gc.collect()
+        assert left() is None
     finally:
         gc.unfreeze()
 

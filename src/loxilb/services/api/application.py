@@ -24,6 +24,7 @@ from loxiapi.decode import decode_body, decode_some
 from loxiapi.negotiate import check_accept, check_content_type
 from loxiapi.operations import JSON_TYPE, OPERATIONS, Operation, Place
 from loxiapi.refusal import RefusedError, required, too_large, unknown_path, wrong_method
+from loxilb.collector import without_collector
 from loxilb.errors import InvalidRequest, LoxilbError
 from loxilb.model.revision import Author
 from loxilb.services.api.failures import explanation_of, failure_of, fault_of
@@ -34,6 +35,7 @@ _log = structlog.get_logger(__name__)
 MAX_BODY = 64 << 20
 """Largest request body in bytes: a hundred thousand rules with half a dozen endpoints each."""
 _LARGE_BODY = 1 << 16
+_RULE_SIZE = 128  # bytes of a short one, to guess how many there are
 _LONGEST_AGENT = 120
 CAUSE_HEADER = "x-loxilb-cause"
 _SHARING_HEADERS = (
@@ -171,7 +173,8 @@ async def _decoded(content: bytes, operation: Operation) -> wire.Wire:
         return decode_body(content, operation.body)
     if len(content) < _LARGE_BODY:
         return decode_some(content, operation.body, operation.many)
-    return await asyncio.to_thread(decode_some, content, operation.body, operation.many)
+    decode = without_collector(len(content) // _RULE_SIZE)(decode_some)
+    return await asyncio.to_thread(decode, content, operation.body, operation.many)
 
 
 def _author_of(request: Request) -> Author:

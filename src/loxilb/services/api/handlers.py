@@ -14,6 +14,7 @@ from loxilb.codec.endpoints import choice_of, endpoint_of, host_state_of, status
 from loxilb.codec.flows import query_of
 from loxilb.codec.rules import address_of, edits_of, entry_of, protocol_of, service_of
 from loxilb.codec.times import shown_time
+from loxilb.collector import without_collector
 from loxilb.errors import InvalidRequest, NotFound
 from loxilb.model import L4Protocol, ServiceKey
 from loxilb.model.revision import LOG_LEVEL, Author, Revision
@@ -119,7 +120,8 @@ class Handlers:
 
     async def _write_rule(self, call: Call) -> Answer:
         if isinstance(call.body, wire.LoadBalancerList):
-            edits = await asyncio.to_thread(edits_of, call.body)
+            convert = without_collector(len(call.body.entries))(edits_of)
+            edits = await asyncio.to_thread(convert, call.body)
             await self._configuration.write(edits, author=call.author)
             return wire.SUCCESS
         entry: wire.LoadBalancerEntry = call.body

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 
+from loxilb.collector import without_collector
 from loxilb.errors import InvalidRequest, KernelError, LoxilbError, NotFound
 from loxilb.model import Counter, IPAddress, Mode, Port, Service, ServiceKey
 from loxilb.model.flow_list import FlowQuery
@@ -47,7 +48,6 @@ from loxilb.ports import (
     Store,
     VipHost,
 )
-from loxilb.services.config.collector import without_collector
 from loxilb.services.config.edits import attached, detached, edited, matching_key, normal, replaced
 from loxilb.services.config.health import HealthBook, said
 from loxilb.services.config.journal import StoreJournal

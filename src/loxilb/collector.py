@@ -14,7 +14,8 @@ def without_collector(count: int = _MANY) -> Iterator[None]:
 
     It would look at all of them again and again while they are made. Afterwards they count as permanent, so that later
     passes, which stop every thread, are over what came since. What is no part of a cycle is freed all the same; cycles
-    that nobody holds are, before: they would be permanent, too. Whoever has switched it off has seen to that.
+    that nobody holds are, before: they would be permanent, too. Whoever has switched it off has seen to that. Nothing
+    stays of a body that raises.
     """
     if count < _MANY:
         yield
@@ -25,7 +26,7 @@ def without_collector(count: int = _MANY) -> Iterator[None]:
     gc.disable()
     try:
         yield
-    finally:
         gc.freeze()
+    finally:
         if was_enabled:
             gc.enable()
