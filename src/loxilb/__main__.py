@@ -12,13 +12,10 @@ from click.core import ParameterSource
 
 from loxiapi.wire import LOG_LEVELS
 from loxilb.app import build_info, run, start_again, take_down
-from loxilb.configfile import load
-from loxilb.doctor import examine, report
 from loxilb.errors import LoxilbError, NotBuilt
 from loxilb.kernel.bpf import DEFAULT_TIMEOUTS, DataPlaneSettings, XdpPolicy
 from loxilb.logs import LogFormat
 from loxilb.model import FlowState
-from loxilb.plan.diagnosis import healthy
 from loxilb.services.interfaces import InterfaceFilter
 from loxilb.settings import Settings
 
@@ -147,6 +144,8 @@ def _read_file(context: click.Context, _parameter: click.Parameter, given: str |
     if given is None and not _FILE.exists():
         return
     if given != _NO_FILE:
+        from loxilb.configfile import load  # noqa: PLC0415 a start without a file needs no YAML
+
         context.default_map = {**load(Path(given or _FILE), context, _CHOICES)}
 
 
@@ -301,6 +300,9 @@ def doctor(outer: dict[str, Any], netns: str | None, bpffs: Path | None, output:
 
     Nothing is changed. The exit code is 1 where something keeps the load balancer from working.
     """
+    from loxilb.doctor import examine, report  # noqa: PLC0415 a start needs none of it
+    from loxilb.plan.diagnosis import healthy  # noqa: PLC0415 nor of this
+
     findings = examine(netns or outer["netns"], bpffs or outer["bpffs"], outer["xdp"])
     click.echo(report(findings, output, colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     return 0 if healthy(findings) else 1
