@@ -54,5 +54,5 @@ def render(families: Iterable[Family]) -> bytes:
         if tails:
             name = family.name
             lines += (f"# HELP {name} {family.about}", f"# TYPE {name} {family.kind.value}")
-            lines += [name + tail for tail in tails]
+            lines.append(name + f"\n{name}".join(tails))  # no text for each line, as there may be very many
     return ("\n".join(lines) + "\n").encode() if lines else b""
