@@ -78,7 +78,7 @@ loxilb(8)
 
 def text_of(page: Page) -> str:
     """Return a page."""
-    context = click.Context(page.command, info_name=page.name)
+    context = click.Context(page.command, info_name=page.name, **page.command.context_settings)
     upper = page.name.upper()
     return "\n".join(
         [
@@ -113,7 +113,7 @@ def _below(group: click.Command, context: click.Context) -> Iterator[tuple[click
         command = group.get_command(context, name) if isinstance(group, click.Group) else None
         if command is None:
             continue
-        below = click.Context(command, info_name=name, parent=context)
+        below = click.Context(command, info_name=name, parent=context, **command.context_settings)
         if isinstance(command, click.Group):
             yield from _below(command, below)
         else:
@@ -123,9 +123,9 @@ def _below(group: click.Command, context: click.Context) -> Iterator[tuple[click
 def _options(command: click.Command, context: click.Context, without: set[str | None] | None = None) -> Iterator[str]:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is None or parameter.name in (without or ()) or _NOT_BUILT in record[1]:
-            continue
-        yield from (".TP", f".B {_escaped(record[0])}", _escaped(record[1] or "."))
+        if record is None or not record[1] or parameter.name in (without or ()) or _NOT_BUILT in record[1]:
+            continue  # what has no text is an argument, which the line above it shows
+        yield from (".TP", f".B {_escaped(record[0])}", _escaped(record[1]))
 
 
 def _paragraphs(command: click.Command) -> Iterator[str]:

@@ -68,7 +68,7 @@ _BY_NAME: Mapping[str, _Kind] = dict.fromkeys(_RULE_KINDS, _RULES) | dict.fromke
 
 
 @command("apply", "Apply saved files, or a document.")
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="")
 @click.option("-f", "--file", "document", default="", help="YAML: apiVersion, kind, spec")
 @click.option("-l", "--lb", "rules", default="", help=f"Saved rules ({RULES_FILE})")
 @click.option("--endpoint", "--ep", "endpoints", default="", help=f"Saved endpoints ({ENDPOINTS_FILE})")

@@ -74,7 +74,7 @@ def delete(ctx: click.Context, words: tuple[str, ...], name: str, probetype: str
 
 
 @command("endpoint", "Show endpoints and their health.", Watchable)
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="")
 @click.pass_context
 def show(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Show endpoints, sorted by host and name."""

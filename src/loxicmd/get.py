@@ -41,7 +41,7 @@ _PARAMETERS = {"proto": "protocol"}
 """Parameters of the request that are not named like their flags: --protocol is how to reach the server."""
 _ENDPOINTS = suggesting("endpoint_addresses")
 
-_words = click.argument("words", nargs=-1)
+_words = click.argument("words", nargs=-1, metavar="")
 _service_name = click.option(
     "--servName", "service_name", default="", help="Only this service", shell_complete=suggesting("service_names")
 )

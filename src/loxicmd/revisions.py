@@ -13,7 +13,7 @@ _HEADER = ("Revision", "Time", "Client", "Agent", "Changes", "Summary")
 
 
 @command("revisions", "Show the newest writes of the configuration.", Watchable)
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, help="How many at most [100]")
 @click.pass_context
 def show(ctx: click.Context, words: tuple[str, ...], limit: int) -> None:

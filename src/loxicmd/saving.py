@@ -33,7 +33,7 @@ _ENDPOINT_MEMBERS = (
 
 
 @command("save", "Save the configuration in files.")
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="")
 @click.option("-a", "--all", "every", is_flag=True, help="Everything")
 @click.option("-l", "--lb", "rules", is_flag=True, help=f"Load balancer rules ({RULES_FILE})")
 @click.option("--endpoint", "--ep", "endpoints", is_flag=True, help=f"Endpoints to probe ({ENDPOINTS_FILE})")

@@ -29,7 +29,7 @@ def set_log_level(ctx: click.Context, words: tuple[str, ...]) -> None:
 
 
 @command("version", "Show the version of loxicmd.")
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="")
 def version(words: tuple[str, ...]) -> None:
     """Show this program's version."""
     from importlib.metadata import version as version_of  # noqa: PLC0415 slow to import, needed only here

@@ -13,7 +13,7 @@ _HEADER = ("Work", "State", "Failures", "Last done", "Cause")
 
 
 @command("status", "Show how the work in the background stands.", Watchable)
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="")
 @click.pass_context
 def show(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Show each kind of work, and what was repaired."""
@@ -29,7 +29,7 @@ def show(ctx: click.Context, words: tuple[str, ...]) -> None:
 
 
 @command("audit", "Compare the maps with the configuration now, and repair them.")
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="")
 @click.pass_context
 def audit(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Ask for it; what it finds is in the status and in the daemon's log."""

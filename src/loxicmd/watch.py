@@ -18,7 +18,7 @@ from loxicmd.trace import packet_text
 
 
 @command("drops", "Show dropped packets as they come, a line each, until interrupted.")
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="")
 @click.option("--reason", default="", help="Only those with this reason, as source or drop_source")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many")
 @click.pass_context

@@ -164,6 +164,7 @@ def _check_expression(_context: click.Context, parameter: click.Parameter, value
     expose_value=False,
     allow_from_autoenv=False,
     callback=_print_version,
+    help="Show version and build, and exit.",
 )
 @click.option(
     "--config",
