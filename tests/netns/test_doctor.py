@@ -41,12 +41,14 @@ def test_it_finds_traps_and_changes_nothing(lab: Lab) -> None:
         "nft", "add table ip t; add chain ip t c { type filter hook forward priority 0; policy drop; }"
     )
     star.lb.namespace.ip("link set eclient mtu 1400")
+    star.lb.namespace.sysctl(net__ipv6__conf__lo__disable_ipv6=1)
     trapped = wrong(doctor(star, "--xdp", "on"))
 
-    assert trapped.keys() >= {"MTU", "packet filter", "XDP on eclient"}
+    assert trapped.keys() >= {"IPv6", "MTU", "packet filter", "XDP on eclient"}
     assert trapped["packet filter"].startswith("nft add rule ip t c accept")
     star.lb.namespace.run("nft", "delete table ip t")
     star.lb.namespace.ip("link set eclient mtu 1500")
+    star.lb.namespace.sysctl(net__ipv6__conf__lo__disable_ipv6=0)
     assert traces(star) == before
 
 

@@ -245,6 +245,7 @@ def test_a_refusal_of_the_kernel_is_a_kernel_error(pair: Pair) -> None:
         pair.network.hold(FAR6)
 
     assert caught.value.errno > 0
+    assert "disable_ipv6=0" in caught.value.remedy
     assert pair.network.source_for(ip_address("10.10.10.1")) == ip_address("10.10.10.254")
 
 

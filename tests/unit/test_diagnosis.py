@@ -99,6 +99,7 @@ TRAPS: dict[str, tuple[Survey, Level, str, str]] = {
         "sysctl -w net.ipv4.ip_forward=1",
     ),
     "pins that end": (survey(bpffs_ends=True), Level.WARNING, "bpffs", "--netns"),
+    "no IPv6": (survey(ipv6_off=True), Level.WARNING, "IPv6", "disable_ipv6=0"),
     "strict": (
         survey(devices=(device(rp_filter=1), device("eth1", index=3, rp_filter=1))),
         Level.WARNING,

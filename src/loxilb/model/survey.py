@@ -64,8 +64,9 @@ class Survey:
     """Everything that was gathered; None stands for what could not be found out.
 
     ``bpffs`` is the directory of a BPF file system, ``bpffs_writable`` says whether this process may pin there,
-    ``bpffs_ends`` whether it is, or would be, mounted in this process's mount namespace alone.
-    ``other_abi`` are versions of maps that another release has left pinned. ``daemon`` says that one runs here.
+    ``bpffs_ends`` whether it is, or would be, mounted in this process's mount namespace alone. ``ipv6_off`` says that
+    the loopback may hold no IPv6 address. ``other_abi`` are versions of maps that another release has left pinned.
+    ``daemon`` says that one runs here.
     """
 
     trials: Sequence[Trial] = ()
@@ -74,6 +75,7 @@ class Survey:
     bpffs_writable: bool = False
     bpffs_ends: bool = False
     forwarding: Mapping[str, bool] = field(default_factory=dict)
+    ipv6_off: bool = False
     devices: Sequence[Device] = ()
     chains: Sequence[Chain] | None = None
     legacy_tables: Sequence[str] = ()

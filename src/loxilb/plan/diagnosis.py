@@ -35,6 +35,7 @@ def judge(survey: Survey) -> list[Finding]:
         *_capabilities(survey),
         *_pins(survey),
         *_forwarding(survey),
+        *_addresses(survey),
         *_reverse_paths(survey),
         *_devices(survey),
         *_sizes(survey),
@@ -113,6 +114,13 @@ def _forwarding(survey: Survey) -> Iterator[Finding]:
             name = "net.ipv4.ip_forward" if family == "IPv4" else "net.ipv6.conf.all.forwarding"
             remedy = f"sysctl -w {name}=1, and find out who switches it off"
             yield Finding(check=f"{family} forwarding", level=Level.PROBLEM, found=found, remedy=remedy)
+
+
+def _addresses(survey: Survey) -> Iterator[Finding]:
+    if survey.ipv6_off:
+        found = "switched off on the loopback: addresses of IPv6 services cannot be held"
+        remedy = "sysctl -w net.ipv6.conf.lo.disable_ipv6=0, unless there are to be none"
+        yield Finding(check="IPv6", level=Level.WARNING, found=found, remedy=remedy)
 
 
 def _reverse_paths(survey: Survey) -> Iterator[Finding]:

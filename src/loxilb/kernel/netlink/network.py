@@ -27,6 +27,7 @@ from loxilb.model.port import IfIndex
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _GATHER_S = 0.01  # bursts of messages become one event
+_IPV6_OFF = "IPv6 is switched off: sysctl -w net.ipv6.conf.all.disable_ipv6=0, or that of the interface"
 
 
 class Network:
@@ -199,16 +200,18 @@ def kernel_errors(operation: str) -> Iterator[None]:
         raise KernelError(operation, error.code, remedy=_remedy(error.code)) from error
     except OSError as error:
         code = error.errno or errno.EIO
-        raise KernelError(operation, code, remedy=_remedy(code)) from error
+        raise KernelError(operation, code, remedy=_remedy(code, of_a_file=error.filename is not None)) from error
 
 
 def _some(addresses: Sequence[IPAddress]) -> str:
     return str(addresses[0]) if len(addresses) == 1 else f"{len(addresses)} addresses, {addresses[0]} and others"
 
 
-def _remedy(code: int) -> str:
+def _remedy(code: int, *, of_a_file: bool = False) -> str:
     if code == errno.EAGAIN:
         return "addresses change without a break: find out what changes them, with ip monitor address"
+    if code == errno.EACCES and not of_a_file:  # of inet6_addr_add() in the kernel; who may not is told EPERM
+        return _IPV6_OFF
     return "run as root or with CAP_NET_ADMIN" if code in (errno.EPERM, errno.EACCES) else ""
 
 

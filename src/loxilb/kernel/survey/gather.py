@@ -14,6 +14,7 @@ from loxilb.model.survey import Survey
 
 _SELF = Path("/proc/thread-self")
 _CAPABILITIES = {"net_admin": 12, "net_raw": 13, "sys_admin": 21, "perfmon": 38, "bpf": 39}  # linux/capability.h
+_IPV6_OFF = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
 _FORWARDING = {"IPv4": "net/ipv4/ip_forward", "IPv6": "net/ipv6/conf/all/forwarding"}
 
 
@@ -31,6 +32,7 @@ def gather(bpffs: Path | None, xdp: str) -> Survey:
         bpffs_writable=place is not None and os.access(_deepest(place / "loxilb"), os.W_OK),
         bpffs_ends=ends_with_us(place),
         forwarding=_forwarding(),
+        ipv6_off=_IPV6_OFF.exists() and _IPV6_OFF.read_text().strip() != "0",
         devices=devices(),
         chains=chains(),
         legacy_tables=legacy_tables(),
