@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loxilb.kernel import netns
-from tests.support.lab import BIN, Lab
+from tests.support.lab import BIN, Lab, wait_for
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, build
 from tests.support.traffic import ask, ask_on, connection
 
@@ -119,8 +119,16 @@ def test_a_mount_namespace_that_takes_the_pins_along_is_warned_of(fresh: Star) -
     daemon.stop()
 
     assert "stopped; forwarding ends with this mount namespace" in daemon.log.read_text()
-    with pytest.raises(OSError):
-        fresh.ask(VIP4, 2020, timeout=0.5)
+    wait_for(lambda: refuses(fresh), deadline=60, what="the kernel to let go of the programs")
+
+
+def refuses(star: Star) -> bool:
+    """Tell whether nobody answers at a service any more."""
+    try:
+        star.ask(VIP4, 2020, timeout=0.5)
+    except OSError:
+        return True
+    return False
 
 
 def tcx_programs(index: int) -> int:
