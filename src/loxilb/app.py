@@ -178,6 +178,8 @@ class Daemon:
                 self._reconciler.ask_in("audit", self._settings.audit_interval)
             await self.health.start()
             services = await self.configuration.start()
+            if self.configuration.owes_addresses:
+                self._reconciler.ask("addresses")
             self._level_open = True
             if services:
                 _log.info("services in place", services=services)

@@ -79,6 +79,25 @@ def test_a_killed_daemon_comes_back_with_everything(star: Star) -> None:
     assert "differed" not in star.lb.log()
 
 
+def test_a_start_without_ipv6_serves_the_rest(star: Star) -> None:
+    """The address that is refused is held as soon as that is possible, with nobody asking for it."""
+    for address, server in ((VIP4, SERVERS4[0]), (VIP6, SERVERS6[0])):
+        star.lb.create(address, f"--tcp=2020:{PORT}", [f"{server}:1"])
+    star.lb.stop()
+    star.lb.namespace.sysctl(net__ipv6__conf__lo__disable_ipv6=1)
+    star.lb.start()
+
+    def state() -> str:
+        return {one["name"]: one["state"] for one in star.lb.api("GET", "/status/reconciler")["workAttr"]}["addresses"]
+
+    assert star.names(VIP4, 2020, 1) == ["server1"]
+    wait_for(lambda: state() == "failing", deadline=20)
+    assert "service addresses not held, trying again" in star.lb.log()
+    star.lb.namespace.sysctl(net__ipv6__conf__lo__disable_ipv6=0)
+    wait_for(lambda: state() == "converged", deadline=60)
+    assert star.names(VIP6, 2020, 1) == ["server1"]
+
+
 def test_what_was_done_is_listed_and_undone(star: Star) -> None:
     """Rollback reaches the data plane and survives a restart."""
     star.lb.create(VIP4, f"--tcp=2020:{PORT} --name=one", [f"{SERVERS4[0]}:1"])

@@ -90,6 +90,34 @@ def test_an_endpoint_that_one_service_lost_is_down_for_all_of_its_services():
     play(scene)
 
 
+def test_an_address_that_is_refused_keeps_no_other_service_down():
+    """After a reboot into a host without IPv6, say; it is held once that is possible."""
+
+    async def scene(stage: Stage) -> None:
+        held, refused = ip_address("20.20.20.1"), ip_address("20.20.20.2")
+        for address in (held, refused):
+            await stage.service.put(service(of=key(str(address))))
+        programmed = stage.fake.observe().listeners.keys()
+        stage.host.release(held, refused)
+        stage.host.refused = {refused}
+        await stage.restart()
+
+        assert len(programmed) == 2
+        assert stage.fake.observe().listeners.keys() == programmed
+        assert stage.service.owes_addresses
+        assert stage.host.places.keys() == {held}
+        with pytest.raises(KernelError):
+            await stage.service.refresh_addresses()
+
+        stage.host.refused = set()
+        await stage.service.refresh_addresses()
+        assert stage.host.places.keys() == {held, refused}
+        await stage.restart()
+        assert not stage.service.owes_addresses
+
+    play(scene)
+
+
 def test_after_a_reboot_everything_is_programmed_again():
     async def scene(stage: Stage) -> None:
         await stage.service.put(NAMED)

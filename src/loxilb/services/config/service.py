@@ -66,11 +66,11 @@ _log = structlog.get_logger(__name__)
 class ConfigurationService:
     """``loxilb.ports.Configuration``, ``EndpointHealth`` and ``Journal`` over data plane, addresses, links and store.
 
-    ``drift`` says how far the data plane was from the store at the start, ``is_new`` that neither held anything.
+    ``drift`` says how far the data plane was from the store at the start, ``is_new`` that neither held anything,
+    ``owes_addresses`` that some are still to be held (:meth:`refresh_addresses`).
 
-    All state belongs to one worker thread, which carries writes out in the order in which they came: the
-    event loop never waits for the kernel or the disk, and a caller that goes away in the middle cannot leave a
-    write half done.
+    All state belongs to one worker thread, which carries writes out in the order in which they came: the event loop
+    never waits for the kernel or the disk, and a caller that goes away in the middle cannot leave a write half done.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class ConfigurationService:
         self._desired: dict[ServiceKey, Service] = {}
         self.drift = Drift()
         self.is_new = False
+        self.owes_addresses = False
         self.found_down: frozenset[EndpointKey] = frozenset()
         self._health = HealthBook({})
         self._steady = steady
@@ -289,9 +290,9 @@ class ConfigurationService:
         if found.strays:
             self._data_plane.apply(found.strays)
             _log.warning("dropped what belonged to no service", operations=len(found.strays))
-        self._vips.follow(self._desired.values(), desired.values())
+        self._vips.follow(self._desired.values(), desired.values(), starting=True)
         self._desired = desired
-        self._vips.refresh()
+        self.owes_addresses = not self._vips.settle()
         self._apply(planned)
         if not stored.revision and desired:
             self._journal.adopt(Changes(services=desired))
