@@ -88,7 +88,8 @@ def test_a_start_without_ipv6_serves_the_rest(star: Star) -> None:
     star.lb.start()
 
     def state() -> str:
-        return {one["name"]: one["state"] for one in star.lb.api("GET", "/status/reconciler")["workAttr"]}["addresses"]
+        works = star.lb.api("GET", "/status/reconciler")["workAttr"]
+        return {str(one["name"]): str(one["state"]) for one in works}["addresses"]
 
     assert star.names(VIP4, 2020, 1) == ["server1"]
     wait_for(lambda: state() == "failing", deadline=20)
