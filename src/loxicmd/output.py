@@ -70,9 +70,7 @@ def show_structure(ctx: click.Context, value: Any) -> None:
 
         print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
     else:
-        import json  # noqa: PLC0415 tables need none of it
-
-        print(json.dumps(value, indent=_INDENT, ensure_ascii=False))
+        print(wire_json.format(wire_json.encode(value), indent=_INDENT).decode())
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, even_empty: bool = False) -> None:

@@ -6,27 +6,34 @@ ways to break, the one with the smallest sum of squared free columns, the last l
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import zip_longest
 
 MAX_CELL_WIDTH = 30
+_ALIKE = 1 << 16
+"""Cells kept by their text."""
 _TOO_LONG_PENALTY = 100_000
 _NUMERIC = re.compile(r"-?(?:\d{1,3}(?:,\d{3})*|\d+)(?:\.\d+)?%?")
 
 
 def draw(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return the table, each line ended by a newline; line breaks in a cell are blanks that set its width."""
-    wrapped = [[wrap(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(line) for row in wrapped for line in row[column]) for column in range(len(header))]
-    titles = [[_title(line) for line in cell] for cell in wrapped[0]]
-    lines = _lines(titles, widths, centred=True)
-    lines.append("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    for row in wrapped[1:]:
-        lines += _lines(row, widths, centred=False)
-    return "".join(line + "\n" for line in lines)
+    columns = range(len(header))
+    widths = [max(len(line) for row in (header, *rows) for line in wrap(row[column])) for column in columns]
+    titles = [[_title(line) for line in wrap(cell)] for cell in header]
+    lines = _lines(titles, widths, _centre)
+    lines.append("|" + "|".join("-" * (width + 2) for width in widths) + "|\n")
+    align = lru_cache(_ALIKE)(_align)  # in long tables cells are often alike
+    for row in rows:
+        lines += _lines([wrap(cell) for cell in row], widths, align)
+    return "".join(lines)
 
 
 def wrap(cell: str) -> list[str]:
     """Break a cell into lines; a word wider than the limit widens it."""
+    if " " not in cell and "\n" not in cell:
+        return [cell]
     lines = cell.split("\n")
     words = " ".join(lines).split(" ")
     limit = max(min(max(map(len, lines)), MAX_CELL_WIDTH), *map(len, words), 0)
@@ -65,16 +72,9 @@ def _title(text: str) -> str:
     return text.replace("_", " ").replace(".", " ").strip().upper()
 
 
-def _lines(row: Sequence[Sequence[str]], widths: Sequence[int], *, centred: bool) -> list[str]:
+def _lines(row: Sequence[Sequence[str]], widths: Sequence[int], place: Callable[[str, int], str]) -> list[str]:
     """Draw one row, as many lines as its tallest cell has."""
-    height = max(len(cell) for cell in row)
-    lines = []
-    for number in range(height):
-        texts = [cell[number] if number < len(cell) else "" for cell in row]
-        place = _centre if centred else _align
-        padded = [place(text, width) for text, width in zip(texts, widths, strict=True)]
-        lines.append("| " + " | ".join(padded) + " |")
-    return lines
+    return [f"| {' | '.join(map(place, texts, widths))} |\n" for texts in zip_longest(*row, fillvalue="")]
 
 
 def _align(text: str, width: int) -> str:
