@@ -8,11 +8,11 @@ write. Mutable state of the packet path (round-robin position, counters) is not 
 Entries and operations are made by the hundred thousand, so they are structs: made in a tenth of a dataclass's time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, cast
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ from loxilb.model.service import IPAddress, IPNetwork, L4Protocol, Mode, Selecti
 RuleId = NewType("RuleId", int)
 EndpointId = NewType("EndpointId", int)
 
+_new = cast("Callable[[type[Listener], tuple[object, ...]], Listener]", tuple.__new__)
 _WORDS = {protocol: protocol.value for protocol in L4Protocol}  # members of an Enum are slow to ask
 
 FULL_SHARE = 10
@@ -55,7 +56,9 @@ class Listener(NamedTuple):
     ) -> "Listener":
         """Build the key for one port of a service."""
         kind = SecondaryListener if secondary else Listener
-        return kind(address.version, int(address), _WORDS[protocol], port, mark)
+        version = 4 if type(address) is IPv4Address else 6
+        # Without the slow constructor of a named tuple.
+        return _new(kind, (version, int(address), _WORDS[protocol], port, mark))
 
 
 class SecondaryListener(Listener):

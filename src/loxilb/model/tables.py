@@ -6,7 +6,7 @@ A table is the mapping that it stands for. Whoever writes, reads or compares all
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
 from typing import ClassVar, Generic, Self, TypeVar, cast
@@ -36,7 +36,6 @@ class Table(Mapping[_Key, _Entry], Generic[_Key, _Entry]):
         """Take what is not changed any more."""
         self.numbers = numbers
         self.columns = columns
-        self._rows: dict[_Key, Row] | None = None
 
     @classmethod
     def of(cls, entries: Mapping[_Key, _Entry]) -> Self:
@@ -54,16 +53,25 @@ class Table(Mapping[_Key, _Entry], Generic[_Key, _Entry]):
         numbers: Sequence[_Key] = list(chain(self.numbers, other.numbers))
         return type(self)(numbers, [list(chain(*pair)) for pair in pairs])
 
-    @property
-    def rows(self) -> dict[_Key, Row]:
-        """Every row by its number; made with the first question."""
-        if self._rows is None:
-            self._rows = dict(zip(self.numbers, zip(*self.columns, strict=True), strict=True))
-        return self._rows
+    def holds(self, other: Self) -> bool:
+        """Tell whether all of another table is in this one."""
+        places = list(map(self._places.get, other.numbers))
+        if None in places:
+            return False
+        found = cast("list[int]", places)
+        return all(
+            list(map(ours.__getitem__, found)) == list(theirs)
+            for ours, theirs in zip(self.columns, other.columns, strict=True)
+        )
+
+    @cached_property
+    def _places(self) -> dict[_Key, int]:
+        return dict(zip(self.numbers, range(len(self.numbers)), strict=True))
 
     def __getitem__(self, key: _Key) -> _Entry:
         """Return an entry."""
-        return self._entry(self.rows[key])
+        place = self._places[key]
+        return self._entry(tuple([column[place] for column in self.columns]))
 
     def __iter__(self) -> Iterator[_Key]:
         """Return the numbers."""
@@ -75,7 +83,7 @@ class Table(Mapping[_Key, _Entry], Generic[_Key, _Entry]):
 
     def keys(self) -> KeysView[_Key]:
         """Return the numbers, as quick to search as those of a dict."""
-        return self.rows.keys()
+        return self._places.keys()
 
     @classmethod
     @abstractmethod
@@ -132,8 +140,8 @@ class EndpointTable(Table[EndpointId, EndpointEntry]):
 
     @property
     def owners(self) -> Iterator[tuple[EndpointId, RuleId]]:
-        """Each with the rule that it is of."""
-        return zip(self.numbers, cast("Sequence[RuleId]", self.columns[0]), strict=True)
+        """Each with the rule that it is of, in ascending order."""
+        return iter(sorted(zip(self.numbers, cast("Sequence[RuleId]", self.columns[0]), strict=True)))
 
     @classmethod
     def _row(cls, entry: EndpointEntry) -> Row:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What very many services are programmed as, as columns, and whether that is what a data plane holds."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 from itertools import accumulate, chain
@@ -17,23 +17,32 @@ _TOGETHER = 256
 _NO_NETWORKS: frozenset[IPNetwork] = frozenset()
 
 
-def image_of(programmed: Iterable[Programmed]) -> Image:
+def image_of(programmed: Sequence[Programmed]) -> Image:
     """Return everything that ``programmed`` consist of; rules with an empty slice have no ring in it."""
-    ones = list(programmed)
-    new = [one for one in ones if type(one) is AsNew]
-    others = [one for one in ones if type(one) is Altered] if len(new) < len(ones) else []
-    entries = {slot: entry for one in others for slot, entry in one.endpoints.items()}
+    rules, endpoints = _tables(programmed)
     return Image(
-        listeners=_led(ones),
-        rules=_rules(new).with_more(RuleTable.of({one.rule: one.entry for one in others})),
-        endpoints=_endpoints(new).with_more(EndpointTable.of(entries)),
-        rings={one.rule: one.ring for one in ones if one.ring},
-        sources={one.rule: one.sources for one in others if one.sources}
-        | {one.rule: one.sources for one in new if one.service.allowed_sources},
+        listeners=_led(programmed),
+        rules=rules,
+        endpoints=endpoints,
+        rings={one.rule: one.ring for one in programmed if one.ring},
+        sources={one.rule: sources for one in programmed if (sources := one.sources)},
     )
 
 
-def _led(ones: Iterable[Programmed]) -> dict[Listener, RuleId]:
+def _tables(ones: Sequence[Programmed]) -> tuple[RuleTable, EndpointTable]:
+    new = [one for one in ones if type(one) is AsNew]
+    rules, endpoints = _rules(new), _endpoints(new)
+    if len(new) == len(ones):
+        return rules, endpoints
+    others = [one for one in ones if type(one) is Altered]
+    entries = {slot: entry for one in others for slot, entry in one.endpoints.items()}
+    return (
+        rules.with_more(RuleTable.of({one.rule: one.entry for one in others})),
+        endpoints.with_more(EndpointTable.of(entries)),
+    )
+
+
+def _led(ones: Sequence[Programmed]) -> dict[Listener, RuleId]:
     return {
         listener: one.rule
         for one in ones
@@ -64,11 +73,13 @@ def _endpoints(new: Sequence[AsNew]) -> EndpointTable:
     flat = list(chain.from_iterable([one.ordered for one in new]))
     addresses = [one.address for one in flat]
     sources, flags = [0] * len(flat), [_LIVE] * len(flat)
-    for one, end in zip(new, accumulate([len(one.ids) for one in new]), strict=True):
-        if one.unwell or one.routed or one.service.mode is _FULLNAT:
-            for at, entry in enumerate(one.endpoints.values(), end - len(one.ids)):
-                sources[at] = int(entry.source) if entry.source is not None else 0
-                flags[at] = int(entry.flags)
+    ends = accumulate([len(one.ids) for one in new])
+    for one, end in zip(new, ends, strict=True):
+        if not (one.unwell or one.routed or one.service.mode is _FULLNAT):
+            continue
+        for at, entry in enumerate(one.endpoints.values(), end - len(one.ids)):
+            sources[at] = int(entry.source) if entry.source is not None else 0
+            flags[at] = int(entry.flags)
     return EndpointTable(
         list(chain.from_iterable([one.ids for one in new])),
         [
@@ -93,7 +104,7 @@ def misfits(image: Image, programmed: Sequence[Programmed]) -> list[Programmed]:
 
 
 def _misfits(image: Image, ones: Sequence[Programmed]) -> Iterator[Programmed]:
-    if _holds(image, image_of(ones)):
+    if _holds(image, ones):
         return
     if len(ones) == 1:
         yield ones[0]
@@ -103,20 +114,15 @@ def _misfits(image: Image, ones: Sequence[Programmed]) -> Iterator[Programmed]:
         yield from _misfits(image, ones[at : at + step])
 
 
-def _holds(image: Image, wanted: Image) -> bool:
-    """Tell whether all that is wanted is there; a rule that wants no sources must have none."""
-    rules, endpoints = RuleTable.of(wanted.rules), EndpointTable.of(wanted.endpoints)
+def _holds(image: Image, ones: Sequence[Programmed]) -> bool:
+    """Tell whether all that the services consist of is there; one that names no sources must have none."""
+    rules, endpoints = _tables(ones)
+    listeners, rings, sources = image.listeners, image.rings, image.sources
     return (
-        rules.rows.items() <= RuleTable.of(image.rules).rows.items()
-        and endpoints.rows.items() <= EndpointTable.of(image.endpoints).rows.items()
-        and wanted.listeners.items() <= image.listeners.items()
-        and wanted.rings.items() <= image.rings.items()
-        and _same_sources(image, wanted)
+        RuleTable.of(image.rules).holds(rules)
+        and EndpointTable.of(image.endpoints).holds(endpoints)
+        and [rings.get(one.rule) for one in ones] == [one.ring for one in ones]
+        and [listeners.get(led) for one in ones for led in one.listeners]
+        == [one.rule for one in ones for _ in one.listeners]
+        and [sources.get(one.rule, _NO_NETWORKS) for one in ones] == [one.sources for one in ones]
     )
-
-
-def _same_sources(image: Image, wanted: Image) -> bool:
-    if not image.sources:
-        return not wanted.sources
-    found, asked = image.sources, wanted.sources
-    return all(found.get(rule, _NO_NETWORKS) == asked.get(rule, _NO_NETWORKS) for rule in wanted.rules)

@@ -45,12 +45,12 @@ class Ledger:
         present = self.services.values()
         self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
         self.places = sum(map(places, self.owners))
-        self.sources = sum(len(one.sources) for one in present)
+        self.sources = sum([len(one.sources) for one in present])
         self.records = 0
         self.restless = {key for key, one in self.services.items() if one.restless}
-        self._rules = IdPool("rules", limits.rules, {one.rule for one in present})
-        self._endpoints = IdPool("endpoints", limits.endpoints, {slot for one in present for slot in one.slots})
-        self._ring = SlicePool(limits.ring, (one.slice for one in present))
+        self._rules = IdPool("rules", limits.rules, [one.rule for one in present])
+        self._endpoints = IdPool("endpoints", limits.endpoints, [slot for one in present for slot in one.slots])
+        self._ring = SlicePool(limits.ring, [(one.base, len(one.ring)) for one in present])
 
     @property
     def free(self) -> tuple[int, int, int]:

@@ -46,8 +46,7 @@ class IdPool:
         self._what = what
         self._limit = limit
         self._fresh = max(used, default=0) + 1
-        taken = set(used)
-        self._returned = deque(number for number in range(1, self._fresh) if number not in taken)
+        self._returned = deque(sorted(set(range(1, self._fresh)).difference(used)))
 
     @property
     def free(self) -> int:
@@ -93,7 +92,7 @@ class Slice(NamedTuple):
 class SlicePool:
     """Free slices of the ring, next fit: the search goes on where the last one ended, and wraps."""
 
-    def __init__(self, limit: int, used: Iterable[Slice] = ()) -> None:
+    def __init__(self, limit: int, used: Iterable[tuple[int, int]] = ()) -> None:
         """Start with everything free but ``used``."""
         self._limit = limit
         self._bases: list[int] = []

@@ -153,6 +153,11 @@ class Altered(Struct, frozen=True, kw_only=True, gc=False):
         return self.endpoints
 
     @property
+    def base(self) -> int:
+        """The first slot of its slice of the ring."""
+        return self.entry.ring_base
+
+    @property
     def slice(self) -> Slice:
         """The slots of the ring that the rule points to."""
         return Slice(self.entry.ring_base, self.entry.ring_length)
@@ -195,7 +200,7 @@ def listeners_of(service: Service) -> frozenset[Listener]:
     """Return the listeners of a service: one for each of its addresses and ports."""
     key = service.key
     if key.port == key.port_max and not service.secondary_addresses:
-        return frozenset((Listener.of(service.data_address, key.protocol, key.port, mark=key.block),))
+        return frozenset((Listener.of(service.private_address or key.address, key.protocol, key.port, mark=key.block),))
     addresses = (service.data_address, *service.secondary_addresses)
     return frozenset(
         Listener.of(address, key.protocol, port, mark=key.block, secondary=bool(place))

@@ -13,6 +13,8 @@ from itertools import pairwise
 from math import gcd, lcm
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from loxilb.errors import InvalidRequest
 from loxilb.model import Endpoint, IPAddress, IPNetwork, L4Protocol, LossPolicy, Selection, Service, ServiceKey
 from loxilb.model.image import (
@@ -82,15 +84,16 @@ def adopt(
     not among the unsettled ones has nothing to do. Raises NotBuilt and InvalidRequest as they would.
     """
     slots, free, asked = _slots(image), set(image.rules), list(services)
-    found: list[_Found] = []
+    found, led = list[_Found](), image.listeners
     for service in asked:
         check(service, limits)
         listeners = listeners_of(service)
         # The first of several; where it is another service's already, this one has none.
-        rule = min(free.intersection(map(image.listeners.get, listeners)), default=None)
-        if rule is not None:
+        rules = [rule for listener in listeners if (rule := led.get(listener)) in free]
+        if rules:
+            rule = min(rules) if len(rules) > 1 else rules[0]
             free.discard(rule)
-            found.append(_Found(service, rule, slots.get(rule, []), listeners))
+            found.append(_Found(service=service, rule=rule, slots=slots.get(rule, []), listeners=listeners))
     settled = _settled(image, found, sources, health)
     rest = {one.service.key: _programmed(image, one, now) for one in found if one.service.key not in settled}
     ledger = Ledger(limits, {**settled, **rest})
@@ -98,7 +101,7 @@ def adopt(
     return Adoption(ledger, _strays(image, slots, free, ledger), unsettled)
 
 
-class _Found(NamedTuple):
+class _Found(Struct, frozen=True, kw_only=True, gc=False):
     """A service, and the rule and the slots that are its own."""
 
     service: Service
@@ -147,7 +150,7 @@ def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[Endpoin
 def _slots(image: Image) -> _Slots:
     """Return the slots of each rule in ascending order."""
     slots: defaultdict[RuleId, list[EndpointId]] = defaultdict(list)
-    for slot, rule in sorted(EndpointTable.of(image.endpoints).owners):
+    for slot, rule in EndpointTable.of(image.endpoints).owners:
         slots[rule].append(slot)
     return slots
 
@@ -237,15 +240,15 @@ def _last_port(listeners: list[Listener]) -> int:
 
 def _programmed(image: Image, found: _Found, now: float) -> Altered:
     """Return what is programmed of a service, as far as it is its own."""
-    service, rule, slots, listeners = found
-    policy, endpoints = Policy.of(service), _entries(image, slots)
+    service, rule = found.service, found.rule
+    policy, endpoints = Policy.of(service), _entries(image, found.slots)
     return Altered(
         rule=rule,
         entry=image.rules[rule],
         ring=image.rings.get(rule, ()),
         ids=_ids(in_rule_order(service.endpoints), endpoints),
         endpoints=endpoints,
-        listeners=frozenset(one for one in listeners if image.listeners.get(one) == rule),
+        listeners=frozenset(one for one in found.listeners if image.listeners.get(one) == rule),
         sources=image.sources.get(rule, _NO_SOURCES),
         policy=policy,
         stays={slot: adopted(policy, entry, now) for slot, entry in endpoints.items()},

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Map layouts to model values and back: one function per direction."""
 
-import struct
-from array import array
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from typing import cast
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
@@ -19,31 +15,11 @@ from loxilb.model import (
     FlowState,
     IPAddress,
     IPNetwork,
-    L4Protocol,
     Mode,
     Peer,
     Port,
-    Selection,
 )
-from loxilb.model.image import EndpointFlags, Listener, RuleId, SecondaryListener
-from loxilb.model.service import PROTOCOLS
-
-_NUMBER = {(one.value, version): one.number(version) for one in L4Protocol for version in (4, 6)}
-_NAME = {number: one.value for number, one in PROTOCOLS.items()}
-
-# A field by a Python call each is too slow for a hundred thousand services: their elements are packed whole.
-_LISTENER4 = struct.Struct("=4s2sBxI")
-_LISTENER6 = struct.Struct("=16s2sBxI")
-_LISTENER_HEADS = {4: struct.Struct(">IHB5x"), 6: struct.Struct(">QQHB5x")}  # what is big-endian
-_new = cast("Callable[[type[Listener], tuple[object, ...]], Listener]", tuple.__new__)
-_RULE = struct.Struct("=IIIIBBBBI")
-_ENDPOINT = struct.Struct("=16s16sI2sBB")
-_FAMILY = abi.Endpoint.family.offset
-_NO_ADDRESS = bytes(16)
-_FULL_SHARE, _SHARE_SHIFT = abi.FULL_SHARE, abi.SHARE_SHIFT
-_MODES = {int(mode): mode for mode in Mode}
-_SELECTIONS = {int(selection): selection for selection in Selection}
-_FLAGS = [EndpointFlags(bits) for bits in range(1 << abi.SHARE_SHIFT)]
+from loxilb.model.image import RuleId
 
 
 def _port(field: Iterable[int]) -> int:
@@ -54,32 +30,9 @@ def _packed(address: IPAddress) -> bytes:
     return address.packed.ljust(16, b"\0")
 
 
-@lru_cache(maxsize=1 << 16)
-def _unpacked(raw: bytes, version: int) -> IPAddress:
-    """Read an address; many services have the same endpoints."""
-    return _address(raw, version)
-
-
 def _address(raw: Iterable[int], version: int) -> IPAddress:
     packed = bytes(raw)
     return IPv4Address(packed[:4]) if version == 4 else IPv6Address(packed[:16])
-
-
-def listeners_from_elements(keys: bytes, values: bytes, version: int) -> Iterator[tuple[Listener, int]]:
-    """Return listeners and their words from elements in a row; not those of a protocol that there is not.
-
-    Without the slow constructor of a named tuple: a start reads a hundred thousand.
-    """
-    heads: Iterable[tuple[int, int, int]] = _LISTENER_HEADS[version].iter_unpack(keys)
-    if version == 6:
-        wide = cast("Iterable[tuple[int, int, int, int]]", heads)
-        heads = ((high << 64 | low, port, number) for high, low, port, number in wide)
-    size = (_LISTENER4 if version == 4 else _LISTENER6).size // 4
-    marks = array("I", keys)[size - 1 :: size]
-    for (address, port, number), mark, word in zip(heads, marks, array("I", values), strict=True):
-        if number in _NAME:  # else no packet finds it
-            kind = SecondaryListener if word & abi.LISTENER_SECONDARY else Listener
-            yield _new(kind, (version, address, _NAME[number], port, mark)), word
 
 
 def source_to_key(rule: RuleId, network: IPNetwork) -> bytes:

@@ -8,51 +8,70 @@ import ctypes
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import compress
 from typing import Any, cast
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.model import L4Protocol, Mode, Selection
-from loxilb.model.image import EndpointEntry, EndpointId, Listener, RuleId
+from loxilb.model.image import EndpointEntry, EndpointId, Listener, RuleId, SecondaryListener
+from loxilb.model.service import PROTOCOLS
 from loxilb.model.tables import Column, EndpointTable, RuleTable
 
 _LAYOUTS = {4: abi.Listener4, 6: abi.Listener6}
 _NUMBERS = {version: {one.value: one.number(version) for one in L4Protocol} for version in (4, 6)}
+_NAMES = {number: one.value for number, one in PROTOCOLS.items()}
+_SECONDARY = abi.LISTENER_SECONDARY
 _LOW = (1 << 64) - 1
 _USED = bytes(family in (4, 6) for family in range(256))
 _LIVE = bytes(value == 1 for value in range(256))
 _MODES = frozenset(map(int, Mode))
 _SELECTIONS = frozenset(map(int, Selection))
+_FLAGS = bytes(state & (1 << abi.SHARE_SHIFT) - 1 for state in range(256))
+_SHARES = bytes(state >> abi.SHARE_SHIFT or abi.FULL_SHARE for state in range(256))
+# Without the slow constructor of a named tuple.
+_new = cast("Callable[[type[Listener], tuple[object, ...]], Listener]", tuple.__new__)
 _SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8}
+
+
+@cache
+def _offsets(layout: type[ctypes.Structure]) -> tuple[Mapping[str, int], int]:
+    """Return where each member of a layout is, and the size of all."""
+    names = [name for name, *_ in layout._fields_]
+    return {name: getattr(layout, name).offset for name in names}, ctypes.sizeof(layout)
 
 
 class _Elements:
     """Elements of one layout in a row."""
 
     def __init__(self, layout: type[ctypes.Structure], data: bytearray | bytes) -> None:
-        self._layout = layout
-        self._size = ctypes.sizeof(layout)
+        self._offsets, self._size = _offsets(layout)
         self._view = memoryview(data)
 
     def column(self, member: str, code: str = "B", *, shift: int = 0) -> "memoryview[Any]":
         """Return a member of each, which is ``code`` of :mod:`array`, ``shift`` bytes after its first one."""
-        width, offset = _SIZES[code], getattr(self._layout, member).offset + shift
+        width, offset = _SIZES[code], self._offsets[member] + shift
         return self._view.cast(cast("Any", code))[offset // width :: self._size // width]
 
     def put(self, member: str, values: Iterable[int], code: str = "B", *, big: bool = False, shift: int = 0) -> None:
         """Write a member of each."""
-        words = array(code, bytes(values) if code == "B" else values)
+        if code == "B":
+            self.column(member)[:] = bytes(values)
+            return
+        words = array(code, values)
         if big and sys.byteorder == "little":
             words.byteswap()
         self.column(member, code, shift=shift)[:] = words
 
     def get(self, member: str, code: str = "B", *, big: bool = False, shift: int = 0) -> list[int]:
         """Read a member of each."""
-        words = array(code, self.column(member, code, shift=shift).tolist())
-        if big and sys.byteorder == "little":
-            words.byteswap()
+        found: list[int] = self.column(member, code, shift=shift).tolist()
+        if not big or sys.byteorder == "big":
+            return found
+        words = array(code, found)
+        words.byteswap()
         return words.tolist()
 
     def put_addresses(self, member: str, versions: Column, addresses: Column) -> None:
@@ -98,15 +117,15 @@ def endpoints_from_values(data: bytes) -> EndpointTable:
     used = data[family::size].translate(_USED).rstrip(b"\0")
     elements = _Elements(abi.Endpoint, data[: len(used) * size])
     families = elements.get("family")
-    states = elements.get("flags")
+    states = bytes(elements.column("flags"))
     columns = (
         elements.get("rule", "I"),
         families,
         elements.get_addresses("addr", families),
         elements.get("port", "H", big=True),
         elements.get_addresses("source", families),
-        [state & (1 << abi.SHARE_SHIFT) - 1 for state in states],
-        [state >> abi.SHARE_SHIFT or abi.FULL_SHARE for state in states],
+        states.translate(_FLAGS),
+        states.translate(_SHARES),
     )
     numbers = cast("list[EndpointId]", list(compress(range(len(used)), used)))
     return EndpointTable(numbers, [list(compress(column, used)) for column in columns])
@@ -126,12 +145,15 @@ def rules_to_values(table: RuleTable, clock: JiffyClock) -> bytes:
     elements.put("ring_base", bases, "I")
     elements.put("ring_length", lengths, "I")
     elements.put("timeout", map(ticks.__getitem__, timeouts), "I")
-    elements.put("persist", map(ticks.__getitem__, persists), "I")
+    if any(persists):
+        elements.put("persist", map(ticks.__getitem__, persists), "I")
     elements.put("mode", modes)
     elements.put("select", selections)
     elements.put("live", bytes([1]) * len(table))
-    elements.put("restricted", restricted)
-    elements.put("half_open_limit", limits, "I")
+    if any(restricted):
+        elements.put("restricted", restricted)
+    if any(limits):
+        elements.put("half_open_limit", limits, "I")
     return bytes(data)
 
 
@@ -176,7 +198,9 @@ def listeners_to_keys(listeners: Sequence[Listener], version: int) -> bytes:
         elements.put_addresses("addr", [version] * len(listeners), addresses)
     elements.put("port", [one.port for one in listeners], "H", big=True)
     elements.put("proto", [numbers[one.protocol] for one in listeners])
-    elements.put("mark", [one.mark for one in listeners], "I")
+    marks = [one.mark for one in listeners]
+    if any(marks):
+        elements.put("mark", marks, "I")
     return bytes(data)
 
 
@@ -185,12 +209,46 @@ def listener_to_key(listener: Listener) -> bytes:
     return listeners_to_keys([listener], listener.version)
 
 
-def endpoints_counted(table: EndpointTable) -> Counter[bytes]:
-    """Return how many of the endpoints are at each address, packed."""
-    return addresses_counted(table.columns[1], table.columns[2])
+def listeners_from_elements(keys: bytes, values: bytes, version: int) -> list[tuple[Listener, int]]:
+    """Return listeners and their words from elements in a row; not those of a protocol that there is not."""
+    elements = _Elements(_LAYOUTS[version], keys)
+    marks, ports, protocols = elements.get("mark", "I"), elements.get("port", "H", big=True), elements.get("proto")
+    if version == 4:
+        addresses = elements.get("addr", "I", big=True)
+    else:
+        addresses = elements.get_addresses("addr", [version] * len(marks))
+    rows = zip(addresses, protocols, ports, marks, array("I", values), strict=True)
+    return [
+        (
+            _new(SecondaryListener if word & _SECONDARY else Listener, (version, address, _NAMES[number], port, mark)),
+            word,
+        )
+        for address, number, port, mark, word in rows
+        if number in _NAMES  # else no packet finds it
+    ]
 
 
-def addresses_counted(versions: Iterable[int], addresses: Iterable[int]) -> Counter[bytes]:
-    """Return how often there is each address, packed."""
+def endpoints_counted(data: bytes) -> Mapping[bytes, int]:
+    """Return how many of the endpoints in elements of their array are at each address, packed."""
+    size, family = ctypes.sizeof(abi.Endpoint), abi.Endpoint.family.offset
+    used = data[family::size].translate(_USED).rstrip(b"\0")
+    if not used:
+        return {}
+    elements = _Elements(abi.Endpoint, data[: len(used) * size])
+    families = elements.get("family")
+    addresses = elements.get_addresses("addr", families)
+    return _counted(list(compress(families, used)), list(compress(addresses, used)))
+
+
+def listeners_counted(listeners: Collection[Listener]) -> Mapping[bytes, int]:
+    """Return how many listeners each address has, packed."""
+    return _counted([one.version for one in listeners], [one.address for one in listeners])
+
+
+def _counted(versions: Sequence[int], addresses: Sequence[int]) -> Mapping[bytes, int]:
+    which = set(versions)
+    if len(which) == 1:  # as most often
+        size = 4 if which == {4} else 16
+        return {one.to_bytes(size, "big"): often for one, often in Counter(addresses).items()}
     counted = Counter(zip(versions, addresses, strict=True))
-    return Counter({one.to_bytes(4 if version == 4 else 16, "big"): often for (version, one), often in counted.items()})
+    return {one.to_bytes(4 if version == 4 else 16, "big"): often for (version, one), often in counted.items()}

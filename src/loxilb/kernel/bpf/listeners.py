@@ -10,11 +10,10 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import cast
 
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import convert, layouts, maps
+from loxilb.kernel.bpf import layouts, maps
 from loxilb.model.image import Listener, RuleId
 
 _Undo = Callable[[], None]
@@ -22,6 +21,7 @@ _Undo = Callable[[], None]
 # A map is read whole only for many keys: that goes through all buckets, and a look-up takes the time of four elements.
 _MANY, _PART = 64, 4
 _WORD = struct.Struct("=I")
+_RULE, _MARKED = abi.LISTENER_RULE, abi.LISTENER_MARKED
 _KEY_SIZES = {4: ctypes.sizeof(abi.Listener4), 6: ctypes.sizeof(abi.Listener6)}
 
 
@@ -41,20 +41,19 @@ class ListenerMaps:
         """
         return _found_in(self._words())
 
-    def _words(self) -> Mapping[Listener, int]:
-        return dict(
-            chain.from_iterable(
-                convert.listeners_from_elements(keys, values, version)
-                for version, descriptor in self._maps.items()
-                for keys, values in maps.batches(descriptor, _KEY_SIZES[version], _WORD.size)
-            )
-        )
+    def _words(self) -> list[tuple[Listener, int]]:
+        return [
+            pair
+            for version, descriptor in self._maps.items()
+            for keys, values in maps.batches(descriptor, _KEY_SIZES[version], _WORD.size)
+            for pair in layouts.listeners_from_elements(keys, values, version)
+        ]
 
     def index(self) -> Collection[Listener]:
         """Count anew what is programmed, and return every listener that a packet finds; raises KernelError."""
         words = self._words()
-        self._elements = Counter(one.version for one in words)
-        marked = [one for one, word in words.items() if one.mark and word & abi.LISTENER_RULE]
+        self._elements = Counter([one.version for one, _ in words])
+        marked = [one for one, word in words if one.mark and word & _RULE]
         self._marked = Counter(one._replace(mark=0) for one in marked)
         return _found_in(words).keys()
 
@@ -76,7 +75,7 @@ class ListenerMaps:
         descriptor, keys, size = self._maps[version], layouts.listeners_to_keys(some, version), _KEY_SIZES[version]
         before = self._before(version, keys)
         self._elements[version] += before.count(0)
-        words = [_word(one, rules[one]) | word & abi.LISTENER_MARKED for one, word in zip(some, before, strict=True)]
+        words = [_word(one, rules[one]) | word & _MARKED for one, word in zip(some, before, strict=True)]
 
         def restore() -> None:
             for key, word in zip(maps.pieces(keys, size), before, strict=True):
@@ -85,7 +84,7 @@ class ListenerMaps:
         undo.append(restore)
         values = array("I", words).tobytes()
         maps.update_all(descriptor, keys, values, len(some), "write listeners", room="--listeners")
-        return [one for one, word in zip(some, before, strict=True) if word & abi.LISTENER_RULE]
+        return [one for one, word in zip(some, before, strict=True) if word & _RULE]
 
     def _before(self, version: int, keys: bytes) -> list[int]:
         """Return the word of each key in a row, 0 where there is none."""
@@ -110,15 +109,15 @@ class ListenerMaps:
         before = self._found(listener)
         word = _word(listener, rule) if rule else 0
         if not listener.mark:
-            self._change(listener, before, word | (before & abi.LISTENER_MARKED), undo)
-            return bool(before & abi.LISTENER_RULE)
+            self._change(listener, before, word | (before & _MARKED), undo)
+            return bool(before & _RULE)
         self._change(listener, before, word, undo)
         base = listener._replace(mark=0)
         # One that somebody else wrote was never counted.
         self._marked[base] = max(0, self._marked[base] + bool(rule) - bool(before))
-        marked = abi.LISTENER_MARKED if self._marked[base] else 0
+        marked = _MARKED if self._marked[base] else 0
         found = self._found(base)
-        self._change(base, found, (found & ~abi.LISTENER_MARKED) | marked, undo)
+        self._change(base, found, (found & ~_MARKED) | marked, undo)
         return bool(before)
 
     def _dump(self, version: int) -> Iterator[tuple[bytes, int]]:
@@ -142,10 +141,11 @@ class ListenerMaps:
             maps.delete(descriptor, key, "remove a listener")
 
 
-def _found_in(words: Mapping[Listener, int]) -> Mapping[Listener, RuleId]:
-    found = {listener: word & abi.LISTENER_RULE for listener, word in words.items() if word & abi.LISTENER_RULE}
+def _found_in(words: Sequence[tuple[Listener, int]]) -> Mapping[Listener, RuleId]:
+    found = {listener: rule for listener, word in words if (rule := word & _RULE)}
+    led = {listener for listener, word in words if word & _MARKED}
     for listener in [one for one in found if one.mark]:
-        if not words.get(listener._replace(mark=0), 0) & abi.LISTENER_MARKED:
+        if listener._replace(mark=0) not in led:
             del found[listener]
     return cast("Mapping[Listener, RuleId]", found)
 

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import struct
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -97,8 +97,8 @@ class ConfigurationWriter:
 
     def index(self) -> None:
         """Make the address index, and the count of marks, agree with what is programmed; raises KernelError."""
-        endpoints = layouts.endpoints_from_values(self._views["endpoints"].whole())
-        self._hosts.rebuild(_counted(self._listeners.index()), layouts.endpoints_counted(endpoints))
+        endpoints = layouts.endpoints_counted(self._views["endpoints"].whole())
+        self._hosts.rebuild(layouts.listeners_counted(self._listeners.index()), endpoints)
 
     def _add(self, ops: Sequence[Add], undo: list[_Undo]) -> None:
         for image in (op.image for op in ops):
@@ -135,14 +135,15 @@ class ConfigurationWriter:
 
     def _write_endpoints(self, endpoints: EndpointTable, undo: list[_Undo]) -> None:
         """Write endpoints; their addresses are known before."""
-        self._hosts.add_endpoints(layouts.endpoints_counted(endpoints))
+        after = layouts.endpoints_to_values(endpoints)
+        self._hosts.add_endpoints(layouts.endpoints_counted(after))
         self._hosts.flush()
-        self._write_elements(endpoints.numbers, layouts.endpoints_to_values(endpoints), undo)
+        self._write_elements(endpoints.numbers, after, undo)
 
     def _write_elements(self, slots: Sequence[EndpointId], after: bytes, undo: list[_Undo]) -> None:
         """Write slots; the addresses of the endpoints that were in them are forgotten after."""
         view = self._views["endpoints"]
-        before = layouts.endpoints_from_values(view.get(slots))
+        before = view.get(slots)
         view.put(slots, after, undo)
         self._hosts.drop_endpoints(layouts.endpoints_counted(before))
 
@@ -195,14 +196,14 @@ class ConfigurationWriter:
 
     def _lead(self, listeners: Mapping[Listener, RuleId], undo: list[_Undo]) -> None:
         """Lead listeners to rules; their addresses are known before."""
-        self._hosts.add_services(_counted(listeners))
+        self._hosts.add_services(layouts.listeners_counted(listeners))
         self._hosts.flush()
-        self._hosts.drop_services(_counted(self._listeners.put_all(listeners, undo)))
+        self._hosts.drop_services(layouts.listeners_counted(self._listeners.put_all(listeners, undo)))
 
     def _drop_listeners(self, ops: Sequence[DropListener], undo: list[_Undo]) -> None:
         for op in ops:
             if self._listeners.put(op.listener, None, undo):
-                self._hosts.drop_services(_counted([op.listener]))
+                self._hosts.drop_services(layouts.listeners_counted([op.listener]))
 
     def _put_sources(self, ops: Sequence[PutSource], undo: list[_Undo]) -> None:
         for op in ops:
@@ -224,11 +225,6 @@ class ConfigurationWriter:
             maps.update(self._descriptors["sources"], key, value, f"allow {network}")
         else:
             maps.delete(self._descriptors["sources"], key, f"stop allowing {network}")
-
-
-def _counted(listeners: Collection[Listener]) -> Mapping[bytes, int]:
-    """Return how many listeners each address has, packed."""
-    return layouts.addresses_counted([one.version for one in listeners], [one.address for one in listeners])
 
 
 def _write_back(view: ArrayView, moved: Sequence[tuple[int, bytes]]) -> None:
