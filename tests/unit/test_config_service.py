@@ -65,7 +65,7 @@ def test_a_service_is_programmed_and_its_address_held():
 
     stage = play(scene)
 
-    assert set(stage.fake.observe().listeners) == listeners_of(service())
+    assert set(stage.fake.observe().listeners) == set(listeners_of(service()))
     assert stage.host.addresses == {VIP}
 
 
@@ -339,7 +339,7 @@ def test_when_the_address_cannot_be_released_the_service_stays():
             await stage.service.delete(key())
 
         assert await stage.keys() == ["20.20.20.1,2020,tcp"]
-        assert set(stage.fake.observe().listeners) == listeners_of(service())
+        assert set(stage.fake.observe().listeners) == set(listeners_of(service()))
         stage.host.refused = set()
         await stage.service.delete(key())
 

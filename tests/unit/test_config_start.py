@@ -124,7 +124,7 @@ def test_after_a_reboot_everything_is_programmed_again():
         stage.fake, stage.host = FakeDataPlane(), FakeVipHost()
         assert await stage.restart() == 1
 
-        assert set(stage.fake.observe().listeners) == listeners_of(NAMED)
+        assert set(stage.fake.observe().listeners) == set(listeners_of(NAMED))
         assert stage.host.addresses == {ip_address("10.0.0.9")}
         assert (stage.service.drift, stage.service.is_new) == (Drift(), False)
 
@@ -137,7 +137,7 @@ def test_a_crash_before_the_data_plane_is_finished_at_the_next_start():
         assert (stage.fake.observe(), stage.store.load().pending) == (Image(), True)
 
         assert await stage.service.start() == 1
-        assert set(stage.fake.observe().listeners) == listeners_of(NAMED)
+        assert set(stage.fake.observe().listeners) == set(listeners_of(NAMED))
         assert not stage.store.load().pending
 
     play(scene)
@@ -163,7 +163,7 @@ def test_a_write_under_way_that_the_data_plane_refuses_is_taken_back_at_the_star
 
         assert await stage.shown() == [normal(service())]
         assert "write that was under way refused and taken back" in [one["event"] for one in logs]
-        assert set(stage.fake.observe().listeners) == listeners_of(service())
+        assert set(stage.fake.observe().listeners) == set(listeners_of(service()))
         assert stage.host.addresses == {VIP}
 
     play(scene)
@@ -267,7 +267,7 @@ def test_a_port_of_a_range_that_is_missing_is_drift():
         stage.fake._listeners.pop(sorted(listeners_of(wide))[2])
         await stage.restart()
         assert stage.service.drift == Drift(different=1)
-        assert set(stage.fake.observe().listeners) == listeners_of(wide)
+        assert set(stage.fake.observe().listeners) == set(listeners_of(wide))
 
     play(scene)
 
@@ -338,6 +338,6 @@ def test_a_rule_dropped_behind_our_back_is_missing():
             stage.fake._listeners.pop(listener)
         stage.fake.apply([DropRule(rule=rule) for rule in image.rules])
         assert await stage.restart() == 1
-        assert set(stage.fake.observe().listeners) == listeners_of(service())
+        assert set(stage.fake.observe().listeners) == set(listeners_of(service()))
 
     play(scene)

@@ -164,7 +164,7 @@ def _strays(image: Image, programmed: Iterable[Programmed]) -> Iterable[Op]:
     slots: set[EndpointId] = set()
     for one in programmed:
         kept.add(one.rule)
-        listeners |= one.listeners
+        listeners.update(one.listeners)
         slots.update(one.slots)
     yield from (DropListener(listener=one) for one in sorted(image.listeners.keys() - listeners))
     yield from (DropRule(rule=one) for one in sorted(image.rules.keys() - kept))

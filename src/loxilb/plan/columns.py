@@ -43,11 +43,7 @@ def _tables(ones: Sequence[Programmed]) -> tuple[RuleTable, EndpointTable]:
 
 
 def _led(ones: Sequence[Programmed]) -> dict[Listener, RuleId]:
-    return {
-        listener: one.rule
-        for one in ones
-        for listener in (one.listeners if len(one.listeners) == 1 else sorted(one.listeners))
-    }
+    return {listener: one.rule for one in ones for listener in one.listeners}
 
 
 def _rules(new: Sequence[AsNew]) -> RuleTable:

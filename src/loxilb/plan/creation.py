@@ -25,7 +25,7 @@ def as_new(
     *,
     rules: Sequence[RuleId],
     ids: Sequence[tuple[EndpointId, ...]],
-    listeners: Sequence[frozenset[Listener]],
+    listeners: Sequence[tuple[Listener, ...]],
     bases_of: Callable[[Sequence[int]], Sequence[int]],
     sources: Sources,
     health: Health,

@@ -47,7 +47,7 @@ def _essence(one: Programmed) -> tuple[object, ...]:
     """Return what the configuration alone decides; the slice of the ring follows from it and from health."""
     return (
         structs.replace(one.entry, ring_base=0, ring_length=0),
-        one.listeners,
+        frozenset(one.listeners),
         one.sources,
         Counter((endpoint.address, endpoint.port) for endpoint in one.endpoints.values()),
     )

@@ -8,7 +8,7 @@ many services there are.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
@@ -242,8 +242,9 @@ def _put(draft: Draft, before: Programmed, after: Programmed) -> None:
     if before.entry != after.entry:
         draft.first.append(PutRule(rule=after.rule, entry=after.entry, fresh=False))
     _put_losses(draft, before, after)
-    draft.listeners.update((listener, after.rule) for listener in sorted(after.listeners - before.listeners))
-    draft.gone.extend(sorted(before.listeners - after.listeners))
+    old, new = set(before.listeners), set(after.listeners)
+    draft.listeners.update((listener, after.rule) for listener in sorted(new - old))
+    draft.gone.extend(sorted(old - new))
     for slot in before.endpoints:
         if slot not in after.endpoints:
             draft.last.append(DropEndpoint(endpoint=slot))
@@ -294,18 +295,27 @@ def _check_listeners(draft: Draft) -> None:
     """Refuse a listener of two services (those that leave it now do not count), and too many."""
     ledger, owners = draft.ledger, draft.ledger.owners
     claims = [(listener, key) for key, after in draft.after.items() if after for listener in after.listeners]
-    claimed: dict[Listener, ServiceKey] = {}
-    for listener, key in claims:
-        owner = claimed.setdefault(listener, key)
-        if owner is key and listener in owners:
-            owner = key if owners[listener] in draft.after else owners[listener]
-        if owner is not key:
-            raise _taken(listener, owner, key)
+    claimed = dict(claims)
+    if len(claimed) < len(claims) or not owners.keys().isdisjoint(claimed):
+        _check_claims(claims, owners, draft.after)
     gone = sum(map(places, draft.dropped))
     led = chain(draft.listeners, chain.from_iterable([one.listeners for one in draft.new]))
     added = sum([places(listener) for listener in led if listener not in owners])
     if ledger.places + added - gone > ledger.limits.listeners:
         raise exhausted("listeners (one a port, two with a mark)", ledger.limits.listeners)
+
+
+def _check_claims(
+    claims: Iterable[tuple[Listener, ServiceKey]], owners: Mapping[Listener, ServiceKey], planned: Container[ServiceKey]
+) -> None:
+    """Refuse the first listener that two services claim, or that one has which is not planned anew."""
+    claimed: dict[Listener, ServiceKey] = {}
+    for listener, key in claims:
+        owner = claimed.setdefault(listener, key)
+        if owner is key and listener in owners:
+            owner = key if owners[listener] in planned else owners[listener]
+        if owner is not key:
+            raise _taken(listener, owner, key)
 
 
 def _check_sources(draft: Draft) -> None:

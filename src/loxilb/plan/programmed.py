@@ -35,7 +35,7 @@ class AsNew(Struct, frozen=True, kw_only=True, gc=False):
     ids: tuple[EndpointId, ...]
     ring: tuple[EndpointId, ...]
     base: int
-    listeners: frozenset[Listener]
+    listeners: tuple[Listener, ...]
     unwell: Mapping[EndpointId, Stay] = ALL_WELL
     routed: Mapping[EndpointId, IPAddress] = UNROUTED
 
@@ -142,7 +142,7 @@ class Altered(Struct, frozen=True, kw_only=True, gc=False):
     ring: tuple[EndpointId, ...]
     ids: tuple[EndpointId, ...]
     endpoints: Mapping[EndpointId, EndpointEntry]
-    listeners: frozenset[Listener]
+    listeners: tuple[Listener, ...]
     policy: Policy
     sources: frozenset[IPNetwork]
     stays: Mapping[EndpointId, Stay]
@@ -196,13 +196,13 @@ Programmed = AsNew | Altered
 """One service as programmed."""
 
 
-def listeners_of(service: Service) -> frozenset[Listener]:
+def listeners_of(service: Service) -> tuple[Listener, ...]:
     """Return the listeners of a service: one for each of its addresses and ports."""
     key = service.key
     if key.port == key.port_max and not service.secondary_addresses:
-        return frozenset((Listener.of(service.private_address or key.address, key.protocol, key.port, mark=key.block),))
+        return (Listener.of(service.private_address or key.address, key.protocol, key.port, mark=key.block),)
     addresses = (service.data_address, *service.secondary_addresses)
-    return frozenset(
+    return tuple(
         Listener.of(address, key.protocol, port, mark=key.block, secondary=bool(place))
         for place, address in enumerate(addresses)
         for port in range(key.port, key.port_max + 1)

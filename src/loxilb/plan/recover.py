@@ -107,7 +107,7 @@ class _Found(Struct, frozen=True, kw_only=True, gc=False):
     service: Service
     rule: RuleId
     slots: list[EndpointId]
-    listeners: frozenset[Listener]
+    listeners: tuple[Listener, ...]
 
 
 def _settled(image: Image, found: Sequence[_Found], sources: Sources, health: Health) -> dict[ServiceKey, Programmed]:
@@ -248,7 +248,7 @@ def _programmed(image: Image, found: _Found, now: float) -> Altered:
         ring=image.rings.get(rule, ()),
         ids=_ids(in_rule_order(service.endpoints), endpoints),
         endpoints=endpoints,
-        listeners=frozenset(one for one in found.listeners if image.listeners.get(one) == rule),
+        listeners=tuple(one for one in found.listeners if image.listeners.get(one) == rule),
         sources=image.sources.get(rule, _NO_SOURCES),
         policy=policy,
         stays={slot: adopted(policy, entry, now) for slot, entry in endpoints.items()},

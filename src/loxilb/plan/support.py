@@ -63,11 +63,15 @@ def check_supported(service: Service) -> None:
 
 def _is_usual(service: Service) -> bool:
     """Tell of most services, at once, that they have none of the gaps."""
-    key, family = service.key, type(service.key.address)
-    if key.host or service.security or service.egress or service.proxy_protocol_v2 or service.secondary_addresses:
-        return False
+    key = service.key
+    family = type(key.address)
     for endpoint in service.endpoints:
         if type(endpoint.address) is not family:
             return False
-    usual = key.protocol is not _SCTP and not service.probe.kind
-    return usual and service.mode in _MODES and service.selection in _SELECTIONS
+    return (
+        service.mode in _MODES
+        and service.selection in _SELECTIONS
+        and key.protocol is not _SCTP
+        and not (key.host or service.security or service.egress or service.proxy_protocol_v2)
+        and not (service.secondary_addresses or service.probe.kind)
+    )
