@@ -9,6 +9,8 @@ OBJECT_DIR := src/loxilb/kernel/bpf/objects
 # On which kernels test-kernels runs; see docs/kernels.md.
 KERNELS ?= 6.1 newest 5.10
 OBJECTS := $(patsubst bpf/%.bpf.c,$(OBJECT_DIR)/%.bpf.o,$(wildcard bpf/*.bpf.c))
+# The same for kernels before Linux 5.17 (docs/kernels.md), without programs for sockets.
+LEGACY := $(patsubst %,$(OBJECT_DIR)/legacy/%.bpf.o,base gc tc xdp egress flowcheck movecheck)
 
 .PHONY: help install packages bpf demo test test-kernels test-container lint bench bench-restart bench-scale wheel man clean
 
@@ -37,14 +39,24 @@ packages:
 	@./scripts/venv
 	@touch $@
 
-bpf: $(OBJECTS)
+bpf: $(OBJECTS) $(LEGACY)
 
-# Every object depends on every header: a full build takes a second.
-$(OBJECT_DIR)/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile
+# Every object depends on every header: a full build takes seconds.
+define compile
 	@mkdir -p $(@D)
-	$(CLANG) $(BPF_CFLAGS) -c $< -o $@.tmp
+	$(CLANG) $(BPF_CFLAGS) $1 -c $< -o $@.tmp
 	$(LLVM_STRIP) -g $@.tmp
 	@mv $@.tmp $@
+endef
+
+$(OBJECT_DIR)/legacy/%.bpf.o: bpf/legacy/%.bpf.c $(wildcard bpf/*.h) Makefile
+	$(call compile,-DLOX_LEGACY)
+
+$(OBJECT_DIR)/legacy/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile
+	$(call compile,-DLOX_LEGACY)
+
+$(OBJECT_DIR)/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile
+	$(call compile)
 
 demo: install
 	@$(PYTHON) -m examples.demo

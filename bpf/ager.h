@@ -209,7 +209,7 @@ LOX_INLINE void lox_sweep(const bool v6, const enum lox_table table, struct lox_
 		return;
 	if (!two || lox_try_lock(other)) {
 		if (!lox_passed_over(v6, table, at) &&
-		    __sync_val_compare_and_swap(&f->word, word, word & ~LOX_SLOT_MASK) == word && table == LOX_MAIN)
+		    lox_swap(&f->word, word, word & ~LOX_SLOT_MASK) && table == LOX_MAIN)
 			lox_mark_free(v6, at);
 		if (two)
 			lox_unlock(other);
@@ -256,6 +256,19 @@ static long lox_visit_half6(__u32 i, struct lox_stripe *s)
 	return lox_visit(true, LOX_HALF, i, s);
 }
 
+LOX_RECORD(stripe_record, struct lox_stripe)
+LOX_LOOP(lox_visit_main4, struct lox_stripe, stripe_record)
+LOX_LOOP(lox_visit_main6, struct lox_stripe, stripe_record)
+LOX_LOOP(lox_visit_half4, struct lox_stripe, stripe_record)
+LOX_LOOP(lox_visit_half6, struct lox_stripe, stripe_record)
+
+LOX_INLINE void lox_visit_slots(const bool v6, const enum lox_table table, __u32 length, struct lox_stripe *s)
+{
+	if (table == LOX_MAIN)
+		return v6 ? lox_visit_main6_loop(length, s) : lox_visit_main4_loop(length, s);
+	return v6 ? lox_visit_half6_loop(length, s) : lox_visit_half4_loop(length, s);
+}
+
 static long lox_visit_overflow(struct bpf_map *map, const void *key, struct lox_flow *f, struct lox_stripe *s,
 			       const bool v6)
 {
@@ -285,9 +298,9 @@ LOX_INLINE __u32 lox_stripe_of(__u32 mask, bool purge)
 }
 
 /* Walk one stripe of one table; returns the table's live slots when a pass is complete, else -1. */
-LOX_INLINE int lox_walk(struct lox_cursor *c, __u32 mask, struct lox_stripe *s, void *visit)
+LOX_INLINE int lox_walk(const bool v6, const enum lox_table table, struct lox_cursor *c, struct lox_stripe *s)
 {
-	__u32 length = lox_stripe_of(mask, c->purge);
+	__u32 mask = lox_mask(v6, table), length = lox_stripe_of(mask, c->purge);
 	int live = -1;
 
 	s->purge = c->purge;
@@ -295,7 +308,7 @@ LOX_INLINE int lox_walk(struct lox_cursor *c, __u32 mask, struct lox_stripe *s, 
 	c->purge -= length < c->purge ? length : c->purge;
 	s->top = c->at - 1;
 	s->live = 0;
-	bpf_loop(length, visit, s, 0);
+	lox_visit_slots(v6, table, length, s);
 	if (s->again)
 		c->purge = 2 * (mask + 1);
 	c->live += s->live;
@@ -336,21 +349,21 @@ LOX_INLINE void lox_tick(struct lox_ager *a, struct lox_runtime *rt)
 	lox_start_purge(a, rt);
 	s.patience = a->patience;
 	a->patience -= !!a->patience;
-	live = lox_walk(&a->cursor[0], cfg.flow4_mask, &s, lox_visit_main4);
+	live = lox_walk(false, LOX_MAIN, &a->cursor[0], &s);
 	lox_publish(&rt->live4, live);
 	rt->pass += live >= 0;
 	if (live >= 0 && READ_ONCE(rt->overflow4))
-		bpf_for_each_map_elem(&overflow4, lox_visit_overflow4, &s, 0);
+		lox_for_each(overflow4, lox_visit_overflow4, &s);
 	if (s.again)
 		a->cursor[0].purge = 2 * (cfg.flow4_mask + 1);
-	live = lox_walk(&a->cursor[1], cfg.flow6_mask, &s, lox_visit_main6);
+	live = lox_walk(true, LOX_MAIN, &a->cursor[1], &s);
 	lox_publish(&rt->live6, live);
 	if (live >= 0 && READ_ONCE(rt->overflow6))
-		bpf_for_each_map_elem(&overflow6, lox_visit_overflow6, &s, 0);
+		lox_for_each(overflow6, lox_visit_overflow6, &s);
 	if (s.again)
 		a->cursor[1].purge = 2 * (cfg.flow6_mask + 1);
-	lox_publish(&rt->half4, lox_walk(&a->cursor[2], cfg.half4_mask, &s, lox_visit_half4));
-	lox_publish(&rt->half6, lox_walk(&a->cursor[3], cfg.half6_mask, &s, lox_visit_half6));
+	lox_publish(&rt->half4, lox_walk(false, LOX_HALF, &a->cursor[2], &s));
+	lox_publish(&rt->half6, lox_walk(true, LOX_HALF, &a->cursor[3], &s));
 }
 
 static int lox_on_timer(void *map, __u32 *key, struct lox_ager *a)

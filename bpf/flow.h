@@ -18,6 +18,8 @@
 #ifndef LOX_FLOW_H
 #define LOX_FLOW_H
 
+#include "atomic.h"
+#include "call.h"
 #include "packet.h"
 
 enum lox_table { LOX_MAIN, LOX_HALF };
@@ -86,7 +88,7 @@ LOX_INLINE void lox_mark_used(const bool v6, __u32 at)
 	__u64 *used = lox_used(v6, at);
 
 	if (used)
-		__sync_fetch_and_or(used, 1ULL << (at & 63));
+		lox_set_bits(used, 1ULL << (at & 63));
 }
 
 /* A slot of a large table has become free; under the locks that keep insertions off it. */
@@ -95,7 +97,7 @@ LOX_INLINE void lox_mark_free(const bool v6, __u32 at)
 	__u64 *used = lox_used(v6, at);
 
 	if (used)
-		__sync_fetch_and_and(used, ~(1ULL << (at & 63)));
+		lox_clear_bits(used, 1ULL << (at & 63));
 }
 
 LOX_INLINE __u32 lox_window(const enum lox_table table)
@@ -257,25 +259,12 @@ LOX_INLINE __u64 lox_seek(const bool v6, const enum lox_table table, const struc
 	return ref.flow ? (__u64)ref.word << 32 | ref.at : 0;
 }
 
-__noinline __u64 lox_seek_main4(struct lox_tuple *t)
-{
-	return t ? lox_seek(false, LOX_MAIN, t) : 0;
-}
+LOX_RECORD(seek_record, struct lox_tuple)
 
-__noinline __u64 lox_seek_main6(struct lox_tuple *t)
-{
-	return t ? lox_seek(true, LOX_MAIN, t) : 0;
-}
-
-__noinline __u64 lox_seek_half4(struct lox_tuple *t)
-{
-	return t ? lox_seek(false, LOX_HALF, t) : 0;
-}
-
-__noinline __u64 lox_seek_half6(struct lox_tuple *t)
-{
-	return t ? lox_seek(true, LOX_HALF, t) : 0;
-}
+LOX_FUNCTION(__u64, lox_seek_main4, struct lox_tuple, seek_record, lox_seek(false, LOX_MAIN, in), 0)
+LOX_FUNCTION(__u64, lox_seek_main6, struct lox_tuple, seek_record, lox_seek(true, LOX_MAIN, in), 0)
+LOX_FUNCTION(__u64, lox_seek_half4, struct lox_tuple, seek_record, lox_seek(false, LOX_HALF, in), 0)
+LOX_FUNCTION(__u64, lox_seek_half6, struct lox_tuple, seek_record, lox_seek(true, LOX_HALF, in), 0)
 
 LOX_INLINE __u64 lox_seek_in(const bool v6, const enum lox_table table, struct lox_tuple *t)
 {

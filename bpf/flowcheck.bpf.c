@@ -49,7 +49,6 @@ struct {
 } inserts SEC(".maps");
 
 struct lox_round {
-	struct lox_check *check;
 	__u32 cpu;
 	__u32 keys;
 };
@@ -95,34 +94,34 @@ LOX_INLINE bool lox_check_torn(const bool v6, const struct lox_ref *ref, __u32 i
 	return daddr != (saddr ^ id) || sport != (__u16)saddr || dport != (__u16)(saddr >> 16);
 }
 
-LOX_INLINE void lox_check_put(const bool v6, const enum lox_table table, struct lox_round *r, struct lox_insert *in,
+LOX_INLINE void lox_check_put(const bool v6, const enum lox_table table, struct lox_check *check, struct lox_insert *in,
 			      __s32 *model_at, bool private)
 {
 	int put = lox_put_in(v6, table, in);
 
 	if (put == LOX_PUT_DONE) {
-		r->check->put++;
+		check->put++;
 		if (private && *model_at && table == LOX_MAIN)
-			r->check->violations[LOX_DOUBLED]++;
+			check->violations[LOX_DOUBLED]++;
 		__sync_fetch_and_add(model_at, 1);
 	} else if (put == LOX_PUT_EXISTS) {
 		if (private && !*model_at && table == LOX_MAIN)
-			r->check->violations[LOX_PHANTOM]++;
+			check->violations[LOX_PHANTOM]++;
 	} else if (put == LOX_PUT_FULL) {
-		r->check->full++;
+		check->full++;
 	} else {
-		r->check->busy++;
+		check->busy++;
 	}
 }
 
-LOX_INLINE void lox_check_remove(const bool v6, struct lox_round *r, struct lox_tuple *t, struct lox_ref *ref,
+LOX_INLINE void lox_check_remove(const bool v6, struct lox_check *check, struct lox_tuple *t, struct lox_ref *ref,
 				 __s32 *model_at, bool private)
 {
 	if (lox_drop(v6, t, ref)) {
-		r->check->removed++;
+		check->removed++;
 		__sync_fetch_and_add(model_at, -1);
 	} else if (private) {
-		r->check->violations[LOX_UNREMOVED]++;
+		check->violations[LOX_UNREMOVED]++;
 	}
 }
 
@@ -134,25 +133,27 @@ LOX_INLINE long lox_check_step(const bool v6, const enum lox_table table, struct
 	__u32 id = private ? (r->cpu + 1) * r->keys + n : n;
 	struct lox_insert *in = bpf_map_lookup_elem(&inserts, &zero);
 	__s32 *model_at = bpf_map_lookup_elem(&model, &id);
+	__u32 cpu = r->cpu;
+	struct lox_check *check = bpf_map_lookup_elem(&checks, &cpu);
 	struct lox_ref ref;
 
-	if (!in || !model_at)
+	if (!in || !model_at || !check)
 		return 1;
-	r->check->done++;
+	check->done++;
 	__builtin_memset(in, 0, sizeof(*in));
 	lox_check_key(v6, id, &in->key);
 	lox_look_up(v6, table, &in->key, &ref);
 	if (private && table == LOX_MAIN) {
-		r->check->violations[LOX_LOST] += *model_at && !ref.flow;
-		r->check->violations[LOX_PHANTOM] += !*model_at && ref.flow;
+		check->violations[LOX_LOST] += *model_at && !ref.flow;
+		check->violations[LOX_PHANTOM] += !*model_at && ref.flow;
 	}
 	if (ref.flow)
-		r->check->violations[LOX_TORN] += lox_check_torn(v6, &ref, id);
+		check->violations[LOX_TORN] += lox_check_torn(v6, &ref, id);
 	lox_check_fill(in);
 	if (ref.flow && random & 2)
-		lox_check_remove(v6, r, &in->key, &ref, model_at, private && table == LOX_MAIN);
+		lox_check_remove(v6, check, &in->key, &ref, model_at, private && table == LOX_MAIN);
 	else
-		lox_check_put(v6, table, r, in, model_at, private);
+		lox_check_put(v6, table, check, in, model_at, private);
 	return 0;
 }
 
@@ -176,41 +177,61 @@ static long lox_step_half6(__u32 i, struct lox_round *r)
 	return lox_check_step(true, LOX_HALF, r);
 }
 
-LOX_INLINE int lox_check_run(void *step)
-{
-	__u32 zero = 0, cpu = bpf_get_smp_processor_id();
-	struct lox_check_plan *plan = bpf_map_lookup_elem(&check_plan, &zero);
-	struct lox_round r = { .check = bpf_map_lookup_elem(&checks, &cpu), .cpu = cpu };
+LOX_RECORD(round_record, struct lox_round)
+LOX_LOOP(lox_step_main4, struct lox_round, round_record)
+LOX_LOOP(lox_step_main6, struct lox_round, round_record)
+LOX_LOOP(lox_step_half4, struct lox_round, round_record)
+LOX_LOOP(lox_step_half6, struct lox_round, round_record)
 
-	if (!plan || !r.check)
-		return 1;
-	r.keys = plan->keys;
-	bpf_loop(plan->operations, step, &r, 0);
-	return 0;
+/* Returns how many operations there are. */
+LOX_INLINE __u32 lox_check_begin(struct lox_round *r)
+{
+	__u32 zero = 0;
+	struct lox_check_plan *plan = bpf_map_lookup_elem(&check_plan, &zero);
+
+	r->cpu = bpf_get_smp_processor_id();
+	r->keys = plan ? plan->keys : 0;
+	return plan ? plan->operations : 0;
 }
 
 SEC("tc")
 int check_main4(struct __sk_buff *ctx)
 {
-	return lox_check_run(lox_step_main4);
+	struct lox_round r;
+	__u32 length = lox_check_begin(&r);
+
+	lox_step_main4_loop(length, &r);
+	return !length;
 }
 
 SEC("tc")
 int check_main6(struct __sk_buff *ctx)
 {
-	return lox_check_run(lox_step_main6);
+	struct lox_round r;
+	__u32 length = lox_check_begin(&r);
+
+	lox_step_main6_loop(length, &r);
+	return !length;
 }
 
 SEC("tc")
 int check_half4(struct __sk_buff *ctx)
 {
-	return lox_check_run(lox_step_half4);
+	struct lox_round r;
+	__u32 length = lox_check_begin(&r);
+
+	lox_step_half4_loop(length, &r);
+	return !length;
 }
 
 SEC("tc")
 int check_half6(struct __sk_buff *ctx)
 {
-	return lox_check_run(lox_step_half6);
+	struct lox_round r;
+	__u32 length = lox_check_begin(&r);
+
+	lox_step_half6_loop(length, &r);
+	return !length;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -82,14 +82,29 @@ static long lox_fold_overflow6(struct bpf_map *map, const void *key, struct lox_
 #define LOX_FOLD_CHUNK (1U << 22) /* bpf_loop allows 2^23 rounds */
 #define LOX_FOLD_CHUNKS 16
 
-LOX_INLINE void lox_fold_table(__u32 mask, void *slot)
+LOX_RECORD(base_record, __u32)
+LOX_LOOP(lox_fold_main4, __u32, base_record)
+LOX_LOOP(lox_fold_main6, __u32, base_record)
+LOX_LOOP(lox_fold_half4, __u32, base_record)
+LOX_LOOP(lox_fold_half6, __u32, base_record)
+
+LOX_INLINE void lox_fold_slots(const bool v6, const enum lox_table table, __u32 base, __u32 length)
 {
+	if (table == LOX_MAIN)
+		return v6 ? lox_fold_main6_loop(length, &base) : lox_fold_main4_loop(length, &base);
+	return v6 ? lox_fold_half6_loop(length, &base) : lox_fold_half4_loop(length, &base);
+}
+
+LOX_INLINE void lox_fold_table(const bool v6, const enum lox_table table)
+{
+	__u32 mask = lox_mask(v6, table);
+
 	for (__u32 i = 0; i < LOX_FOLD_CHUNKS; i++) {
 		__u32 base = i * LOX_FOLD_CHUNK, left = mask + 1 - base;
 
 		if (base > mask)
 			break;
-		bpf_loop(left < LOX_FOLD_CHUNK ? left : LOX_FOLD_CHUNK, slot, &base, 0);
+		lox_fold_slots(v6, table, base, left < LOX_FOLD_CHUNK ? left : LOX_FOLD_CHUNK);
 	}
 }
 
@@ -97,12 +112,12 @@ LOX_INLINE void lox_fold_table(__u32 mask, void *slot)
 LOX_INLINE int lox_fold(void)
 {
 	bpf_loop(cfg.endpoints, lox_fold_clear, NULL, 0);
-	lox_fold_table(cfg.flow4_mask, lox_fold_main4);
-	lox_fold_table(cfg.flow6_mask, lox_fold_main6);
-	lox_fold_table(cfg.half4_mask, lox_fold_half4);
-	lox_fold_table(cfg.half6_mask, lox_fold_half6);
-	bpf_for_each_map_elem(&overflow4, lox_fold_overflow4, NULL, 0);
-	bpf_for_each_map_elem(&overflow6, lox_fold_overflow6, NULL, 0);
+	lox_fold_table(false, LOX_MAIN);
+	lox_fold_table(true, LOX_MAIN);
+	lox_fold_table(false, LOX_HALF);
+	lox_fold_table(true, LOX_HALF);
+	lox_for_each(overflow4, lox_fold_overflow4, NULL);
+	lox_for_each(overflow6, lox_fold_overflow6, NULL);
 	return 0;
 }
 

@@ -57,24 +57,6 @@ struct {
 	__type(value, union lox_spill);
 } spill SEC(".maps");
 
-/* flags within its aligned word: the byte alone cannot be changed atomically. */
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define LOX_FLAGS_SHIFT 8
-#else
-#define LOX_FLAGS_SHIFT 16
-#endif
-
-/* Set flags of a live flow, whatever other CPUs set; returns those that were set before. */
-LOX_INLINE __u8 lox_set_flags(struct lox_flow *f, __u8 flags)
-{
-	return __sync_fetch_and_or((__u32 *)&f->proto, (__u32)flags << LOX_FLAGS_SHIFT) >> LOX_FLAGS_SHIFT;
-}
-
-LOX_INLINE void lox_clear_flags(struct lox_flow *f, __u8 flags)
-{
-	__sync_fetch_and_and((__u32 *)&f->proto, ~((__u32)flags << LOX_FLAGS_SHIFT));
-}
-
 LOX_INLINE void lox_count_flow(__u32 endpoint, __s32 change)
 {
 	struct lox_endpoint_state *state = bpf_map_lookup_elem(&endpoint_states, &endpoint);
@@ -103,7 +85,7 @@ LOX_INLINE __s32 lox_count_half_open(__u32 rule, __s32 change)
 {
 	struct lox_rule_state *state = bpf_map_lookup_elem(&rule_states, &rule);
 
-	return state ? __sync_fetch_and_add(&state->half_open, change) : 0;
+	return state ? (__s32)lox_add((__u32 *)&state->half_open, change) : 0;
 }
 
 /* A flow has left the half-open table; the direction from the client stands for both. */
@@ -135,12 +117,12 @@ LOX_INLINE __u32 *lox_lock_of(const bool v6, const enum lox_table table, __u32 h
 
 LOX_INLINE bool lox_try_lock(__u32 *lock)
 {
-	return __sync_val_compare_and_swap(lock, 0, 1) == 0;
+	return lox_swap(lock, 0, 1);
 }
 
 LOX_INLINE void lox_unlock(__u32 *lock)
 {
-	__sync_lock_test_and_set(lock, 0);
+	lox_store(lock, 0);
 }
 
 /* Holders run with preemption off for some ten nanoseconds, so a bounded number of tries is enough. */
@@ -195,7 +177,7 @@ LOX_INLINE bool lox_take(const bool v6, const enum lox_table table, __u32 at, __
 
 	if (table == LOX_MAIN)
 		lox_mark_used(v6, at);
-	if (!f || __sync_val_compare_and_swap(&f->word, word, claimed) != word)
+	if (!f || !lox_swap(&f->word, word, claimed))
 		return false;
 	cold = lox_cold_of(v6, table, f, at, false);
 	if (cold) {
@@ -206,7 +188,7 @@ LOX_INLINE bool lox_take(const bool v6, const enum lox_table table, __u32 at, __
 		*cold = in->cold;
 	}
 	lox_fill(v6, f, in, now);
-	__sync_lock_test_and_set(&f->word, (claimed & ~LOX_SLOT_MASK) | LOX_SLOT_LIVE);
+	lox_store(&f->word, (claimed & ~LOX_SLOT_MASK) | LOX_SLOT_LIVE);
 	in->at = at;
 	return true;
 }
@@ -301,25 +283,12 @@ LOX_INLINE int lox_put(const bool v6, const enum lox_table table, struct lox_ins
 	return done;
 }
 
-__noinline int lox_put_main4(struct lox_insert *in)
-{
-	return in ? lox_put(false, LOX_MAIN, in) : LOX_PUT_BUSY;
-}
+LOX_RECORD(insert_record, struct lox_insert)
 
-__noinline int lox_put_main6(struct lox_insert *in)
-{
-	return in ? lox_put(true, LOX_MAIN, in) : LOX_PUT_BUSY;
-}
-
-__noinline int lox_put_half4(struct lox_insert *in)
-{
-	return in ? lox_put(false, LOX_HALF, in) : LOX_PUT_BUSY;
-}
-
-__noinline int lox_put_half6(struct lox_insert *in)
-{
-	return in ? lox_put(true, LOX_HALF, in) : LOX_PUT_BUSY;
-}
+LOX_FUNCTION(int, lox_put_main4, struct lox_insert, insert_record, lox_put(false, LOX_MAIN, in), LOX_PUT_BUSY)
+LOX_FUNCTION(int, lox_put_main6, struct lox_insert, insert_record, lox_put(true, LOX_MAIN, in), LOX_PUT_BUSY)
+LOX_FUNCTION(int, lox_put_half4, struct lox_insert, insert_record, lox_put(false, LOX_HALF, in), LOX_PUT_BUSY)
+LOX_FUNCTION(int, lox_put_half6, struct lox_insert, insert_record, lox_put(true, LOX_HALF, in), LOX_PUT_BUSY)
 
 LOX_INLINE int lox_put_in(const bool v6, const enum lox_table table, struct lox_insert *in)
 {
@@ -355,7 +324,7 @@ LOX_INLINE bool lox_kill(const struct lox_ref *ref, __u32 now)
 	__u32 dead = (ref->word & ~LOX_SLOT_MASK) | LOX_SLOT_DEAD;
 
 	WRITE_ONCE(ref->flow->last, now);
-	return __sync_val_compare_and_swap(&ref->flow->word, ref->word, dead) == ref->word;
+	return lox_swap(&ref->flow->word, ref->word, dead);
 }
 
 /* End a flow, account its traffic to its endpoint and give its place back. */

@@ -49,6 +49,16 @@ LOX_INLINE bool lox_same_mac(const void *a, const void *b)
 /* What the FIB is asked about: with a length it answers with the MTU, in the same member, but only when the way is ready. */
 #define LOX_ASKED_LENGTH 1
 
+/*
+ * Before Linux 5.12 it does not. On TC it then says of what is too large for the device that it must be fragmented, whatever
+ * it was asked, and the answer is whole all the same.
+ */
+#ifndef LOX_LEGACY
+#define LOX_FIB_ANSWER(_answer) (_answer)
+#else
+#define LOX_FIB_ANSWER(_answer) ((_answer) == BPF_FIB_LKUP_RET_FRAG_NEEDED ? BPF_FIB_LKUP_RET_SUCCESS : (_answer))
+#endif
+
 /* The FIB's answer, else the size of the device; no limit where neither is known. */
 LOX_INLINE __u32 lox_mtu_of(const struct bpf_fib_lookup *fib)
 {
@@ -71,7 +81,7 @@ LOX_INLINE bool lox_take_hop(struct lox_next_hop *hop, __u32 word, const struct 
 {
 	__u32 claimed = ((word & ~LOX_SLOT_MASK) + LOX_SLOT_CLAIM) | LOX_SLOT_CLAIMED;
 
-	if (__sync_val_compare_and_swap(&hop->word, word, claimed) != word)
+	if (!lox_swap(&hop->word, word, claimed))
 		return false;
 	hop->ifindex = fib->ifindex;
 	hop->generation = generation;
@@ -79,7 +89,7 @@ LOX_INLINE bool lox_take_hop(struct lox_next_hop *hop, __u32 word, const struct 
 	hop->mtu = lox_mtu_of(fib);
 	__builtin_memcpy(hop->dmac, fib->dmac, 6);
 	__builtin_memcpy(hop->smac, fib->smac, 6);
-	__sync_lock_test_and_set(&hop->word, (claimed & ~LOX_SLOT_MASK) | LOX_SLOT_LIVE);
+	lox_store(&hop->word, (claimed & ~LOX_SLOT_MASK) | LOX_SLOT_LIVE);
 	return true;
 }
 
@@ -129,7 +139,7 @@ LOX_INLINE enum lox_route lox_route(void *ctx, const bool v6, __u32 ifindex, con
 		fib->ipv4_dst = daddr->v4;
 	}
 	answer = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
-	switch (answer) {
+	switch (LOX_FIB_ANSWER(answer)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		return LOX_ROUTE_READY;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:

@@ -119,7 +119,7 @@ LOX_INLINE __u32 lox_position(const bool v6, const struct lox_rule *rule, __u32 
 	if (rule->select == LOX_SELECT_HASH)
 		return lox_mix(v6, t, LOX_SELECT_KEY0, LOX_SELECT_KEY1) % length;
 	state = bpf_map_lookup_elem(&rule_states, &rule_id);
-	return state ? (__u32)__sync_fetch_and_add(&state->position, 1) % length : 0;
+	return state ? lox_add(&state->position, 1) % length : 0;
 }
 
 /* Endpoint at a position of the ring; 0 is none. */
@@ -172,12 +172,15 @@ static long lox_least_step(__u32 i, struct lox_least *least)
 	return 0;
 }
 
+LOX_RECORD(least_record, struct lox_least)
+LOX_LOOP(lox_least_step, struct lox_least, least_record)
+
 /* Least connections: the endpoint with the fewest live flows for its share, the first of several. */
 LOX_INLINE __u32 lox_least_of(__u32 base, __u32 length)
 {
 	struct lox_least least = { .base = base, .at = base, .active = ~0U, .share = 1 };
 
-	bpf_loop(length, lox_least_step, &least, 0);
+	lox_least_step_loop(length, &least);
 	return lox_ring_at(least.at);
 }
 

@@ -53,9 +53,9 @@ def space(lab: Lab) -> Iterator[Namespace]:
 def test_the_wheel_carries_the_objects(installed: Path) -> None:
     """And nothing of the tests."""
     (site,) = installed.parent.glob("lib/python*/site-packages")
-    objects = {path.name for path in (site / "loxilb/kernel/bpf/objects").iterdir()}
-
-    assert objects >= {"base.bpf.o", "tc.bpf.o", "xdp.bpf.o", "gc.bpf.o"}
+    for folder in (site / "loxilb/kernel/bpf/objects", site / "loxilb/kernel/bpf/objects/legacy"):
+        objects = {path.name for path in folder.iterdir()}
+        assert objects >= {"base.bpf.o", "tc.bpf.o", "xdp.bpf.o", "gc.bpf.o"}
     assert not (site / "tests").exists()
 
 

@@ -7,18 +7,20 @@ import secrets
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import maps
+from loxilb.kernel.bpf.builds import is_shared
+from loxilb.kernel.bpf.control import Ager
+from loxilb.kernel.bpf.features import ProgramSet
+from loxilb.kernel.bpf.loading import object_path
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.run import run, run_once
 
-OBJECTS = Path(abi.__file__).parent / "bpf" / "objects"
 FIELDS = ("done", "put", "removed", "full", "busy", "lost", "phantom", "doubled", "torn", "unremoved")
 VIOLATIONS = FIELDS[5:]
 _LAYOUTS = {"flow4": abi.Flow4, "flow6": abi.Flow6, "half4": abi.Whole4, "half6": abi.Flow6}
@@ -145,14 +147,42 @@ def config_of(slots: int) -> abi.Config:
 
 
 @contextmanager
-def arena(*, slots: int, keys: int, overflow: int = 4096, timeout: int = _KEPT) -> Iterator[Arena]:
+def arena(
+    *,
+    slots: int,
+    keys: int,
+    overflow: int = 4096,
+    timeout: int = _KEPT,
+    program_set: ProgramSet = ProgramSet.CURRENT,
+) -> Iterator[Arena]:
     """A fresh data plane with a random secret, its ager running; ``timeout`` of all flows is in jiffies."""
     config, sizes = config_of(slots), sizes_of(slots, keys, overflow)
     with (
-        BpfObject(OBJECTS / "flowcheck.bpf.o", rodata=bytes(config), sizes=sizes) as check,
-        BpfObject(OBJECTS / "gc.bpf.o", rodata=bytes(config), sizes=sizes, reuse=check.maps) as collector,
+        BpfObject(object_path("flowcheck", program_set), rodata=bytes(config), sizes=sizes) as check,
+        BpfObject(
+            object_path("gc", program_set), rodata=bytes(config), sizes=sizes, reuse=shared(check.maps)
+        ) as collector,
     ):
         rule = bytes(abi.Rule(timeout=timeout, live=1))
         maps.update(collector.maps["rules"], maps.index_key(0), rule, "rule")
+        with _ageing(collector, program_set):
+            yield Arena(check=check, collector=collector, slots=slots, keys=keys)
+
+
+def shared(found: Mapping[str, int]) -> dict[str, int]:
+    """Return the maps that all objects share."""
+    return {name: one for name, one in found.items() if is_shared(name)}
+
+
+@contextmanager
+def _ageing(collector: BpfObject, program_set: ProgramSet) -> Iterator[None]:
+    if program_set is ProgramSet.CURRENT:
         run_once(collector.programs["lox_age_start"])
-        yield Arena(check=check, collector=collector, slots=slots, keys=keys)
+        yield
+        return
+    ager = Ager(collector.programs, collector.maps)
+    ager.start()
+    try:
+        yield
+    finally:
+        ager.stop()

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from loxilb.kernel import abi
+from loxilb.kernel.bpf.features import ProgramSet
 from tests.flowtable.harness import VIOLATIONS, arena
 
 pytestmark = [
@@ -17,6 +18,9 @@ pytestmark = [
 ROUNDS, OPERATIONS = 15, 10_000  # on two CPUs: 300 000 operations a case
 # Slots against keys: roomy, crowded (windows fill, flows overflow), tiny (the overflow map fills as well).
 ROOMY, CROWDED, TINY = (4096, 256, 4096), (256, 256, 4096), (64, 256, 16)
+
+
+either_set = pytest.mark.parametrize("program_set", list(ProgramSet), ids=lambda one: one.value)
 
 
 def _violations(totals):
@@ -40,14 +44,17 @@ def test_established_table_matches_the_model(program, size):
             assert totals["put"] > totals["done"] // 4
 
 
+@either_set
 @pytest.mark.parametrize("size", [ROOMY, CROWDED, TINY], ids=["roomy", "crowded", "tiny"])
-def test_what_is_left_is_what_was_put_and_not_removed(size):
+def test_what_is_left_is_what_was_put_and_not_removed(size, program_set):
     """The slots hold each key once, exactly the keys whose insertions outnumber their removals."""
     slots, keys, overflow = size
-    with arena(slots=slots, keys=keys, overflow=overflow) as table:
+    with arena(slots=slots, keys=keys, overflow=overflow, program_set=program_set) as table:
         totals = table.drive("check_main4", rounds=ROUNDS, operations=OPERATIONS)
 
         live = table.live_keys("flow4")
+        assert totals["done"] == ROUNDS * OPERATIONS * len(table.cpus)
+        assert _violations(totals) == {}
         assert len(live) == len(set(live))
         assert len(live) == totals["put"] - totals["removed"] == table.balance()[1]
 
@@ -63,9 +70,10 @@ def test_half_open_table_gives_way_but_never_mixes(program):
         assert totals["put"] > totals["done"] // 4
 
 
-def test_half_open_keys_are_unique():
+@either_set
+def test_half_open_keys_are_unique(program_set):
     """No key is twice in a half-open table."""
-    with arena(slots=256, keys=256) as table:
+    with arena(slots=256, keys=256, program_set=program_set) as table:
         table.drive("check_half4", rounds=ROUNDS, operations=OPERATIONS)
 
         live = table.live_keys("half4")
@@ -73,9 +81,10 @@ def test_half_open_keys_are_unique():
         assert len(live) == len(set(live))
 
 
-def test_ageing_empties_the_tables_and_frees_every_slot():
+@either_set
+def test_ageing_empties_the_tables_and_frees_every_slot(program_set):
     """Flows that time out while both CPUs insert end for good: all slots free, overflow map empty."""
-    with arena(slots=256, keys=256, timeout=2) as table:
+    with arena(slots=256, keys=256, timeout=2, program_set=program_set) as table:
         totals = table.drive("check_main4", rounds=ROUNDS, operations=OPERATIONS)
         assert _violations({**totals, "lost": 0, "phantom": 0, "doubled": 0, "unremoved": 0}) == {}
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from loxilb.kernel.bpf import maps
+from loxilb.kernel.bpf.features import ProgramSet
+from loxilb.kernel.bpf.loading import object_path
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.run import run
-from tests.flowtable.harness import OBJECTS, config_of, sizes_of
+from tests.flowtable.harness import config_of, sizes_of
 
 pytestmark = [
     pytest.mark.must_run,
@@ -22,10 +24,11 @@ SLOTS = 4096
 MISHAPS = {"none": 0, "reset": 1, "reset main": 2, "gives way": 3, "moved": 4, "dropped": 5}
 
 
-@pytest.fixture(scope="module")
-def checks() -> Iterator[BpfObject]:
+@pytest.fixture(scope="module", params=list(ProgramSet), ids=lambda one: one.value)
+def checks(request: pytest.FixtureRequest) -> Iterator[BpfObject]:
     """Return the programs on tables of their own."""
-    with BpfObject(OBJECTS / "movecheck.bpf.o", rodata=bytes(config_of(SLOTS)), sizes=sizes_of(SLOTS, 1, 4096)) as made:
+    path = object_path("movecheck", request.param)
+    with BpfObject(path, rodata=bytes(config_of(SLOTS)), sizes=sizes_of(SLOTS, 1, 4096)) as made:
         yield made
 
 

@@ -85,6 +85,7 @@ def exchange(sock: socket.socket, host: str, port: int = 2020) -> tuple[str, tup
 
 
 @pytest.mark.kernel
+@pytest.mark.newer
 @by_form
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_connections_from_the_host_take_turns(

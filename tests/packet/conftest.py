@@ -3,11 +3,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from loxilb.kernel.bpf import DataPlaneSettings
+from loxilb.kernel.bpf import DataPlaneSettings, features
+from loxilb.kernel.bpf.features import ProgramSet
 from tests.packet.driver import SMALL, Driver
 from tests.support.bpf import Hook, World
 from tests.support.lab import Lab
@@ -40,11 +42,30 @@ def loaded(world: World, settings: DataPlaneSettings) -> Iterator[Driver]:
             made.close()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the core subset with the legacy programs as well; where the kernel can run no others, with them alone."""
+    if "driver" in metafunc.fixturenames and metafunc.definition.get_closest_marker("kernel"):
+        sets = list(ProgramSet) if features.choose() is ProgramSet.CURRENT else [ProgramSet.LEGACY]
+        metafunc.parametrize("driver", sets, ids=lambda one: one.value, indirect=True)
+
+
 @pytest.fixture(scope="session")
-def driver(world: World) -> Iterator[Driver]:
+def drivers(world: World) -> Iterator[dict[ProgramSet, Driver]]:
+    """Return the data planes made so far, by their programs."""
+    made: dict[ProgramSet, Driver] = {}
+    yield made
+    with world.inside():
+        for one in made.values():
+            one.close()
+
+
+@pytest.fixture
+def driver(world: World, drivers: dict[ProgramSet, Driver], request: pytest.FixtureRequest) -> Driver:
     """Return a data plane that most tests share; services and clients are each test's own."""
-    with loaded(world, SMALL) as made:
-        yield made
+    program_set: ProgramSet = getattr(request, "param", None) or features.choose()
+    if program_set not in drivers:
+        drivers[program_set] = Driver(world, replace(SMALL, programs=program_set))
+    return drivers[program_set]
 
 
 @pytest.fixture(scope="module")

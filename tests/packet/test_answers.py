@@ -80,23 +80,54 @@ def narrow(version: int) -> Iterator[Endpoint]:
         subprocess.run(["ip", f"-{version}", "route", "del", *route.split()], check=True, timeout=10)
 
 
+@contextmanager
+def narrow_device(driver: Driver, version: int) -> Iterator[Endpoint]:
+    """Return an endpoint behind a device of a smaller MTU, which the programs are told as the daemon does."""
+    device = SERVERS[0]
+
+    def resize(mtu: int) -> None:
+        subprocess.run(["ip", "link", "set", device.name, "mtu", str(mtu)], check=True, timeout=10)
+        port = replace(driver.world.port(device), mtu=mtu)
+        at = port.index & (driver.data_plane.sizes["links"] - 1)
+        update(driver.data_plane.descriptors["links"], index_key(at), convert.link_to_value(port), "describe a device")
+
+    resize(MTU)
+    try:
+        yield Endpoint(address=device.gateway(version), port=TARGET)
+    finally:
+        resize(1500)
+
+
 @pytest.mark.kernel
+@pytest.mark.newer
 def test_a_packet_too_big_for_the_next_hop_is_answered_with_its_mtu(
     addressed: Driver, hook: Hook, version: int
 ) -> None:
-    """Opening a flow or within one; what just fits goes through."""
+    """Where a route says it; the kernel tells programs of it since Linux 5.12."""
     with narrow(version) as endpoint:
-        path = addressed.path(addressed.service(version, L4Protocol.UDP, endpoints=[endpoint]))
-        fits = {"payload": bytes(MTU - (28 if version == 4 else 48))}
-        more = {"payload": bytes(len(fits["payload"]) + 1)}
-        large = replace(path.request(**more), fragment=DONT_FRAGMENT)
-        answer = too_big(large, CLIENT.address(version), MTU)
+        expect_too_big(addressed, hook, version, endpoint)
 
-        addressed.expect_answer(hook, large, Reason.ANSWER_TOO_BIG, answer)
-        addressed.send(hook, path.request(), path.reply())
-        addressed.expect_answer(hook, large, Reason.ANSWER_TOO_BIG, answer)
-        leaves = path.requested(**fits)
-        addressed.expect(hook, path.request(**fits), Reason.FORWARD_ESTABLISHED, leaves)
+
+@pytest.mark.kernel
+def test_a_packet_too_big_for_the_device_is_answered_with_its_mtu(addressed: Driver, hook: Hook, version: int) -> None:
+    """The same where the device is the narrow one."""
+    with narrow_device(addressed, version) as endpoint:
+        expect_too_big(addressed, hook, version, endpoint)
+
+
+def expect_too_big(addressed: Driver, hook: Hook, version: int, endpoint: Endpoint) -> None:
+    """Check it opening a flow and within one; what just fits goes through."""
+    path = addressed.path(addressed.service(version, L4Protocol.UDP, endpoints=[endpoint]))
+    fits = {"payload": bytes(MTU - (28 if version == 4 else 48))}
+    more = {"payload": bytes(len(fits["payload"]) + 1)}
+    large = replace(path.request(**more), fragment=DONT_FRAGMENT)
+    answer = too_big(large, CLIENT.address(version), MTU)
+
+    addressed.expect_answer(hook, large, Reason.ANSWER_TOO_BIG, answer)
+    addressed.send(hook, path.request(), path.reply())
+    addressed.expect_answer(hook, large, Reason.ANSWER_TOO_BIG, answer)
+    leaves = path.requested(**fits)
+    addressed.expect(hook, path.request(**fits), Reason.FORWARD_ESTABLISHED, leaves)
 
 
 def test_a_packet_that_may_be_fragmented_is_left_to_the_kernel(driver: Driver, hook: Hook) -> None:

@@ -12,6 +12,7 @@ those of the tests is counted.
 """
 
 import ctypes
+import errno
 import os
 import re
 import secrets
@@ -36,11 +37,13 @@ from ipaddress import (
 )
 from pathlib import Path
 
+from loxilb.errors import KernelError
 from loxilb.kernel import abi, netns
 from loxilb.kernel.bpf import BpfDataPlane, libbpf, maps
 from loxilb.kernel.bpf.libbpf import check
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.pins import find_bpffs
+from loxilb.kernel.bpf.run import context_of, run
 from loxilb.model import IPAddress, LinkKind
 from loxilb.model.port import IfIndex, Port
 from tests.support.lab import PREFIX, ROOT, Lab, Namespace
@@ -152,6 +155,17 @@ def known_hosts(data_plane: BpfDataPlane) -> dict[IPAddress, bool]:
     return {ip_address(key if any(key[4:]) else key[:4]): value == local for key, value in found}
 
 
+def _takes_context(program: int, index: int) -> bool:
+    """Tell whether the kernel runs an XDP program as if the packet had come in by a device."""
+    try:
+        run(program, bytes(64), context=context_of("xdp", index, 64))
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
 class World:
     """The namespace and its devices. Programs run in it while :meth:`inside` is entered."""
 
@@ -180,6 +194,7 @@ class World:
         for index in self.indexes.values():
             link = libbpf.link_create(holder.programs["xdp_empty"], index, _XDP_LINK, ctypes.byref(options))
             lab.undo(os.close, check(link, "attach XDP"))
+        self._knows_xdp_device = _takes_context(holder.programs["xdp_empty"], self.indexes[CLIENT])
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -209,9 +224,12 @@ class World:
         )
 
     def context(self, hook: Hook, device: Device, length: int, mark: int = 0) -> bytes:
-        """Return the context of a packet of ``length`` bytes that arrives at ``device``; XDP has no ``mark``."""
+        """Return the context of a packet of ``length`` bytes that arrives at ``device``; XDP has no ``mark``.
+
+        Before Linux 5.14 packets for XDP programs can only arrive at the loopback.
+        """
         index = self.indexes[device]
-        if hook is Hook.XDP:  # xdp_md: data, data_end, data_meta, ingress_ifindex
-            return struct.pack("=4I", 0, length, 0, index)
+        if hook is Hook.XDP:
+            return context_of("xdp", index, length) if self._knows_xdp_device else b""
         before = _SKB_IFINDEX - _SKB_MARK - 4
         return bytes(_SKB_MARK) + struct.pack("=I", mark) + bytes(before) + struct.pack("=I", index)

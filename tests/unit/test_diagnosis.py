@@ -77,8 +77,8 @@ BRIDGE = (
 )
 TRAPS: dict[str, tuple[Survey, Level, str, str]] = {
     "verifier": (survey(trials=failing("programs tc")), Level.PROBLEM, "programs tc", "report"),
-    "old": (survey(trials=(Trial(name="kernel", error="no bpf_loop"),)), Level.PROBLEM, "kernel", "Linux 5.17"),
-    "no hooks": (survey(trials=failing("programs sock")), Level.WARNING, "programs sock", "Linux 5.8"),
+    "old": (survey(trials=(Trial(name="kernel", error="no bpf_loop"),)), Level.PROBLEM, "kernel", "Linux 5.10"),
+    "no hooks": (survey(trials=failing("programs sock")), Level.WARNING, "programs sock", "Linux 5.17"),
     "no tcx": (survey(trials=failing("tcx")), Level.WARNING, "tcx", "Linux 6.6"),
     "no hook": (survey(trials=failing("tcx", "clsact")), Level.PROBLEM, "tcx", "Linux 6.6"),
     "no xdp": (survey(trials=failing("xdp")), Level.WARNING, "xdp", "Linux 5.9"),

@@ -20,7 +20,7 @@ _WANTED = {
     "sys_admin": "mount a BPF file system, enter a network namespace",
 }
 _WITHOUT = {
-    "programs sock": ("--localsockpolicy will not work", "Linux 5.8 or newer has these hooks"),
+    "programs sock": ("--localsockpolicy will not work", "Linux 5.17 or newer has them"),
     "tcx": ("TC programs are attached by clsact instead of TCX", "Linux 6.6 or newer has TCX"),
     "xdp": ("frames are handled by TC alone", "Linux 5.9 or newer attaches XDP by links"),
     "clsact": ("only TCX is left to attach to", "enable CONFIG_NET_CLS_ACT and CONFIG_NET_SCH_INGRESS"),
@@ -55,7 +55,7 @@ def _trials(survey: Survey) -> Iterator[Finding]:
         if not trial.error:
             yield Finding(check=trial.name, level=Level.OK, found="works")
         elif trial.name == "kernel":
-            remedy = "run Linux 5.17 or newer"
+            remedy = "run Linux 5.10 or newer"
             yield Finding(check=trial.name, level=Level.PROBLEM, found=trial.error, remedy=remedy)
         elif trial.name not in _WITHOUT:
             remedy = "run as root; if it is root, report the last lines with the kernel's version"

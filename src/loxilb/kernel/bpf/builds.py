@@ -19,6 +19,7 @@ from loxilb.kernel.bpf.object import BpfObject, names_in
 
 _STEPS = "_steps"  # ends the name of an object's array of tail calls
 _SCRATCH = frozenset({"work", "spill"})
+_RECORD = "_record"  # ends the name of an argument of the legacy build's functions
 _MOST_MAPS = 64  # of one program, in the kernel (MAX_USED_MAPS)
 
 
@@ -48,7 +49,7 @@ def digest_of(path: Path, rodata: bytes) -> str:
 
 def is_shared(name: str) -> bool:
     """Tell whether a map that is not internal to its object belongs to all builds of one ABI."""
-    return name not in _SCRATCH and not name.endswith(_STEPS)
+    return name not in _SCRATCH and not name.endswith((_STEPS, _RECORD))
 
 
 def keep(directory: pins.PinDirectory, loaded: BpfObject, digest: str) -> Programs:

@@ -17,6 +17,7 @@ from loxilb.errors import KernelError
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import attach, convert, layouts, libbpf, loading, maps, pins, sockets, tracing
 from loxilb.kernel.bpf.clock import JiffyClock
+from loxilb.kernel.bpf.control import control_of
 from loxilb.kernel.bpf.drops import DropSampler
 from loxilb.kernel.bpf.events import RingReader
 from loxilb.kernel.bpf.grace import short_grace_periods
@@ -25,7 +26,6 @@ from loxilb.kernel.bpf.hosts import HostIndex
 from loxilb.kernel.bpf.listeners import ListenerMaps
 from loxilb.kernel.bpf.maps import ArrayView
 from loxilb.kernel.bpf.outlive import ends_with_us
-from loxilb.kernel.bpf.run import run_once, run_syscall
 from loxilb.kernel.bpf.settings import DataPlaneSettings
 from loxilb.kernel.bpf.tables import ARRAYS, COUNTED, FlowTables
 from loxilb.kernel.bpf.traffic import TrafficReader
@@ -65,15 +65,13 @@ class BpfDataPlane:
         self._settings = settings
         self._lock = threading.RLock()
         self._maps = loaded.maps
-        base = loaded.programs("base")
         self.drops = DropSampler(loaded.maps)
-        self._clock = JiffyClock.measure(base["lox_read_clock"])
         self._tables = FlowTables(loaded.maps, loaded.sizes)
         self._views = {name: self._view(name, layout) for name, layout in ARRAYS.items()}
+        self._control = control_of(loaded, self._views["live_traffic"])
+        self._clock = JiffyClock.measure(self._control.clock)
         self._traffic = TrafficReader(
-            lambda: run_syscall(base["lox_fold_counters"]),
-            ended=self._views["traffic"],
-            live=self._views["live_traffic"],
+            self._control.fold, ended=self._views["traffic"], live=self._views["live_traffic"]
         )
         self._runtime = ArrayView(
             loaded.maps["runtime"], entries=1, value_size=ctypes.sizeof(abi.Runtime), writable=True
@@ -90,7 +88,7 @@ class BpfDataPlane:
         self._hooks = Hooks(directory, lambda: loaded.pinned, settings, self._program, lambda: loaded.programs("sock"))
         self._write_timeouts()
         self._hooks.serve_sockets()
-        run_once(loaded.programs("gc")["lox_age_start"])
+        self._control.start_ageing()
 
     @classmethod
     def open(cls, settings: DataPlaneSettings) -> Self:
@@ -344,6 +342,7 @@ class BpfDataPlane:
 
     def close(self) -> None:
         """Let go of everything and leave it in place: packets are forwarded as before."""
+        self._control.close()
         self._hooks.close()
         self.drops.close()
         for view in (*self._views.values(), self._served, self._runtime):

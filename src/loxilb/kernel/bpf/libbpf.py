@@ -161,6 +161,7 @@ program_fd = _declare("bpf_program__fd", c_int, c_void_p)
 map_create = _declare("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p)
 map_update = _declare("bpf_map_update_elem", c_int, c_int, c_void_p, c_void_p, c_uint64)
 map_lookup = _declare("bpf_map_lookup_elem", c_int, c_int, c_void_p, c_void_p)
+map_next_key = _declare("bpf_map_get_next_key", c_int, c_int, c_void_p, c_void_p)
 map_delete = _declare("bpf_map_delete_elem", c_int, c_int, c_void_p)
 map_lookup_batch = _declare(
     "bpf_map_lookup_batch", c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p

@@ -2,6 +2,7 @@
 """Bringing maps and programs into the kernel, adopting what is pinned already."""
 
 import ctypes
+import errno
 import mmap
 import os
 import secrets
@@ -11,10 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loxilb.errors import KernelError
+from loxilb.errors import FeatureMissing, KernelError
 from loxilb.kernel import abi, netns
 from loxilb.kernel.bpf import adoption, builds, features, maps, pins
 from loxilb.kernel.bpf.builds import Programs
+from loxilb.kernel.bpf.features import ProgramSet
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.settings import DataPlaneSettings, XdpPolicy
 
@@ -115,6 +117,7 @@ class Loaded:
     over, where the same build was loaded before on these maps.
     """
 
+    program_set: ProgramSet
     directory: pins.PinDirectory
     config: abi.Config
     sizes: Mapping[str, int]
@@ -131,6 +134,10 @@ class Loaded:
             for name, descriptor in one.pinned.items()
         }
         return {self.directory.maps: self.maps, self.directory.programs: programs}
+
+    def path(self, name: str) -> Path:
+        """Return the file of an object; raises KernelError."""
+        return object_path(name, self.program_set)
 
     def programs(self, name: str) -> Mapping[str, int]:
         """Return the programs of an object, which use the shared maps; raises KernelError."""
@@ -157,14 +164,14 @@ class Loaded:
             future.result()
 
     def _take_over(self, name: str) -> bool:
-        path = object_path(name)
+        path = self.path(name)
         found = builds.take_over(self.directory, path, builds.digest_of(path, bytes(self.config)), self.maps)
         if found is not None:
             self._objects[name] = found
         return found is not None
 
     def _load(self, name: str) -> BpfObject:
-        return BpfObject(object_path(name), rodata=bytes(self.config), sizes=self.sizes, reuse=self.maps)
+        return BpfObject(self.path(name), rodata=bytes(self.config), sizes=self.sizes, reuse=self.maps)
 
     def _keep(self, name: str, loaded: BpfObject) -> None:
         _collect(self.directory, loaded, self.maps)
@@ -188,7 +195,7 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
     On a kernel that lacks what they need, FeatureMissing is raised before anything is made. The configuration is pinned
     last: a directory without it is left over from a start that was cut short, so its maps are not adopted.
     """
-    features.require()
+    program_set = settings.programs or features.choose()
     adoption.make_way(directory, settings.bpffs)
     found = adoption.pinned_maps(directory)
     config = make_config(settings)
@@ -205,7 +212,9 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
     directory.create()
     # Adopted maps keep their size, whatever is asked for now.
     sizes = sizes_of(config, settings) | {name: maps.describe(one).max_entries for name, one in found.items()}
-    loaded = Loaded(directory=directory, config=config, sizes=sizes, maps=found, adopted=adopted)
+    loaded = Loaded(
+        program_set=program_set, directory=directory, config=config, sizes=sizes, maps=found, adopted=adopted
+    )
     try:
         loaded.bring("base")
         loaded.bring("tc", "gc")
@@ -217,8 +226,13 @@ def load(directory: pins.PinDirectory, settings: DataPlaneSettings) -> Loaded:
     return loaded
 
 
-def object_path(name: str) -> Path:
-    path = _OBJECTS / f"{name}.bpf.o"
+def object_path(name: str, program_set: ProgramSet) -> Path:
+    """Return the file of an object of a set of programs; raises KernelError where it is not built."""
+    legacy = program_set is ProgramSet.LEGACY
+    if legacy and name == "sock":
+        detail = "there are no programs for sockets on a kernel without bpf_loop"
+        raise FeatureMissing("load the programs for sockets", errno.ENOTSUP, detail=detail, remedy="run Linux 5.17")
+    path = (_OBJECTS / "legacy" if legacy else _OBJECTS) / f"{name}.bpf.o"
     if not path.exists():
         raise KernelError(f"open {path.name}", 2, detail="the BPF objects are not built", remedy="make bpf")
     return path

@@ -14,6 +14,7 @@ from loxilb.kernel.bpf import libbpf
 from loxilb.kernel.bpf.libbpf import check
 
 _ANY = 0
+_ENOTSUPP = 524  # of the kernel alone (linux/errno.h)
 _BATCH = 4096
 _UPDATE_BATCH = 1 << 16
 _ARRAY = 2
@@ -125,6 +126,9 @@ def batches(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[b
             ctypes.byref(found),
             ctypes.byref(options),
         )
+        if result == -_ENOTSUPP:
+            yield from _one_by_one(descriptor, key_size, value_size)
+            return
         if result == -errno.ENOSPC:  # a bucket's chain is longer than the batch
             size *= 2
             continue
@@ -134,6 +138,21 @@ def batches(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[b
         if result == -errno.ENOENT:
             return
         started = True
+
+
+def _one_by_one(descriptor: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Return each element of a map whose kind the kernel does not read in batches (a trie, before Linux 5.13).
+
+    Elements may come twice, or not at all, where others are removed meanwhile. Raises KernelError.
+    """
+    key, following = None, ctypes.create_string_buffer(key_size)
+    while (result := libbpf.map_next_key(descriptor, key, following)) == 0:
+        key = following.raw
+        value = lookup(descriptor, key, value_size)
+        if value is not None:
+            yield key, value
+    if result != -errno.ENOENT:
+        check(result, "dump a map")
 
 
 def create_array(name: str, value_size: int) -> int:

@@ -82,7 +82,7 @@ class Sandbox:
         if hook not in self._objects:
             shared = {name: descriptor for name, descriptor in self._loaded.maps.items() if name in SHARED}
             loaded = BpfObject(
-                loading.object_path(hook),
+                self._loaded.path(hook),
                 rodata=bytes(self.config),
                 sizes=self._sizes,
                 reuse=shared | self._own,

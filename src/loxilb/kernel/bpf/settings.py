@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from loxilb.kernel.bpf.features import ProgramSet
 from loxilb.model import FlowState
 
 
@@ -39,11 +40,13 @@ class DataPlaneSettings:
     the rule's timeout. An address gets one ICMP error per ``icmp_interval`` seconds and six at once (0: no limit),
     like the kernel's icmp_ratelimit. ``local_sockets`` has the sockets of this host's processes served: ``sockets`` are
     those that are connected at a time, ``errands`` the services that datagram sockets send to without connecting.
-    So many ``aborts`` of connections may wait for the daemon. ``bpffs`` is the directory of a BPF file system; None
+    So many ``aborts`` of connections may wait for the daemon. ``programs`` are the ones to run; None: the best that the
+    kernel can. ``bpffs`` is the directory of a BPF file system; None
     finds or mounts one.
     """
 
     bpffs: Path | None = None
+    programs: ProgramSet | None = None
     xdp: XdpPolicy = XdpPolicy.AUTO
     flows4: int = 262_144
     flows6: int = 65_536

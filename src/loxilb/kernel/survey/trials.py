@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from loxilb.errors import KernelError
+from loxilb.errors import FeatureMissing, KernelError
 from loxilb.kernel.bpf import attach, features, loading
 from loxilb.kernel.bpf.object import BpfObject
 from loxilb.kernel.bpf.settings import DataPlaneSettings
@@ -31,22 +31,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def try_all() -> list[Trial]:
     """Load every program, if the kernel has what they need, and attach what could be loaded at each kind of hook."""
-    lacking = features.missing()
-    if lacking:
-        return [Trial(name="kernel", error=f"no {', '.join(lacking)}")]
+    try:
+        program_set = features.choose()
+    except FeatureMissing as error:
+        return [Trial(name="kernel", error=error.cause)]
     with ExitStack() as stack:
         programs: dict[str, int] = {}
-        found = list(_load(stack, programs))
+        found = list(_load(stack, programs, program_set))
         return [*found, *_in_own_namespace(lambda: list(_attach(programs)))]
 
 
-def _load(stack: ExitStack, programs: dict[str, int]) -> Iterator[Trial]:
+def _load(stack: ExitStack, programs: dict[str, int], program_set: features.ProgramSet) -> Iterator[Trial]:
     """Load the objects on maps they share; ``programs`` takes the entry programs by hook."""
     config = loading.make_config(_SMALL)
     sizes, shared = loading.sizes_of(config, _SMALL), dict[str, int]()
     for name in _OBJECTS:
         try:
-            path = loading.object_path(name)
+            path = loading.object_path(name, program_set)
             loaded = stack.enter_context(BpfObject(path, rodata=bytes(config), sizes=sizes, reuse=shared))
         except KernelError as error:
             yield Trial(name=f"programs {name}", error=error.cause)
