@@ -4,12 +4,15 @@
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from loxilb.errors import Conflict, NotFound
 from loxilb.model import Mode, Probe, Selection, Service
-from loxilb.services.config.edits import attached, detached, matching_key, normal, replaced
+from loxilb.services.config.edits import all_normal, attached, detached, matching_key, normal, replaced
 from tests.support.services import key, service
+from tests.unit.test_plan_properties import services
 
 BEFORE = normal(service())
 
@@ -18,6 +21,11 @@ def texts(one: Service | None) -> list[str]:
     """Return the endpoints as ``address,port,weight``."""
     assert one is not None
     return [f"{it.address},{it.port},{it.weight}" for it in one.endpoints]
+
+
+@given(st.lists(services(), max_size=3))
+def test_services_are_kept_together_as_each_is_alone(some):
+    assert all_normal(some) == list(map(normal, some))
 
 
 CHANGES = {

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from loxilb.errors import InvalidRequest
 from loxilb.model import Service
-from loxilb.model.image import Image
+from loxilb.model.image import EndpointId, Image
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.model.tables import EndpointTable, RuleTable
 from loxilb.plan import Ledger, Limits, plan
@@ -74,6 +74,19 @@ def test_a_table_is_the_mapping_it_stands_for() -> None:
     assert EndpointTable.of(endpoints) == endpoints
     assert EndpointTable.of({}) == {}
     assert EndpointTable.of(endpoints).keys() - endpoints.keys() == set()
+
+
+@given(st.permutations(range(6)), st.integers(0, 5), st.booleans())
+def test_a_table_holds_another_in_any_order(order: list[int], wrong: int, fewer: bool) -> None:
+    ones = programmed([service(of=key(port=port)) for port in range(1, 7)], set())
+    entries = {slot: entry for one in ones for slot, entry in one.endpoints.items()}
+    table = EndpointTable.of(entries)
+    shuffled = {ones[place].ids[0]: entries[ones[place].ids[0]] for place in order} | ({} if fewer else entries)
+    assert table.holds(EndpointTable.of(shuffled))
+
+    shuffled[ones[wrong].ids[0]] = structs.replace(shuffled[ones[wrong].ids[0]], port=1)
+    assert not table.holds(EndpointTable.of(shuffled))
+    assert not table.holds(EndpointTable.of({**entries, EndpointId(1000): entries[ones[0].ids[0]]}))
 
 
 @given(st.lists(st.integers(0, 12), max_size=12), st.lists(st.integers(0, 12), max_size=12))

@@ -56,9 +56,14 @@ class Listener(NamedTuple):
     ) -> "Listener":
         """Build the key for one port of a service."""
         kind = SecondaryListener if secondary else Listener
+        return _new(kind, Listener.primary(address, protocol, port, mark))
+
+    @staticmethod
+    def primary(address: IPAddress, protocol: L4Protocol, port: int, mark: int) -> "Listener":
+        """Build the key for one port at the first address of a service."""
         version = 4 if type(address) is IPv4Address else 6
         # Without the slow constructor of a named tuple.
-        return _new(kind, (version, int(address), _WORDS[protocol], port, mark))
+        return _new(Listener, (version, int(address), _WORDS[protocol], port, mark))
 
 
 class SecondaryListener(Listener):

@@ -5,6 +5,7 @@ A table is the mapping that it stands for. Whoever writes, reads or compares all
 """
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -55,14 +56,14 @@ class Table(Mapping[_Key, _Entry], Generic[_Key, _Entry]):
 
     def holds(self, other: Self) -> bool:
         """Tell whether all of another table is in this one."""
+        pairs = zip(self.columns, other.columns, strict=True)
+        if list(self.numbers) == list(other.numbers):  # as most often
+            return all(list(ours) == list(theirs) for ours, theirs in pairs)
         places = list(map(self._places.get, other.numbers))
         if None in places:
             return False
         found = cast("list[int]", places)
-        return all(
-            list(map(ours.__getitem__, found)) == list(theirs)
-            for ours, theirs in zip(self.columns, other.columns, strict=True)
-        )
+        return all(list(map(ours.__getitem__, found)) == list(theirs) for ours, theirs in pairs)
 
     @cached_property
     def _places(self) -> dict[_Key, int]:
@@ -137,6 +138,11 @@ class EndpointTable(Table[EndpointId, EndpointEntry]):
     """Columns: rule, IP version, address, port, source (0: none), flags, share; addresses are numbers."""
 
     WIDTH = 7
+
+    @property
+    def counts(self) -> Counter[RuleId]:
+        """How many endpoints each rule has."""
+        return Counter(cast("Sequence[RuleId]", self.columns[0]))
 
     @property
     def owners(self) -> Iterator[tuple[EndpointId, RuleId]]:

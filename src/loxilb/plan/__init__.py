@@ -16,7 +16,7 @@ from loxilb.plan.planner import plan
 from loxilb.plan.pools import Limits
 from loxilb.plan.programmed import Programmed, listeners_of
 from loxilb.plan.recover import adopt, found_down, recover
-from loxilb.plan.selection import in_address_order, in_rule_order
+from loxilb.plan.selection import all_in_rule_order, in_address_order, in_rule_order
 from loxilb.plan.stay import POLL_S, Phase, deadline
 from loxilb.plan.summary import summary
 from loxilb.plan.support import check_supported
@@ -32,6 +32,7 @@ __all__ = [
     "Plan",
     "Programmed",
     "adopt",
+    "all_in_rule_order",
     "audit",
     "check_supported",
     "checks_of",

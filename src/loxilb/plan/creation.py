@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 
-from loxilb.model import Endpoint, IPAddress, Mode, Service
+from loxilb.model import Endpoint, IPAddress, Mode, Selection, Service
 from loxilb.model.image import FULL_SHARE, EndpointId, Listener, RuleId
 from loxilb.model.probe import Availability, EndpointKey
 from loxilb.plan import stay as stays_of
@@ -17,7 +17,7 @@ Sources = Mapping[IPAddress, IPAddress]
 Health = Mapping[EndpointKey, Availability]
 
 ALL_UP: Health = MappingProxyType({})
-_ONEARM = Mode.ONEARM  # members of an Enum are slow to name
+_ONEARM, _RR = Mode.ONEARM, Selection.RR  # members of an Enum are slow to name
 
 
 def as_new(
@@ -37,7 +37,11 @@ def as_new(
     ordered = all_in_rule_order([one.endpoints for one in services])
     places = zip(services, ids, ordered, strict=True)
     unwell = [_unwell(*one, health) for one in places] if health else [ALL_WELL] * len(ids)
-    rings = [_first_ring(*one) for one in zip(services, ids, ordered, unwell, strict=True)]
+    rings = [
+        # As most often, ring_of says so too.
+        slots if service.selection is _RR and not ill else _first_ring(service, slots, endpoints, ill)
+        for service, slots, endpoints, ill in zip(services, ids, ordered, unwell, strict=True)
+    ]
     return [
         AsNew(
             service=service,

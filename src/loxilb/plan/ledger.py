@@ -45,7 +45,7 @@ class Ledger:
         present = self.services.values()
         self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
         self.places = sum(map(places, self.owners))
-        self.sources = sum([len(one.sources) for one in present])
+        self.sources = sum([len(one.sources) for one in present if one.has_sources])
         self.records = 0
         self.restless = {key for key, one in self.services.items() if one.restless}
         self._rules = IdPool("rules", limits.rules, [one.rule for one in present])

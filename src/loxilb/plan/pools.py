@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple
 
 from loxilb.errors import InvalidRequest
@@ -46,7 +47,9 @@ class IdPool:
         self._what = what
         self._limit = limit
         self._fresh = max(used, default=0) + 1
-        self._returned = deque(sorted(set(range(1, self._fresh)).difference(used)))
+        taken = set(used)
+        gaps = () if len(taken) == self._fresh - 1 else sorted(set(range(1, self._fresh)) - taken)
+        self._returned = deque(gaps)
 
     @property
     def free(self) -> int:
@@ -99,7 +102,7 @@ class SlicePool:
         self._lengths: dict[int, int] = {}
         self._cursor = 0
         end = 0
-        for base, length in sorted(used):
+        for base, length in sorted(used, key=itemgetter(0)):
             if base > end:  # seldom: slices follow each other
                 self._insert(end, base - end)
             end = max(end, base + length)

@@ -81,6 +81,11 @@ class AsNew(Struct, frozen=True, kw_only=True, gc=False):
         return frozenset(self.service.allowed_sources)
 
     @property
+    def has_sources(self) -> bool:
+        """Whether only those may use it that are named."""
+        return bool(self.service.allowed_sources)
+
+    @property
     def policy(self) -> Policy:
         """What becomes of endpoints that are lost or new."""
         return Policy.of(self.service)
@@ -148,6 +153,11 @@ class Altered(Struct, frozen=True, kw_only=True, gc=False):
     stays: Mapping[EndpointId, Stay]
 
     @property
+    def has_sources(self) -> bool:
+        """Whether only those may use it that are named."""
+        return bool(self.sources)
+
+    @property
     def slots(self) -> Collection[EndpointId]:
         """Every slot it has."""
         return self.endpoints
@@ -200,7 +210,7 @@ def listeners_of(service: Service) -> tuple[Listener, ...]:
     """Return the listeners of a service: one for each of its addresses and ports."""
     key = service.key
     if key.port == key.port_max and not service.secondary_addresses:
-        return (Listener.of(service.private_address or key.address, key.protocol, key.port, mark=key.block),)
+        return (Listener.primary(service.private_address or key.address, key.protocol, key.port, key.block),)
     addresses = (service.data_address, *service.secondary_addresses)
     return tuple(
         Listener.of(address, key.protocol, port, mark=key.block, secondary=bool(place))

@@ -7,10 +7,12 @@ from the ring. Slots of removed endpoints that still have flows come back as suc
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from math import gcd, lcm
+from operator import attrgetter
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -42,8 +44,6 @@ from loxilb.plan.programmed import Altered, Programmed, listeners_of
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import Policy, adopted
 
-_Slots = Mapping[RuleId, list[EndpointId]]
-
 _NO_SOURCES: frozenset[IPNetwork] = frozenset()
 _NO_ADDRESSES: Sources = {}
 
@@ -53,7 +53,7 @@ def recover(image: Image) -> list[Service]:
     listeners: defaultdict[RuleId, list[Listener]] = defaultdict(list)
     for listener, rule in sorted(image.listeners.items()):
         listeners[rule].append(listener)
-    slots = _slots(image)
+    slots = _Slots(image.endpoints)
     services = (_service(image, rule, ports, slots) for rule, ports in listeners.items())
     return [service for service in services if service is not None]
 
@@ -83,37 +83,70 @@ def adopt(
     Carry the operations out before the ledger is used. ``now`` is the time of its plans. A plan of a service that is
     not among the unsettled ones has nothing to do. Raises NotBuilt and InvalidRequest as they would.
     """
-    slots, free, asked = _slots(image), set(image.rules), list(services)
-    found, led = list[_Found](), image.listeners
+    asked, free = list(services), set(image.rules)
     for service in asked:
         check(service, limits)
-        listeners = listeners_of(service)
-        # The first of several; where it is another service's already, this one has none.
-        rules = [rule for listener in listeners if (rule := led.get(listener)) in free]
-        if rules:
-            rule = min(rules) if len(rules) > 1 else rules[0]
-            free.discard(rule)
-            found.append(_Found(service=service, rule=rule, slots=slots.get(rule, []), listeners=listeners))
-    settled = _settled(image, found, sources, health)
-    rest = {one.service.key: _programmed(image, one, now) for one in found if one.service.key not in settled}
-    ledger = Ledger(limits, {**settled, **rest})
+    found = sorted(_found(image, asked, free), key=attrgetter("rule"))  # as the image has them
+    slots = _Slots(image.endpoints)
+    settled = _settled(image, found, slots, sources, health)
+    rest = {
+        one.service.key: _programmed(image, one, slots.of(one.rule), now)
+        for one in found
+        if one.service.key not in settled
+    }
+    ledger = Ledger(limits, settled | rest)
     unsettled = [one for one in asked if one.key not in settled]
     return Adoption(ledger, _strays(image, slots, free, ledger), unsettled)
 
 
 class _Found(Struct, frozen=True, kw_only=True, gc=False):
-    """A service, and the rule and the slots that are its own."""
+    """A service, and the rule that is its own."""
 
     service: Service
     rule: RuleId
-    slots: list[EndpointId]
     listeners: tuple[Listener, ...]
 
 
-def _settled(image: Image, found: Sequence[_Found], sources: Sources, health: Health) -> dict[ServiceKey, Programmed]:
+def _found(image: Image, services: Sequence[Service], free: set[RuleId]) -> Iterator[_Found]:
+    """Return those of ``services`` that have a rule, which is not ``free`` any more.
+
+    Of several the first; where it is another service's already, this one has none.
+    """
+    led = image.listeners
+    for service in services:
+        listeners = listeners_of(service)
+        rules = [rule for listener in listeners if (rule := led.get(listener)) in free]
+        if rules:
+            rule = min(rules) if len(rules) > 1 else rules[0]
+            free.discard(rule)
+            yield _Found(service=service, rule=rule, listeners=listeners)
+
+
+class _Slots:
+    """The slots that each rule has in an image."""
+
+    def __init__(self, endpoints: Mapping[EndpointId, EndpointEntry]) -> None:
+        self._table = EndpointTable.of(endpoints)
+        self.counts = self._table.counts
+
+    @cached_property
+    def _by_rule(self) -> Mapping[RuleId, Sequence[EndpointId]]:
+        slots: defaultdict[RuleId, list[EndpointId]] = defaultdict(list)
+        for slot, rule in self._table.owners:
+            slots[rule].append(slot)
+        return slots
+
+    def of(self, rule: RuleId) -> Sequence[EndpointId]:
+        """Return those of a rule in ascending order."""
+        return self._by_rule.get(rule, ()) if rule in self.counts else ()
+
+
+def _settled(
+    image: Image, found: Sequence[_Found], slots: _Slots, sources: Sources, health: Health
+) -> dict[ServiceKey, Programmed]:
     """Return what is programmed just as it would be if it were new, in these places."""
-    whole = [(one, _places(image, one)) for one in found if len(one.slots) == len(one.service.endpoints)]
-    whole = [(one, ids) for one, ids in whole if len(ids) == len(one.slots)]
+    pairs = [(one, _places(image, one, slots)) for one in found]
+    whole = [(one, ids) for one, ids in pairs if len(ids) == len(one.service.endpoints)]
     rules, bases = [one.rule for one, _ in whole], RuleTable.of(image.rules).bases
     wanted = as_new(
         [one.service for one, _ in whole],
@@ -128,12 +161,17 @@ def _settled(image: Image, found: Sequence[_Found], sources: Sources, health: He
     return {one.service.key: one for one in wanted if one.rule not in wrong}
 
 
-def _places(image: Image, one: _Found) -> tuple[EndpointId, ...]:
-    """Return the slots of the endpoints, as far as they are there: those of the ring where it names just them."""
-    ring = image.rings.get(one.rule, ())
-    if sorted(ring) == one.slots:
+def _places(image: Image, one: _Found, slots: _Slots) -> tuple[EndpointId, ...]:
+    """Return the slots of the endpoints, as far as these are all that the rule has: most often its ring is just them.
+
+    That they are the rule's own is left to a comparison of all of them.
+    """
+    wanted, ring = len(one.service.endpoints), image.rings.get(one.rule, ())
+    if slots.counts[one.rule] != wanted:
+        return ()
+    if len(ring) == wanted == len(set(ring)):
         return ring
-    return _ids(in_rule_order(one.service.endpoints), _entries(image, one.slots))
+    return _ids(in_rule_order(one.service.endpoints), _entries(image, slots.of(one.rule)))
 
 
 def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[EndpointKey]:
@@ -145,14 +183,6 @@ def found_down(services: Iterable[Service], ledger: Ledger) -> frozenset[Endpoin
         for service, entry in found
         if not entry.takes_flows
     )
-
-
-def _slots(image: Image) -> _Slots:
-    """Return the slots of each rule in ascending order."""
-    slots: defaultdict[RuleId, list[EndpointId]] = defaultdict(list)
-    for slot, rule in EndpointTable.of(image.endpoints).owners:
-        slots[rule].append(slot)
-    return slots
 
 
 def _entries(image: Image, slots: Iterable[EndpointId]) -> dict[EndpointId, EndpointEntry]:
@@ -188,7 +218,7 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
             persist_timeout=0 if entry.persist == DEFAULT_PERSISTENCE_S else entry.persist,
             half_open_limit=entry.half_open_limit,
             allowed_sources=in_address_order(allowed),
-            loss=_loss(_entries(image, slots.get(rule, ())).values()),
+            loss=_loss(_entries(image, slots.of(rule)).values()),
         )
     except InvalidRequest:
         return None
@@ -196,7 +226,7 @@ def _service(image: Image, rule: RuleId, listeners: list[Listener], slots: _Slot
 
 def _in_ring_order(image: Image, rule: RuleId, slots: _Slots) -> dict[EndpointId, EndpointEntry]:
     """Return the endpoints in the order in which they first take a flow; those that take none come last."""
-    present = _kept(_entries(image, slots.get(rule, ())))
+    present = _kept(_entries(image, slots.of(rule)))
     ring = [slot for slot in dict.fromkeys(image.rings.get(rule, ())) if slot in present]
     return {slot: present[slot] for slot in (*ring, *sorted(present.keys() - set(ring)))}
 
@@ -238,10 +268,10 @@ def _last_port(listeners: list[Listener]) -> int:
     return last.port
 
 
-def _programmed(image: Image, found: _Found, now: float) -> Altered:
+def _programmed(image: Image, found: _Found, slots: Sequence[EndpointId], now: float) -> Altered:
     """Return what is programmed of a service, as far as it is its own."""
     service, rule = found.service, found.rule
-    policy, endpoints = Policy.of(service), _entries(image, found.slots)
+    policy, endpoints = Policy.of(service), _entries(image, slots)
     return Altered(
         rule=rule,
         entry=image.rules[rule],
@@ -269,12 +299,12 @@ def _ids(ordered: Sequence[Endpoint], slots: Mapping[EndpointId, EndpointEntry])
 
 def _strays(image: Image, slots: _Slots, free: Set[RuleId], ledger: Ledger) -> list[Op]:
     """Drop what belongs to no service; ``free`` are the rules that are nobody's."""
-    gone = sorted(free | (slots.keys() | image.sources.keys()) - image.rules.keys())
+    gone = sorted(free | (slots.counts.keys() | image.sources.keys()) - image.rules.keys())
     # What is owned is in the image: where that has no more, there is no need to look which.
     listeners = image.listeners.keys() - ledger.owners if len(image.listeners) > len(ledger.owners) else ()
     return [
         *(DropListener(listener=one) for one in sorted(listeners)),
         *(DropRule(rule=one) for one in sorted(free)),
         *(DropSource(rule=rule, network=one) for rule in gone for one in in_address_order(image.sources.get(rule, ()))),
-        *(DropEndpoint(endpoint=one) for one in sorted(slot for rule in gone for slot in slots.get(rule, ()))),
+        *(DropEndpoint(endpoint=one) for one in sorted(slot for rule in gone for slot in slots.of(rule))),
     ]

@@ -10,7 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
-from itertools import compress
+from itertools import compress, repeat
 from typing import Any, cast
 
 from loxilb.kernel import abi
@@ -217,15 +217,28 @@ def listeners_from_elements(keys: bytes, values: bytes, version: int) -> list[tu
         addresses = elements.get("addr", "I", big=True)
     else:
         addresses = elements.get_addresses("addr", [version] * len(marks))
-    rows = zip(addresses, protocols, ports, marks, array("I", values), strict=True)
+    rows = zip(repeat(version), addresses, map(_NAMES.get, protocols), ports, marks)
     return [
-        (
-            _new(SecondaryListener if word & _SECONDARY else Listener, (version, address, _NAMES[number], port, mark)),
-            word,
-        )
-        for address, number, port, mark, word in rows
-        if number in _NAMES  # else no packet finds it
+        (_new(SecondaryListener if word & _SECONDARY else Listener, row), word)
+        for row, word in zip(rows, array("I", values), strict=True)
+        if row[2]  # else no packet finds it
     ]
+
+
+def have_marks(keys: bytes, version: int) -> bool:
+    """Tell whether any of the keys of listeners in a row has a mark."""
+    return any(_Elements(_LAYOUTS[version], keys).column("mark", "I"))
+
+
+def led_counted(keys: bytes, values: bytes, version: int) -> Mapping[bytes, int]:
+    """Return how many listeners of each address lead to a rule, packed; of elements in a row."""
+    elements = _Elements(_LAYOUTS[version], keys)
+    pairs = zip(elements.get("proto"), array("I", values), strict=True)
+    leads = [number in _NAMES and word & abi.LISTENER_RULE for number, word in pairs]
+    if version == 4:
+        return _counted4(compress(elements.column("addr", "I"), leads))
+    addresses = list(compress(elements.get_addresses("addr", [version] * len(leads)), leads))
+    return _counted([version] * len(addresses), addresses)
 
 
 def endpoints_counted(data: bytes) -> Mapping[bytes, int]:
@@ -236,6 +249,8 @@ def endpoints_counted(data: bytes) -> Mapping[bytes, int]:
         return {}
     elements = _Elements(abi.Endpoint, data[: len(used) * size])
     families = elements.get("family")
+    if 6 not in families:
+        return _counted4(compress(elements.column("addr", "I"), used))
     addresses = elements.get_addresses("addr", families)
     return _counted(list(compress(families, used)), list(compress(addresses, used)))
 
@@ -243,6 +258,11 @@ def endpoints_counted(data: bytes) -> Mapping[bytes, int]:
 def listeners_counted(listeners: Collection[Listener]) -> Mapping[bytes, int]:
     """Return how many listeners each address has, packed."""
     return _counted([one.version for one in listeners], [one.address for one in listeners])
+
+
+def _counted4(words: Iterable[int]) -> Mapping[bytes, int]:
+    """Count IPv4 addresses, which are words as they lie in memory."""
+    return {one.to_bytes(4, sys.byteorder): often for one, often in Counter(words).items()}
 
 
 def _counted(versions: Sequence[int], addresses: Sequence[int]) -> Mapping[bytes, int]:

@@ -9,7 +9,7 @@ import ctypes
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 from loxilb.kernel import abi
@@ -44,18 +44,33 @@ class ListenerMaps:
     def _words(self) -> list[tuple[Listener, int]]:
         return [
             pair
-            for version, descriptor in self._maps.items()
-            for keys, values in maps.batches(descriptor, _KEY_SIZES[version], _WORD.size)
+            for version, keys, values in self._batches()
             for pair in layouts.listeners_from_elements(keys, values, version)
         ]
 
-    def index(self) -> Collection[Listener]:
-        """Count anew what is programmed, and return every listener that a packet finds; raises KernelError."""
-        words = self._words()
-        self._elements = Counter([one.version for one, _ in words])
-        marked = [one for one, word in words if one.mark and word & _RULE]
-        self._marked = Counter(one._replace(mark=0) for one in marked)
-        return _found_in(words).keys()
+    def _batches(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Return all elements, some at once: their IP version, keys and words."""
+        for version, descriptor in self._maps.items():
+            for keys, values in maps.batches(descriptor, _KEY_SIZES[version], _WORD.size):
+                yield version, keys, values
+
+    def index(self) -> Mapping[bytes, int]:
+        """Count anew what is programmed; returns how many listeners that a packet finds each address has, packed.
+
+        Raises KernelError.
+        """
+        batches = list(self._batches())
+        self._elements, self._marked = Counter(), Counter()
+        for version, keys, _ in batches:
+            self._elements[version] += len(keys) // _KEY_SIZES[version]
+        if any(layouts.have_marks(keys, version) for version, keys, _ in batches):
+            words = self._words()
+            self._marked.update(one._replace(mark=0) for one, word in words if one.mark and word & _RULE)
+            return layouts.listeners_counted(_found_in(words))
+        found = Counter[bytes]()
+        for version, keys, values in batches:
+            found.update(layouts.led_counted(keys, values, version))
+        return found
 
     def put_all(self, listeners: Mapping[Listener, RuleId], undo: list[_Undo]) -> list[Listener]:
         """Lead listeners to rules; returns those that were there, and adds what undoes it. Raises KernelError."""
@@ -143,8 +158,9 @@ class ListenerMaps:
 
 def _found_in(words: Sequence[tuple[Listener, int]]) -> Mapping[Listener, RuleId]:
     found = {listener: rule for listener, word in words if (rule := word & _RULE)}
-    led = {listener for listener, word in words if word & _MARKED}
-    for listener in [one for one in found if one.mark]:
+    marked = [one for one in found if one.mark]
+    led = {listener for listener, word in words if word & _MARKED} if marked else set()
+    for listener in marked:
         if listener._replace(mark=0) not in led:
             del found[listener]
     return cast("Mapping[Listener, RuleId]", found)

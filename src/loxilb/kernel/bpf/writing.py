@@ -98,7 +98,7 @@ class ConfigurationWriter:
     def index(self) -> None:
         """Make the address index, and the count of marks, agree with what is programmed; raises KernelError."""
         endpoints = layouts.endpoints_counted(self._views["endpoints"].whole())
-        self._hosts.rebuild(layouts.listeners_counted(self._listeners.index()), endpoints)
+        self._hosts.rebuild(self._listeners.index(), endpoints)
 
     def _add(self, ops: Sequence[Add], undo: list[_Undo]) -> None:
         for image in (op.image for op in ops):

@@ -2,14 +2,14 @@
 """What a write makes of the services that are there: pure functions from before and request to after."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from loxilb.errors import Conflict, InvalidRequest, NotFound
 from loxilb.model import Endpoint, IPAddress, Mode, Service, ServiceKey
 from loxilb.model.service import DEFAULT_DRAIN_S, DEFAULT_PERSISTENCE_S
-from loxilb.plan import in_address_order, in_rule_order
+from loxilb.plan import all_in_rule_order, in_address_order, in_rule_order
 from loxilb.ports import Edit, EditKind
 
 _Place = tuple[IPAddress, int]
@@ -35,8 +35,7 @@ def normal(service: Service) -> Service:
     of persistence and draining only where they are not the default.
     """
     ordered = in_rule_order(service.endpoints)
-    listed = service.allowed_sources or service.secondary_addresses or service.persist_timeout or service.drain_timeout
-    if service.inactive_timeout and not listed and ordered == service.endpoints:
+    if _is_plain(service) and ordered == service.endpoints:
         return service
     return replace(
         service,
@@ -47,6 +46,21 @@ def normal(service: Service) -> Service:
         allowed_sources=in_address_order(service.allowed_sources),
         secondary_addresses=tuple(sorted(service.secondary_addresses, key=int)),
     )
+
+
+def all_normal(services: Collection[Service]) -> list[Service]:
+    """Return services as they are kept; nearly all of very many are already."""
+    ordered = all_in_rule_order([one.endpoints for one in services])
+    return [
+        one if one.endpoints is endpoints and _is_plain(one) else normal(one)
+        for one, endpoints in zip(services, ordered, strict=True)
+    ]
+
+
+def _is_plain(service: Service) -> bool:
+    """Tell of most services that nothing of them is kept otherwise, but maybe the order of their endpoints."""
+    listed = service.allowed_sources or service.secondary_addresses
+    return bool(service.inactive_timeout and not (listed or service.persist_timeout or service.drain_timeout))
 
 
 def replaced(before: Service | None, wanted: Service) -> Service:

@@ -48,7 +48,7 @@ from loxilb.ports import (
     Store,
     VipHost,
 )
-from loxilb.services.config.edits import attached, detached, edited, matching_key, normal, replaced
+from loxilb.services.config.edits import all_normal, attached, detached, edited, matching_key, normal, replaced
 from loxilb.services.config.health import HealthBook, said
 from loxilb.services.config.journal import StoreJournal
 from loxilb.services.config.order import key_order
@@ -276,8 +276,8 @@ class ConfigurationService:
 
     def _align(self, stored: Configured, image: Image) -> int:
         """Program what is stored over what the data plane holds; with nothing ever stored, store that."""
-        wanted = map(normal, stored.services.values() if stored.revision else recover(image))
-        desired = {service.key: service for service in wanted}
+        wanted = stored.services.values() if stored.revision else recover(image)
+        desired = {service.key: service for service in all_normal(wanted)}
         told, sources = said(stored.states), self._sources(desired)
         found = adopt(image, self._limits, desired.values(), self._steady(), sources=sources, health=told)
         self._ledger = found.ledger
