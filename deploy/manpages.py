@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from loxicmd.root import root as loxicmd
-from loxilb.__main__ import command as loxilb
+from loxilb.cli import command as loxilb
 
 _NOT_BUILT = "Not built yet"
 

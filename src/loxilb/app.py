@@ -318,7 +318,6 @@ def run(settings: Settings, ready: Callable[[str], None], check: Callable[[], No
     if _reloads():
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until there is somebody to take it
     gc.set_threshold(*_COLLECTED)
-    gc.collect()
     gc.disable()  # until it serves: what a start makes stays
     level = LogLevel(settings.log_level)
     configure(level, settings.log_format)

@@ -7,7 +7,7 @@ import pytest
 
 from loxicmd.grammar import run
 from loxicmd.root import root
-from loxilb import __main__ as daemon
+from loxilb import cli as daemon
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loxilb import __main__ as cli
+from loxilb import cli
 from loxilb.kernel.bpf import DataPlaneSettings, XdpPolicy
 from loxilb.logs import LogFormat
 from loxilb.model import FlowState

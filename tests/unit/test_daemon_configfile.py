@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loxilb import __main__ as cli
+from loxilb import cli
 from loxilb.kernel.bpf import XdpPolicy
 from loxilb.logs import LogFormat
 from loxilb.model import FlowState

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-_PROGRAM = "import sys, loxilb.__main__, loxilb.app; sys.exit(sys.argv[1] in sys.modules)"
+_PROGRAM = "import sys, loxilb.cli, loxilb.app; sys.exit(sys.argv[1] in sys.modules)"
 
 
 @pytest.mark.parametrize("module", ["numpy", "yaml", "loxilb.kernel.survey"])

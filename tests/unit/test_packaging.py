@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from loxicmd.root import root as loxicmd
-from loxilb.__main__ import command as loxilb
+from loxilb.cli import command as loxilb
 from loxilb.readiness import Manager
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
