@@ -67,27 +67,27 @@ class _Elements:
 
     def get(self, member: str, code: str = "B", *, big: bool = False, shift: int = 0) -> list[int]:
         """Read a member of each."""
-        found: list[int] = self.column(member, code, shift=shift).tolist()
-        if not big or sys.byteorder == "big":
-            return found
-        words = array(code, found)
-        words.byteswap()
+        words = array(code, self.column(member, code, shift=shift).tobytes())
+        if big and sys.byteorder == "little":
+            words.byteswap()
         return words.tolist()
 
     def put_addresses(self, member: str, versions: Column, addresses: Column) -> None:
         """Write an address of 16 bytes of each; an IPv4 address is their beginning."""
+        if 6 not in versions:
+            self.put(member, addresses, "I", big=True)
+            return
         pairs = list(zip(versions, addresses, strict=True))
         high = [address << 32 if version == 4 else address >> 64 for version, address in pairs]
         self.put(member, high, "Q", big=True)
-        if 6 in versions:
-            low = [0 if version == 4 else address & _LOW for version, address in pairs]
-            self.put(member, low, "Q", big=True, shift=8)
+        low = [0 if version == 4 else address & _LOW for version, address in pairs]
+        self.put(member, low, "Q", big=True, shift=8)
 
     def get_addresses(self, member: str, versions: Column) -> list[int]:
         """Read an address of each."""
-        high = self.get(member, "Q", big=True)
         if 6 not in versions:
-            return [one >> 32 for one in high]
+            return self.get(member, "I", big=True)
+        high = self.get(member, "Q", big=True)
         low = self.get(member, "Q", big=True, shift=8)
         return [
             one >> 32 if version == 4 else one << 64 | rest
