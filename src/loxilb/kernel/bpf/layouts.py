@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import compress, repeat
+from operator import or_
 from typing import Any, cast
 
 from loxilb.kernel import abi
@@ -30,6 +31,7 @@ _LIVE = bytes(value == 1 for value in range(256))
 _MODES = frozenset(map(int, Mode))
 _SELECTIONS = frozenset(map(int, Selection))
 _FLAGS = bytes(state & (1 << abi.SHARE_SHIFT) - 1 for state in range(256))
+_SHARE_BITS = bytes(share % abi.FULL_SHARE << abi.SHARE_SHIFT for share in range(256))
 _SHARES = bytes(state >> abi.SHARE_SHIFT or abi.FULL_SHARE for state in range(256))
 # Without the slow constructor of a named tuple.
 _new = cast("Callable[[type[Listener], tuple[object, ...]], Listener]", tuple.__new__)
@@ -105,8 +107,7 @@ def endpoints_to_values(table: EndpointTable) -> bytes:
         elements.put_addresses("source", versions, sources)
     elements.put("rule", rules, "I")
     elements.put("port", ports, "H", big=True)
-    states = zip(flags, shares, strict=True)
-    elements.put("flags", [flag | share % abi.FULL_SHARE << abi.SHARE_SHIFT for flag, share in states])
+    elements.put("flags", map(or_, flags, bytes(shares).translate(_SHARE_BITS)))
     elements.put("family", versions)
     return bytes(data)
 

@@ -10,11 +10,12 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import cast
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import layouts, maps
-from loxilb.model.image import Listener, RuleId
+from loxilb.model.image import Listener, RuleId, SecondaryListener
 
 _Undo = Callable[[], None]
 
@@ -78,11 +79,13 @@ class ListenerMaps:
             return [listener for listener, rule in listeners.items() if self.put(listener, rule, undo)]
         found = []
         for version in self._maps:
-            found += self._put_many(version, [one for one in listeners if one.version == version], listeners, undo)
+            ours = [listener.version == version for listener in listeners]
+            some = list(compress(listeners, ours))
+            found += self._put_many(version, some, list(compress(listeners.values(), ours)), undo)
         return found
 
     def _put_many(
-        self, version: int, some: Sequence[Listener], rules: Mapping[Listener, RuleId], undo: list[_Undo]
+        self, version: int, some: Sequence[Listener], rules: Sequence[RuleId], undo: list[_Undo]
     ) -> list[Listener]:
         """Write listeners without a mark in few calls."""
         if not some:
@@ -90,7 +93,7 @@ class ListenerMaps:
         descriptor, keys, size = self._maps[version], layouts.listeners_to_keys(some, version), _KEY_SIZES[version]
         before = self._before(version, keys)
         self._elements[version] += before.count(0)
-        words = [_word(one, rules[one]) | word & _MARKED for one, word in zip(some, before, strict=True)]
+        words = [word | old & _MARKED for word, old in zip(map(_word, some, rules), before, strict=True)]
 
         def restore() -> None:
             for key, word in zip(maps.pieces(keys, size), before, strict=True):
@@ -167,4 +170,4 @@ def _found_in(words: Sequence[tuple[Listener, int]]) -> Mapping[Listener, RuleId
 
 
 def _word(listener: Listener, rule: RuleId) -> int:
-    return rule | abi.LISTENER_SECONDARY if listener.secondary else rule
+    return rule | abi.LISTENER_SECONDARY if type(listener) is SecondaryListener else rule

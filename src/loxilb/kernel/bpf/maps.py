@@ -237,23 +237,23 @@ class ArrayView:
 
     def get(self, indexes: Sequence[int]) -> bytes:
         """Return whole elements one after the other; raises KernelError for an index beyond the end."""
-        self._check(indexes)
-        stride = self.stride
-        return b"".join(
-            self.read(indexes[start] * stride, (end - start) * stride) for start, end in _neighbours(indexes)
-        )
+        row, stride = in_a_row(indexes), self.stride
+        self._check(row)
+        return b"".join(self.read(row[start] * stride, (end - start) * stride) for start, end in _neighbours(row))
 
     def put(self, indexes: Sequence[int], elements: bytes, undo: list[Callable[[], None]]) -> None:
         """Write whole elements, which follow each other in ``elements``, in this order; adds what undoes it.
 
         Neighbours are written at once. Raises KernelError for an index beyond the end, and has written nothing then.
         """
-        self._check(indexes)
-        for start, end in _neighbours(indexes):
-            self._put_neighbours(indexes[start], elements[start * self.stride : end * self.stride], undo)
+        row = in_a_row(indexes)
+        self._check(row)
+        for start, end in _neighbours(row):
+            self._put_neighbours(row[start], elements[start * self.stride : end * self.stride], undo)
 
     def _check(self, indexes: Sequence[int]) -> None:
-        if indexes and (min(indexes) < 0 or max(indexes) >= self.entries):
+        ends = (indexes[0], indexes[-1]) if indexes and isinstance(indexes, range) else indexes
+        if ends and (min(ends) < 0 or max(ends) >= self.entries):
             beyond = next(at for at in indexes if not 0 <= at < self.entries)
             raise KernelError("reach into an array", errno.E2BIG, detail=f"no element {beyond}")
 
@@ -269,11 +269,22 @@ class ArrayView:
             self._memory.close()
 
 
+def in_a_row(indexes: Sequence[int]) -> Sequence[int]:
+    """Return the same as a range where each is one more than the one before it, as nearly always of many.
+
+    It is found out once then, however often they are used.
+    """
+    if isinstance(indexes, range) or not indexes or indexes[-1] != indexes[0] + len(indexes) - 1:
+        return indexes
+    row = range(indexes[0], indexes[-1] + 1)
+    return row if list(indexes) == list(row) else indexes
+
+
 def _neighbours(indexes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Return the places in ``indexes`` between which each is one more than the one before it."""
     count = len(indexes)
-    if count and indexes[-1] == indexes[0] + count - 1 and list(indexes) == list(range(indexes[0], indexes[-1] + 1)):
-        yield 0, count  # as nearly always where there are many
+    if isinstance(indexes, range) and indexes.step == 1:
+        yield 0, count
         return
     start = 0
     for end in range(1, count + 1):

@@ -104,15 +104,17 @@ class ConfigurationWriter:
         for image in (op.image for op in ops):
             rules = RuleTable.of(image.rules)
             endpoints = EndpointTable.of(image.endpoints)
-            self._start_counting(endpoints.numbers, undo)
-            self._write_endpoints(endpoints, undo)
+            slots = maps.in_a_row(endpoints.numbers)
+            self._start_counting(slots, undo)
+            self._write_endpoints(slots, endpoints, undo)
             for rule, networks in image.sources.items():
                 for network in networks:
                     self._set_source(rule, network, True, undo)
             bases = rules.bases
             self._write_slices([(bases[rule], ring) for rule, ring in image.rings.items()])
-            self._restart_positions(rules.numbers, undo)
-            self._views["rules"].put(rules.numbers, layouts.rules_to_values(rules, self._clock), undo)
+            places = maps.in_a_row(rules.numbers)
+            self._restart_positions(places, undo)
+            self._views["rules"].put(places, layouts.rules_to_values(rules, self._clock), undo)
             self._lead(image.listeners, undo)
 
     def _put_endpoints(self, ops: Sequence[PutEndpoint], undo: list[_Undo]) -> None:
@@ -122,32 +124,32 @@ class ConfigurationWriter:
                 self._put_endpoints([op], undo)
             return
         self._start_counting([op.endpoint for op in ops if op.fresh], undo)
-        self._write_endpoints(EndpointTable.of(entries), undo)
+        self._write_endpoints(list(entries), EndpointTable.of(entries), undo)
 
     def _drop_endpoints(self, ops: Sequence[DropEndpoint], undo: list[_Undo]) -> None:
         slots = list(dict.fromkeys(op.endpoint for op in ops))
         self._write_elements(slots, _NO_ENDPOINT * len(slots), undo)
 
-    def _start_counting(self, slots: Sequence[EndpointId], undo: list[_Undo]) -> None:
+    def _start_counting(self, slots: Sequence[int], undo: list[_Undo]) -> None:
         for name in ("traffic", "live_traffic"):
             self._views[name].put(slots, _NO_TRAFFIC * len(slots), undo)
         self._views["endpoint_states"].put(slots, self._new_states(slots), undo)
 
-    def _write_endpoints(self, endpoints: EndpointTable, undo: list[_Undo]) -> None:
-        """Write endpoints; their addresses are known before."""
+    def _write_endpoints(self, slots: Sequence[int], endpoints: EndpointTable, undo: list[_Undo]) -> None:
+        """Write endpoints to their slots; their addresses are known before."""
         after = layouts.endpoints_to_values(endpoints)
         self._hosts.add_endpoints(layouts.endpoints_counted(after))
         self._hosts.flush()
-        self._write_elements(endpoints.numbers, after, undo)
+        self._write_elements(slots, after, undo)
 
-    def _write_elements(self, slots: Sequence[EndpointId], after: bytes, undo: list[_Undo]) -> None:
+    def _write_elements(self, slots: Sequence[int], after: bytes, undo: list[_Undo]) -> None:
         """Write slots; the addresses of the endpoints that were in them are forgotten after."""
         view = self._views["endpoints"]
         before = view.get(slots)
         view.put(slots, after, undo)
         self._hosts.drop_endpoints(layouts.endpoints_counted(before))
 
-    def _new_states(self, slots: Sequence[EndpointId]) -> bytes:
+    def _new_states(self, slots: Sequence[int]) -> bytes:
         """Return states of endpoints new in their slots: what was counted for those before is not taken off them."""
         before = array("I", self._views["endpoint_states"].get(slots))
         after = array("I", bytes(len(before) * before.itemsize))
@@ -179,7 +181,7 @@ class ConfigurationWriter:
     def _drop_rules(self, ops: Sequence[DropRule], undo: list[_Undo]) -> None:
         self._views["rules"].put([op.rule for op in ops], _NO_RULE * len(ops), undo)
 
-    def _restart_positions(self, rules: Sequence[RuleId], undo: list[_Undo]) -> None:
+    def _restart_positions(self, rules: Sequence[int], undo: list[_Undo]) -> None:
         """Restart round robin. Flows of a rule that had the id before still count themselves off beside it."""
         view = self._views["rule_states"]
         positions = array("I", view.get(rules))[_POSITION :: view.stride // 4]
