@@ -44,13 +44,18 @@ class Ledger:
         self.services: dict[ServiceKey, Programmed] = dict(programmed or {})
         present = self.services.values()
         self.owners = {listener: key for key, one in self.services.items() for listener in one.listeners}
-        self.places = sum(map(places, self.owners))
+        self._marked = sum([1 for listener in self.owners if listener.mark])
         self.sources = sum([len(one.sources) for one in present if one.has_sources])
         self.records = 0
         self.restless = {key for key, one in self.services.items() if one.restless}
         self._rules = IdPool("rules", limits.rules, [one.rule for one in present])
         self._endpoints = IdPool("endpoints", limits.endpoints, [slot for one in present for slot in one.slots])
         self._ring = SlicePool(limits.ring, [(one.base, len(one.ring)) for one in present])
+
+    @property
+    def places(self) -> int:
+        """How many elements of their map the listeners may take."""
+        return len(self.owners) + self._marked
 
     @property
     def free(self) -> tuple[int, int, int]:
@@ -111,13 +116,14 @@ class Ledger:
         present = {key: one for key, one in after.items() if one is not None}
         self.services.update(present)
         led = [(listener, key) for key, one in present.items() for listener in one.listeners]
-        self.places += sum([places(listener) for listener, _ in led if listener not in self.owners])
+        self._marked += sum([1 for listener, _ in led if listener.mark and listener not in self.owners])
         self.owners.update(led)
-        self.sources += sum([len(one.sources) for one in present.values()])
+        self.sources += sum([len(one.sources) for one in present.values() if one.has_sources])
         self.restless.update([key for key, one in present.items() if one.restless])
 
     def _forget(self, key: ServiceKey, before: Programmed) -> None:
         self.restless.discard(key)
         self.sources -= len(before.sources)
         for listener in before.listeners:
-            self.places -= places(listener) if self.owners.pop(listener, None) else 0
+            if self.owners.pop(listener, None) and listener.mark:
+                self._marked -= 1

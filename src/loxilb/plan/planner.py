@@ -8,8 +8,7 @@ many services there are.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 
 from msgspec import structs
@@ -294,23 +293,20 @@ def _drop(draft: Draft, before: Programmed) -> None:
 def _check_listeners(draft: Draft) -> None:
     """Refuse a listener of two services (those that leave it now do not count), and too many."""
     ledger, owners = draft.ledger, draft.ledger.owners
-    claims = [(listener, key) for key, after in draft.after.items() if after for listener in after.listeners]
-    claimed = dict(claims)
-    if len(claimed) < len(claims) or not owners.keys().isdisjoint(claimed):
-        _check_claims(claims, owners, draft.after)
-    gone = sum(map(places, draft.dropped))
-    led = chain(draft.listeners, chain.from_iterable([one.listeners for one in draft.new]))
-    added = sum([places(listener) for listener in led if listener not in owners])
+    claimed = [listener for after in draft.after.values() if after for listener in after.listeners]
+    new = set(claimed)  # as nearly all are where there are many
+    if len(new) < len(claimed) or not owners.keys().isdisjoint(new):
+        _check_claims(draft.after, owners)
+        new.difference_update([listener for listener in claimed if listener in owners])
+    added, gone = sum(map(places, new)), sum(map(places, draft.dropped))
     if ledger.places + added - gone > ledger.limits.listeners:
         raise exhausted("listeners (one a port, two with a mark)", ledger.limits.listeners)
 
 
-def _check_claims(
-    claims: Iterable[tuple[Listener, ServiceKey]], owners: Mapping[Listener, ServiceKey], planned: Container[ServiceKey]
-) -> None:
+def _check_claims(planned: Mapping[ServiceKey, Programmed | None], owners: Mapping[Listener, ServiceKey]) -> None:
     """Refuse the first listener that two services claim, or that one has which is not planned anew."""
     claimed: dict[Listener, ServiceKey] = {}
-    for listener, key in claims:
+    for listener, key in ((listener, key) for key, after in planned.items() if after for listener in after.listeners):
         owner = claimed.setdefault(listener, key)
         if owner is key and listener in owners:
             owner = key if owners[listener] in planned else owners[listener]
