@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loxiapi.wire import CONNTRACK_STATES, ConntrackEntry, encode
+from loxilb.codec import text_rows
 from loxilb.codec.conntrack import ConntrackEncoder
 from loxilb.codec.flows import act_word, is_one_sided, protocol_word, query_of, state_word, token_of
 from loxilb.errors import InvalidRequest
 from loxilb.kernel import abi
-from loxilb.kernel.bpf import flow_keys
+from loxilb.kernel.bpf import flow_keys, flow_rows
 from loxilb.kernel.bpf.flow_keys import Groups, keys_of
 from loxilb.kernel.bpf.flow_rows import FORMS, Family, Slots
 from loxilb.kernel.fake.columns import columns_of, page_of
@@ -123,6 +124,17 @@ def test_rows_of_one_width_say_the_same(version: int, data: st.DataObject) -> No
     assert len({len(row) for row in entries.split(b",{")[1:]}) == 1
 
 
+def test_what_all_rows_share_is_as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked up once, nothing is filled up; and no row is left out, however many are written together."""
+    alike = [replace(one(443), counter=Counter(packets=1234, bytes=1234))] * 5
+    monkeypatch.setattr(text_rows, "_WRITTEN", 2)
+    columns = columns_of(alike, 4)
+
+    compact, wide = (ConntrackEncoder(NAMES, compact=compact).entries(columns) for compact in (True, False))
+
+    assert wide == compact == 5 * (b"," + encode(entry_of(alike[0])))
+
+
 def address(words: np.ndarray, version: int) -> IPAddress:
     """Return an address of a column."""
     return ip_address(words.astype(">u2").tobytes()[: 4 if version == 4 else 16])
@@ -224,6 +236,18 @@ def test_what_is_found_is_what_was_asked_for(version: int, data: st.DataObject) 
     assert shown(family, result) == sorted(FlowKey.of(flow) for flow in found if query.matches(flow))[: query.limit]
     assert result.more == (expected.after is not None)
     assert not result.more or result.last == expected.after
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(("scanned", "searched"), [(1, 4), (8, 32), (32, 32), (1 << 14, 1 << 17)])
+def test_each_slot_is_searched_once(monkeypatch: pytest.MonkeyPatch, version: int, scanned: int, searched: int) -> None:
+    """However many of them at once."""
+    monkeypatch.setattr(flow_rows, "_SCANNED", scanned)
+    monkeypatch.setattr(flow_rows, "_SEARCHED", searched)
+    found = crowd(version)
+    family = Tables(version, found[:9], found[9:]).family()
+
+    assert shown(family, family.find(FlowQuery(), None)) == sorted(map(FlowKey.of, found))
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from loxiapi.wire import encode
 from loxilb.codec.flows import act_word, is_one_sided, protocol_word, state_word
-from loxilb.codec.text_rows import FILL, Codes, Piece, Rows, Texts, alike, codes_of, joined, narrowed, numbers, split
+from loxilb.codec.text_rows import FILL, Codes, Piece, Rows, Texts, alike, codes_of, joined, numbers, one_or_each, split
 from loxilb.model import FlowState, Mode
 from loxilb.model.flow_list import FlowColumns
 
@@ -66,7 +66,7 @@ class ConntrackEncoder:
         rows.same(b',"ident":"0:0"')
         _put_number(rows, b',"packets":', flows.packets)
         rows.same(b',"protocol":')
-        _put(rows, _PROTOCOLS, codes_of(flows.protocol))
+        rows.joined([_PROTOCOLS.of(codes_of(flows.protocol))])
         self._services.put(rows, flows.rule)
         rows.same(b',"sourceIP":')
         _put_address(rows, flows.source)
@@ -78,21 +78,16 @@ def _until_state(rows: Rows, flows: FlowColumns) -> None:
     rows.same(b",{")
     _put_number(rows, b'"bytes":', flows.bytes, b",")
     rows.same(b'"conntrackAct":')
-    rows.each(_ACTS.column(codes_of(flows.mode) << 1 | flows.reply))
-    rows.each(joined(list(_rewritten(flows)), len(flows)))
+    rows.looked_up(_ACTS, codes_of(flows.mode) << 1 | codes_of(flows.reply))
+    rows.joined(_rewritten(flows))
     rows.same(b',"conntrackState":')
-    _put(rows, _STATES, codes_of(flows.protocol) * len(FlowState) + flows.state)
-
-
-def _put(rows: Rows, texts: Texts, codes: Codes) -> None:
-    """Put in what is looked up, no wider than it has to be."""
-    rows.each(narrowed(texts.column(codes), texts.longest(codes)))
+    rows.joined([_STATES.of(codes_of(flows.protocol) * len(FlowState) + codes_of(flows.state))])
 
 
 def _put_number(rows: Rows, before: bytes, values: NDArray[np.uint64], after: bytes = b"") -> None:
     """Put in a number and what is before and after it; nothing where it is 0."""
     values = np.ascontiguousarray(values)
-    shown = None if values.all() else values != 0
+    shown = values != 0
     rows.same(before, shown)
     for column in numbers(values):
         rows.each(column)
@@ -102,16 +97,16 @@ def _put_number(rows: Rows, before: bytes, values: NDArray[np.uint64], after: by
 def _put_port(rows: Rows, label: bytes, ports: NDArray[np.uint16]) -> None:
     """Put in a port behind its label; nothing where it is 0."""
     codes = codes_of(ports)
-    rows.same(label, None if codes.all() else codes != 0)
-    rows.each(_PORT.column(codes))
+    rows.same(label, codes != 0)
+    rows.looked_up(_PORT, codes)
 
 
 def _put_address(rows: Rows, words: NDArray[np.uint16]) -> None:
     if words.shape[1] == 2:
         front, rear = (codes_of(column) for column in words.T)
-        rows.each(_OPENED.column(front))
+        rows.looked_up(_OPENED, front)
         rows.same(b".")
-        rows.each(_CLOSED.column(rear))
+        rows.looked_up(_CLOSED, rear)
     else:
         changes = _changes(words)  # flows are in the order of addresses: many have that of the one before
         firsts = words[changes]
@@ -131,10 +126,9 @@ class _Services:
 
     def put(self, rows: Rows, rules: NDArray[np.uint32]) -> None:
         """Put in the text of each row's rule."""
-        places = self._places_of(rules)
+        places = one_or_each(self._places_of(rules))
         for table in self._tables:
-            if longest := table.longest(places):
-                rows.each(narrowed(table.column(places), longest))
+            rows.joined([table.of(places)])
 
     def _places_of(self, rules: NDArray[np.uint32]) -> Codes:
         rows = np.minimum(rules, len(self._places) - 1).astype(np.intp)
@@ -160,8 +154,8 @@ def _rewritten(flows: FlowColumns) -> Iterator[Piece]:
     """Return the addresses and the port that are written into packets, for example ``<source>,<endpoint>:<port>``."""
     both = ~_one_sided()[flows.mode]
     if both.any():
-        yield from _address(flows.new_source, both)
-        yield _COMMA.of(both.astype(np.intp))
+        yield from _address(flows.new_source, None if both.all() else both)
+        yield _COMMA.of(codes_of(both))
     yield from _address(_either(flows.reply & ~both, flows.new_source, flows.new_destination))
     yield _REWRITTEN_PORT.of(codes_of(_either(flows.reply, flows.new_source_port, flows.new_destination_port)))
 

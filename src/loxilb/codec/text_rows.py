@@ -4,12 +4,14 @@
 What varies in a row is looked up in a table of short texts. A column is as wide as its longest text, and what is left
 over is filled with ``FILL``, which JSON allows between its tokens (RFC 8259 section 2) and never has within them. So a
 column is written by two plain copies, some 2 ns a row, wherever the texts end; and rows without ``FILL`` are compact.
+Where all rows have the same text, it is part of what every row begins as, and costs nothing more.
 
 Texts that follow each other within a token have no gap between them: :func:`joined` makes one column of them, at twice
 the price each.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -24,6 +26,9 @@ FILL = b"\t"
 _SIZES = 4, 8, 16, 32
 LONGEST = _SIZES[-1]
 """Bytes of the longest text in a table."""
+_ALWAYS = np.True_
+_WRITTEN = 1 << 11
+"""Rows written together: few enough to stay in the cache, column after column."""
 
 
 class Piece(NamedTuple):
@@ -31,6 +36,10 @@ class Piece(NamedTuple):
 
     items: Column
     lengths: NDArray[np.uint8] | int
+
+    def alike(self) -> bytes | None:
+        """Return the text that all rows have; None where each has its own."""
+        return None if self.items.ndim else self.items.tobytes()
 
 
 class Texts:
@@ -51,11 +60,13 @@ class Texts:
 
     def of(self, codes: Codes) -> Piece:
         """Return the text with the number of each row, and its length."""
+        if not codes.ndim:
+            return alike(self.text(codes))
         return Piece(self._items.take(codes), self._lengths.take(codes))
 
-    def longest(self, codes: Codes) -> int:
-        """Return the length of the longest text of the rows."""
-        return int(self._lengths.take(codes).max())
+    def text(self, code: Codes) -> bytes:
+        """Return the text with one number."""
+        return self._items[code].tobytes().strip(FILL)
 
 
 def alike(text: bytes) -> Piece:
@@ -68,7 +79,7 @@ def narrowed(column: Column, width: int) -> Column:
     return np.ndarray(column.shape, f"V{width}", column.data, 0, column.strides)
 
 
-def joined(pieces: Sequence[Piece], count: int) -> Column:
+def joined(pieces: Collection[Piece], count: int) -> Column:
     """Return pieces of so many rows, one behind the other: as wide as the longest row of them.
 
     An item is written whole, filling included, and the piece behind it in the row overwrites the filling.
@@ -94,11 +105,11 @@ class Rows:
         self._alike = bytearray()
         self._columns: list[tuple[int, Column]] = []
 
-    def same(self, text: bytes, shown: NDArray[np.bool_] | None = None) -> None:
+    def same(self, text: bytes, shown: NDArray[np.bool_] | np.bool_ = _ALWAYS) -> None:
         """Put a text into all rows, or where it is ``shown``."""
-        if shown is None or not text:
+        if shown.all():
             self._alike += text
-        else:
+        elif text and shown.any():
             choice = np.frombuffer(FILL * len(text) + text, f"V{len(text)}")
             self.each(choice.take(shown.astype(np.intp)))
 
@@ -107,13 +118,34 @@ class Rows:
         self._columns.append((len(self._alike), column))
         self._alike += FILL * column.dtype.itemsize
 
+    def looked_up(self, texts: Texts, codes: Codes) -> None:
+        """Put in the text with the number of each row."""
+        if codes.ndim:
+            self.each(texts.column(codes))
+        else:
+            self.same(texts.text(codes))
+
+    def joined(self, pieces: Iterable[Piece]) -> None:
+        """Put in pieces with no gap between them."""
+        rest = deque(pieces)
+        while rest and (text := rest[0].alike()) is not None:
+            self.same(text)
+            rest.popleft()
+        if len(rest) > 1:
+            self.each(joined(rest, self._count))
+        elif rest and (longest := int(np.max(rest[0].lengths))):
+            self.each(narrowed(rest[0].items, longest))
+
     def written(self) -> memoryview:
         """Return the text of the rows, one after the other."""
         width = len(self._alike)
         room = np.empty(self._count * width, np.uint8)
-        room.view(f"V{width}")[:] = np.void(bytes(self._alike))
-        for start, column in self._columns:
-            np.ndarray((self._count,), column.dtype, room, start, (width,))[:] = column
+        rows, alike = room.view(f"V{width}"), np.void(bytes(self._alike))
+        for at in range(0, self._count, _WRITTEN):
+            some = rows[at : at + _WRITTEN]
+            some[:] = alike
+            for start, column in self._columns:
+                np.ndarray(some.shape, column.dtype, some, start, (width,))[:] = column[at : at + _WRITTEN]
         return room.data
 
 
@@ -124,8 +156,14 @@ def split(texts: Sequence[bytes]) -> list[Texts]:
 
 
 def codes_of(column: NDArray[Any]) -> Codes:
-    """Return numbers of up to 16 bits as numbers of texts."""
-    return column.astype(np.uint16).astype(np.intp)  # in one step it is slow, where their byte order is another
+    """Return numbers of up to 16 bits as numbers of texts: a single one where they are alike."""
+    codes = column.astype(np.uint16)  # in one step it is slow, where their byte order is another
+    return one_or_each(codes).astype(np.intp)
+
+
+def one_or_each(codes: NDArray[Any]) -> NDArray[Any]:
+    """Return the number of a text alone where all rows have it."""
+    return codes[0] if codes[0] == codes[-1] and (codes == codes[0]).all() else codes
 
 
 _GROUP = 10_000

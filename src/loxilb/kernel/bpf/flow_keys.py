@@ -66,14 +66,22 @@ def _number(words: Sequence[int]) -> int:
 def in_order(keys: Keys) -> Places:
     """Return the places of ``keys`` in their order; of equal ones the last alone."""
     varying = [values for values in keys.T if (values != values[:1]).any()]
-    order = np.arange(len(keys))
-    for values in reversed(varying):
+    if not varying:
+        return np.arange(len(keys))[-1:]
+    order = np.argsort(varying[-1], kind="stable")
+    for values in varying[-2::-1]:
         order = order.take(np.argsort(values.take(order), kind="stable"))
-    same = np.ones(max(0, len(keys) - 1), bool)
-    for values in varying:
-        digits = values.take(order)
-        same &= digits[1:] == digits[:-1]
-    return order[np.append(~same, True)] if same.any() else order
+    same = _repeated(varying, order)
+    return np.delete(order, same) if len(same) else order
+
+
+def _repeated(digits: Sequence[Keys], order: Places) -> Places:
+    """Return where in the ``order`` is a key that is equal to the next one; the last digits rule most of them out."""
+    ordered = digits[-1].take(order)
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    for values in digits[-2::-1]:
+        same = same[values.take(order.take(same)) == values.take(order.take(same + 1))]
+    return same
 
 
 @dataclass(frozen=True, slots=True)

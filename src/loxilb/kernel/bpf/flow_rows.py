@@ -18,8 +18,10 @@ from loxilb.kernel import abi
 from loxilb.kernel.bpf.flow_keys import Groups, behind, digits_of, in_order, key_of, keys_of, wanted
 from loxilb.model.flow_list import FlowColumns, FlowKey, FlowQuery
 
-_SCANNED = 1 << 16
-"""Slots searched together: few enough to stay in the cache."""
+_SCANNED = 1 << 14
+"""Slots looked at together: few enough to stay in the cache."""
+_SEARCHED = 1 << 17
+"""Slots whose flows are put into groups together: so many that a group has more than a few of them."""
 _COPIED = 1 << 13
 """Flows copied out together, about."""
 _SAMPLED = 1 << 8
@@ -28,6 +30,7 @@ _MAIN = np.uint32(1 << 31)
 """Set in places in the large table."""
 _HOT = {4: abi.Whole4.cold.offset, 6: abi.Flow6.cold.offset}
 _WORDS = np.empty(0, np.uint32)
+_Wanted = tuple[NDArray[np.uint16], NDArray[np.uint32], NDArray[np.uint32]]
 _THREADS = 2
 """Threads that search: numpy lets others run; more would leave too little to the packets."""
 
@@ -144,11 +147,19 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Some:
-    """Slots of a block that hold what is asked for: places and words by group, and where each group ends."""
+    """Slots that hold what is asked for: places and words by group, and where each group ends."""
 
     places: NDArray[np.uint32]
     words: NDArray[np.uint32]
     ends: NDArray[np.int64]
+
+    @classmethod
+    def grouped(cls, wanted: Sequence[_Wanted], count: int) -> "_Some":
+        """Put some into so many groups."""
+        numbers, places, words = map(np.concatenate, zip(*wanted, strict=True))
+        order = np.argsort(numbers, kind="stable")
+        ends = np.cumsum(np.bincount(numbers, minlength=count))
+        return cls(places.take(order), words.take(order), ends)
 
     def group(self, number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """Return places and words of a group."""
@@ -174,10 +185,8 @@ class Family:
         groups = self._groups(query, limit)
         copies = self._wanted(query, groups, np.uint32(0), np.arange(len(self._copies.words)), self._copies)
         with ThreadPoolExecutor(_THREADS, "flows") as threads:
-            main = threads.map(
-                lambda start: self._wanted(query, groups, _MAIN, *self._main.live(start)), self._main.blocks()
-            )
-            found = [copies, *main]
+            main = threads.map(partial(self._searched, query, groups), range(0, len(self._main.words), _SEARCHED))
+            found = [_Some.grouped([copies], len(groups)), *main]
         counts = np.diff(sum(one.ends for one in found), prepend=0)
         parts = [partial(self._ordered, found, number) for number in np.flatnonzero(counts).tolist()]
         return Found(parts, int(counts.sum())) if limit is None else self._first(parts, limit)
@@ -200,14 +209,20 @@ class Family:
             kept = kept[behind(keys_of(rows[kept]), digits_of(query.after))]
         return kept
 
-    def _wanted(self, query: FlowQuery, groups: Groups, mark: np.uint32, places: NDArray[Any], slots: Slots) -> _Some:
-        """Return what is asked for, by group."""
+    def _searched(self, query: FlowQuery, groups: Groups, first: int) -> _Some:
+        """Return what is asked for of so many slots of the large table."""
+        starts = range(first, min(first + _SEARCHED, len(self._main.words)), _SCANNED)
+        wanted = [self._wanted(query, groups, _MAIN, *self._main.live(start)) for start in starts]
+        return _Some.grouped(wanted, len(groups))
+
+    def _wanted(self, query: FlowQuery, groups: Groups, mark: np.uint32, places: NDArray[Any], slots: Slots) -> _Wanted:
+        """Return what is asked for: numbers of groups, places and words."""
         kept = self._kept(query, slots)
         rows = slots.hot.view(FORMS[self._version])
-        numbers = groups.numbers(rows if len(kept) == len(rows) else rows[kept]).astype(np.uint16)
-        kept = kept[np.argsort(numbers, kind="stable")]
-        ends = np.cumsum(np.bincount(numbers, minlength=len(groups)))
-        return _Some(places[kept].astype(np.uint32) | mark, slots.words[kept], ends)
+        if len(kept) == len(rows):
+            return groups.numbers(rows).astype(np.uint16), places.astype(np.uint32) | mark, slots.words
+        numbers = groups.numbers(rows[kept]).astype(np.uint16)
+        return numbers, places[kept].astype(np.uint32) | mark, slots.words[kept]
 
     def _ordered(self, found: Sequence[_Some], number: int) -> Slots:
         """Copy a group out, in order."""
