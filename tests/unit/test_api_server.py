@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server itself: segments on the wire, addresses, faults, start and stop."""
 
+import asyncio
 import contextlib
 import errno
 import http.client
+import io
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
+from typing import cast
 
 import pytest
 import uvicorn
+from starlette.types import Send
+from uvicorn.server import ServerState
 
 from loxilb.errors import KernelError
 from loxilb.ports import ServiceStatus
 from loxilb.services.api import ApiServer
 from loxilb.services.api.application import MAX_BODY
+from loxilb.services.api.joining import JoiningProtocol
 from loxilb.services.reconcile import Reconciler
 from tests.support.api import (
     BUILD,
@@ -69,6 +75,50 @@ def _read_answer(connection: socket.socket) -> bytes:
     with contextlib.closing(response):
         response.begin()
         return response.read()
+
+
+def test_large_parts_are_written_without_a_copy() -> None:
+    """In chunks like the small ones."""
+    parts: list[bytes | memoryview] = [b"small", memoryview(bytes(1 << 16)), b"x" * 100_000, b"end"]
+    transport = _Transport()
+
+    async def application(_scope: object, _receive: object, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": part != b"end"})
+
+    async def serve() -> None:
+        config = uvicorn.Config(application, lifespan="off", log_config=None)
+        protocol = JoiningProtocol(config, ServerState(), {})
+        protocol.connection_made(transport)
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await asyncio.gather(*protocol.tasks)
+
+    asyncio.run(serve())
+    with contextlib.closing(http.client.HTTPResponse(cast(socket.socket, transport))) as response:
+        response.begin()
+        assert response.read() == b"".join(parts)
+    assert {id(parts[1]), id(parts[2])} <= set(map(id, transport.written))
+
+
+class _Transport(asyncio.Transport):
+    """Keeps what is written, and shows it as a socket would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[object] = []
+
+    def writelines(self, list_of_data: Iterable[object]) -> None:
+        self.written += list_of_data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(b"".join(cast(list[bytes], self.written)))
 
 
 def test_fault_in_a_handler_is_an_answer() -> None:
