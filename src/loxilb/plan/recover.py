@@ -115,9 +115,11 @@ def _found(image: Image, services: Sequence[Service], free: set[RuleId]) -> Iter
     led = image.listeners
     for service in services:
         listeners = listeners_of(service)
-        rules = [rule for listener in listeners if (rule := led.get(listener)) in free]
-        if rules:
-            rule = min(rules) if len(rules) > 1 else rules[0]
+        if len(listeners) == 1:  # as most often
+            rule = led.get(listeners[0])
+        else:
+            rule = min((one for listener in listeners if (one := led.get(listener)) in free), default=None)
+        if rule in free:
             free.discard(rule)
             yield _Found(service=service, rule=rule, listeners=listeners)
 
