@@ -25,13 +25,13 @@ from loxilb.model.image import (
     PutRing,
     PutRule,
     PutSource,
-    RuleId,
 )
 from loxilb.plan.columns import misfits
 from loxilb.plan.draft import Plan
 from loxilb.plan.ledger import Holdings, Ledger
 from loxilb.plan.programmed import Programmed
 from loxilb.plan.selection import in_address_order
+from loxilb.plan.strays import strays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def audit(image: Image, services: Mapping[ServiceKey, Programmed]) -> Findings:
         sum(len(one.slots) for one in programmed),
         sum(bool(one.sources) for one in programmed),
     )
-    return Findings(differences=differences, strays=() if complete else tuple(_strays(image, programmed)))
+    return Findings(differences=differences, strays=() if complete else tuple(strays(image, programmed)))
 
 
 def repair(findings: Findings, ledger: Ledger) -> Plan:
@@ -156,18 +156,3 @@ def _mending(one: Difference, before: Programmed, now: Programmed) -> Iterable[O
             yield PutRing(base=now.entry.ring_base, endpoints=now.ring)
         yield PutRule(rule=now.rule, entry=now.entry, fresh=False)
     yield from (op for op in entries if not op.entry.takes_flows)
-
-
-def _strays(image: Image, programmed: Iterable[Programmed]) -> Iterable[Op]:
-    kept: set[RuleId] = set()
-    listeners: set[Listener] = set()
-    slots: set[EndpointId] = set()
-    for one in programmed:
-        kept.add(one.rule)
-        listeners.update(one.listeners)
-        slots.update(one.slots)
-    yield from (DropListener(listener=one) for one in sorted(image.listeners.keys() - listeners))
-    yield from (DropRule(rule=one) for one in sorted(image.rules.keys() - kept))
-    for rule in sorted(image.sources.keys() - kept):
-        yield from (DropSource(rule=rule, network=one) for one in in_address_order(image.sources[rule]))
-    yield from (DropEndpoint(endpoint=one) for one in sorted(image.endpoints.keys() - slots))

@@ -7,7 +7,7 @@ from the ring. Slots of removed endpoints that still have flows come back as suc
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
@@ -20,10 +20,6 @@ from msgspec import Struct
 from loxilb.errors import InvalidRequest
 from loxilb.model import Endpoint, IPAddress, IPNetwork, L4Protocol, LossPolicy, Selection, Service, ServiceKey
 from loxilb.model.image import (
-    DropEndpoint,
-    DropListener,
-    DropRule,
-    DropSource,
     EndpointEntry,
     EndpointFlags,
     EndpointId,
@@ -43,6 +39,7 @@ from loxilb.plan.pools import Limits
 from loxilb.plan.programmed import Altered, Programmed, listeners_of
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import Policy, adopted
+from loxilb.plan.strays import strays
 
 _NO_SOURCES: frozenset[IPNetwork] = frozenset()
 _NO_ADDRESSES: Sources = {}
@@ -96,7 +93,10 @@ def adopt(
     }
     ledger = Ledger(limits, settled | rest)
     unsettled = [one for one in asked if one.key not in settled]
-    return Adoption(ledger, _strays(image, slots, free, ledger), unsettled)
+    # What is owned is in the image: where that has no more, there is no need to look which.
+    owned = not free and slots.counts.keys() | image.sources.keys() <= image.rules.keys()
+    whole = owned and len(image.listeners) == len(ledger.owners)
+    return Adoption(ledger, [] if whole else list(strays(image, ledger.services.values())), unsettled)
 
 
 class _Found(Struct, frozen=True, kw_only=True, gc=False):
@@ -297,16 +297,3 @@ def _ids(ordered: Sequence[Endpoint], slots: Mapping[EndpointId, EndpointEntry])
         queues[entry.address, entry.port].append(slot)
     places = [queues[endpoint.address, endpoint.port] for endpoint in ordered]
     return tuple(place.popleft() for place in places if place)
-
-
-def _strays(image: Image, slots: _Slots, free: Set[RuleId], ledger: Ledger) -> list[Op]:
-    """Drop what belongs to no service; ``free`` are the rules that are nobody's."""
-    gone = sorted(free | (slots.counts.keys() | image.sources.keys()) - image.rules.keys())
-    # What is owned is in the image: where that has no more, there is no need to look which.
-    listeners = image.listeners.keys() - ledger.owners if len(image.listeners) > len(ledger.owners) else ()
-    return [
-        *(DropListener(listener=one) for one in sorted(listeners)),
-        *(DropRule(rule=one) for one in sorted(free)),
-        *(DropSource(rule=rule, network=one) for rule in gone for one in in_address_order(image.sources.get(rule, ()))),
-        *(DropEndpoint(endpoint=one) for one in sorted(slot for rule in gone for slot in slots.of(rule))),
-    ]
