@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from math import ceil
-from operator import itemgetter
 from typing import Any
 
 from msgspec import structs
@@ -42,10 +41,7 @@ _RESET = LossPolicy.RESET  # members of an Enum, and their values, are slow to n
 _LOSSES = {policy.value: policy for policy in LossPolicy} | {"": _RESET}
 
 # Most services differ in nothing more than these arguments: the others are converted once for all that have the same.
-_OWN = ("external_ip", "port", "port_max", "block", "host", "name")
-_NAMES = tuple(one.name for one in structs.fields(wire.ServiceArguments))
-_SHARED_NAMES = tuple(name for name in _NAMES if name not in _OWN)
-_SHARED = itemgetter(*(_NAMES.index(name) for name in _SHARED_NAMES))
+_NOT_SHARED: Mapping[str, Any] = {"external_ip": "", "port": 0, "port_max": 0, "block": 0, "host": "", "name": ""}
 _DEFAULTS = {one.name: one.default for one in structs.fields(Service)}
 
 # Many services have the same endpoints and probes, and a start reads them all: one object of each takes less time, and
@@ -71,15 +67,14 @@ def service_of(entry: wire.LoadBalancerEntry) -> Service:
         key=_key_of(arguments),
         endpoints=tuple([_endpoint(one.endpoint_ip, one.target_port, one.weight) for one in entry.endpoints]),
         name=arguments.name,
-        **_unusual(_SHARED(structs.astuple(arguments))),
+        **_unusual(structs.replace(arguments, **_NOT_SHARED)),
         **_lists_of(entry) if entry.secondary_ips or entry.allowed_sources else {},
     )
 
 
 @lru_cache(maxsize=1 << 10)
-def _unusual(shared: tuple[Any, ...]) -> Mapping[str, Any]:
+def _unusual(arguments: wire.ServiceArguments) -> Mapping[str, Any]:
     """Convert the arguments that are often the same for very many services; what is as it is by default is left out."""
-    arguments = wire.ServiceArguments(external_ip="", port=0, **dict(zip(_SHARED_NAMES, shared, strict=True)))
     found = {
         "mode": _MODES[arguments.mode],
         "selection": _selection_of(arguments),

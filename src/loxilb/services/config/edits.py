@@ -104,10 +104,11 @@ def detached(before: Service | None, wanted: Service) -> Service | None:
     return _changed(before, before.with_endpoints(kept)) if kept else None
 
 
+_DETACH = EditKind.DETACH  # members of an Enum are slow to name
 _EDITS: Mapping[EditKind, Callable[[Service | None, Service], Service | None]] = {
     EditKind.PUT: replaced,
     EditKind.ATTACH: attached,
-    EditKind.DETACH: detached,
+    _DETACH: detached,
 }
 
 
@@ -117,11 +118,15 @@ def edited(present: Mapping[ServiceKey, Service], edits: Sequence[Edit]) -> dict
     Raises what the single edits do, with the index of the one that is wrong.
     """
     after: dict[ServiceKey, Service | None] = {}
-    for index, edit in enumerate(edits):
-        wanted = edit.service
+    kept = all_normal([edit.service for edit in edits])
+    for index, (edit, wanted) in enumerate(zip(edits, kept, strict=True)):
         key = wanted.key
+        before = after[key] if key in after else present.get(key)
+        if before is None and edit.kind is not _DETACH:  # as most often of very many
+            after[key] = wanted
+            continue
         try:
-            after[key] = _EDITS[edit.kind](after[key] if key in after else present.get(key), wanted)
+            after[key] = _EDITS[edit.kind](before, edit.service)
         except _UnchangedError:
             continue
         except InvalidRequest as error:
