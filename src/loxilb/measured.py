@@ -18,7 +18,7 @@ class MeasuredDataPlane:
 
     def __init__(self, inner: DataPlane, latencies: Latencies) -> None:
         """Measure ``inner``."""
-        self._apply, self._repair = inner.apply, inner.repair
+        self.prepared, self._apply, self._repair = inner.prepared, inner.apply, inner.repair
         self._latencies = latencies
         self.observe, self.counters = inner.observe, inner.counters
         self.flow_page, self.active_flows, self.reasons = inner.flow_page, inner.active_flows, inner.reasons

@@ -53,6 +53,9 @@ class DataPlane(Protocol):
     def observe(self) -> Image:
         """Read what is programmed now."""
 
+    def prepared(self, ops: Sequence[Op]) -> tuple[Op, ...]:
+        """Return the same operations in a form that ``apply`` carries out sooner; this takes a while itself."""
+
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
 

@@ -44,7 +44,7 @@ class Driver:
 
     def apply(self, *services: Service, health: Health | None = None) -> None:
         planned = plan({one.key: one for one in services}, self.ledger, {}, health or {})
-        self.data_plane.apply(planned.ops)
+        self.data_plane.apply(self.data_plane.prepared(planned.ops))
         planned.commit(self.ledger)
 
     def drop(self, *services: Service) -> None:

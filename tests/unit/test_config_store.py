@@ -41,6 +41,31 @@ def test_a_write_is_stored_before_the_data_plane_has_it(monkeypatch):
     assert (revision.author, revision.time, revision.summary) == (ME, 1000.0, "create service 20.20.20.1:2020/tcp")
 
 
+def test_a_write_is_prepared_before_it_is_stored(monkeypatch):
+    prepared, applied, stored = list[Sequence[Op]](), list[Sequence[Op]](), list[Configured]()
+
+    async def scene(stage: Stage) -> None:
+        prepare, apply = stage.fake.prepared, stage.fake.apply
+
+        def note_prepared(ops: Sequence[Op]) -> tuple[Op, ...]:
+            stored.append(stage.store.load())
+            prepared.append(prepare(ops))
+            return tuple(prepared[-1])
+
+        def note(ops: Sequence[Op]) -> None:
+            applied.append(ops)
+            apply(ops)
+
+        monkeypatch.setattr(stage.fake, "prepared", note_prepared)
+        monkeypatch.setattr(stage.fake, "apply", note)
+        await stage.service.put(NAMED)
+
+    play(scene)
+
+    assert stored == [Configured()]
+    assert [id(ops) for ops in prepared] == [id(ops) for ops in applied]
+
+
 @pytest.mark.parametrize("operation", range(5))
 def test_what_the_data_plane_refuses_is_taken_back(operation):
     async def scene(stage: Stage) -> None:

@@ -33,6 +33,7 @@ from loxilb.kernel.bpf.writing import ConfigurationWriter
 from loxilb.model import AbortedConnection, Counter, Flow, FlowEvent, IPAddress, IPNetwork, Mode, Port
 from loxilb.model.flow_list import FlowQuery
 from loxilb.model.image import (
+    Add,
     DropEndpoint,
     DropSource,
     EndpointFlags,
@@ -213,6 +214,10 @@ class BpfDataPlane:
             rule, network = convert.source_from_key(key, int.from_bytes(value, sys.byteorder))
             found[rule].add(network)
         return {rule: frozenset(networks) for rule, networks in found.items()}
+
+    def prepared(self, ops: Sequence[Op]) -> tuple[Op, ...]:
+        """Return the same operations in a form that :meth:`apply` carries out sooner; this takes a while itself."""
+        return tuple([self._writer.packed(op) if isinstance(op, Add) else op for op in ops])
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""

@@ -11,7 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
-from typing import cast
+from typing import NamedTuple, cast
 
 from loxilb.kernel import abi
 from loxilb.kernel.bpf import layouts, maps
@@ -24,6 +24,41 @@ _MANY, _PART = 64, 4
 _WORD = struct.Struct("=I")
 _RULE, _MARKED = abi.LISTENER_RULE, abi.LISTENER_MARKED
 _KEY_SIZES = {4: ctypes.sizeof(abi.Listener4), 6: ctypes.sizeof(abi.Listener6)}
+
+
+class Row(NamedTuple):
+    """Listeners without a mark, all of one IP version, with their keys in a row and the words that lead to rules."""
+
+    version: int
+    listeners: Sequence[Listener]
+    keys: bytes
+    words: Sequence[int]
+
+
+class Leads(NamedTuple):
+    """Listeners that lead to rules: many in rows, ``singly`` where some have a mark.
+
+    ``addresses`` says how many are at each, packed.
+    """
+
+    singly: Mapping[Listener, RuleId]
+    rows: Sequence[Row]
+    addresses: Mapping[bytes, int]
+
+
+def leads_of(listeners: Mapping[Listener, RuleId]) -> Leads:
+    """Return listeners as they are written."""
+    marked = any(listener.mark for listener in listeners)
+    versions = () if marked else sorted({one.version for one in listeners})
+    rows = [_row(version, listeners) for version in versions]
+    return Leads(listeners if marked else {}, rows, layouts.listeners_counted(listeners))
+
+
+def _row(version: int, listeners: Mapping[Listener, RuleId]) -> Row:
+    ours = [listener.version == version for listener in listeners]
+    some = list(compress(listeners, ours))
+    words = list(map(_word, some, compress(listeners.values(), ours)))
+    return Row(version, some, layouts.listeners_to_keys(some, version), words)
 
 
 class ListenerMaps:
@@ -73,34 +108,26 @@ class ListenerMaps:
             found.update(layouts.led_counted(keys, values, version))
         return found
 
-    def put_all(self, listeners: Mapping[Listener, RuleId], undo: list[_Undo]) -> list[Listener]:
+    def put_all(self, leads: Leads, undo: list[_Undo]) -> list[Listener]:
         """Lead listeners to rules; returns those that were there, and adds what undoes it. Raises KernelError."""
-        if any(listener.mark for listener in listeners):
-            return [listener for listener, rule in listeners.items() if self.put(listener, rule, undo)]
-        found = []
-        for version in self._maps:
-            ours = [listener.version == version for listener in listeners]
-            some = list(compress(listeners, ours))
-            found += self._put_many(version, some, list(compress(listeners.values(), ours)), undo)
+        found = [listener for listener, rule in leads.singly.items() if self.put(listener, rule, undo)]
+        for row in leads.rows:
+            found += self._put_row(row, undo)
         return found
 
-    def _put_many(
-        self, version: int, some: Sequence[Listener], rules: Sequence[RuleId], undo: list[_Undo]
-    ) -> list[Listener]:
+    def _put_row(self, row: Row, undo: list[_Undo]) -> list[Listener]:
         """Write listeners without a mark in few calls."""
-        if not some:
-            return []
-        descriptor, keys, size = self._maps[version], layouts.listeners_to_keys(some, version), _KEY_SIZES[version]
+        version, some, keys, words = row
+        descriptor, size = self._maps[version], _KEY_SIZES[version]
         before = self._before(version, keys)
         self._elements[version] += before.count(0)
-        words = [word | old & _MARKED for word, old in zip(map(_word, some, rules), before, strict=True)]
 
         def restore() -> None:
             for key, word in zip(maps.pieces(keys, size), before, strict=True):
                 self._set(descriptor, key, word)
 
         undo.append(restore)
-        values = array("I", words).tobytes()
+        values = array("I", [word | old & _MARKED for word, old in zip(words, before, strict=True)]).tobytes()
         maps.update_all(descriptor, keys, values, len(some), "write listeners", room="--listeners")
         return [one for one, word in zip(some, before, strict=True) if word & _RULE]
 

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -18,8 +18,9 @@ from loxilb.kernel import abi
 from loxilb.kernel.bpf import convert, layouts, maps
 from loxilb.kernel.bpf.clock import JiffyClock
 from loxilb.kernel.bpf.hosts import HostIndex
-from loxilb.kernel.bpf.listeners import ListenerMaps
+from loxilb.kernel.bpf.listeners import Leads, ListenerMaps, leads_of
 from loxilb.kernel.bpf.maps import ArrayView
+from loxilb.kernel.bpf.packing import Packed, joined, packed
 from loxilb.model import IPNetwork
 from loxilb.model.image import (
     Add,
@@ -27,8 +28,6 @@ from loxilb.model.image import (
     DropListener,
     DropRule,
     DropSource,
-    EndpointId,
-    Listener,
     Op,
     PutEndpoint,
     PutListener,
@@ -69,6 +68,7 @@ class ConfigurationWriter:
         self._clock = clock
         self._steps: Mapping[type, _Step] = {
             Add: self._add,
+            Packed: self._add,
             PutEndpoint: self._put_endpoints,
             DropEndpoint: self._drop_endpoints,
             PutRing: self._put_rings,
@@ -100,22 +100,21 @@ class ConfigurationWriter:
         endpoints = layouts.endpoints_counted(self._views["endpoints"].whole())
         self._hosts.rebuild(self._listeners.index(), endpoints)
 
+    def packed(self, op: Add) -> Packed:
+        """Return the operation as it is carried out: may take long, and changes nothing."""
+        return packed(op, self._clock)
+
     def _add(self, ops: Sequence[Add], undo: list[_Undo]) -> None:
-        for image in (op.image for op in ops):
-            rules = RuleTable.of(image.rules)
-            endpoints = EndpointTable.of(image.endpoints)
-            slots = maps.in_a_row(endpoints.numbers)
-            self._start_counting(slots, undo)
-            self._write_endpoints(slots, endpoints, undo)
-            for rule, networks in image.sources.items():
+        for one in map(self.packed, ops):
+            self._start_counting(one.slots, undo)
+            self._write_endpoints(one.slots, one.endpoints, one.addresses, undo)
+            for rule, networks in one.image.sources.items():
                 for network in networks:
                     self._set_source(rule, network, True, undo)
-            bases = rules.bases
-            self._write_slices([(bases[rule], ring) for rule, ring in image.rings.items()])
-            places = maps.in_a_row(rules.numbers)
-            self._restart_positions(places, undo)
-            self._views["rules"].put(places, layouts.rules_to_values(rules, self._clock), undo)
-            self._lead(image.listeners, undo)
+            self._write_slices(one.slices)
+            self._restart_positions(one.places, undo)
+            self._views["rules"].put(one.places, one.rules, undo)
+            self._lead(one.leads, undo)
 
     def _put_endpoints(self, ops: Sequence[PutEndpoint], undo: list[_Undo]) -> None:
         entries = {op.endpoint: op.entry for op in ops}
@@ -124,7 +123,8 @@ class ConfigurationWriter:
                 self._put_endpoints([op], undo)
             return
         self._start_counting([op.endpoint for op in ops if op.fresh], undo)
-        self._write_endpoints(list(entries), EndpointTable.of(entries), undo)
+        values = layouts.endpoints_to_values(EndpointTable.of(entries))
+        self._write_endpoints(list(entries), values, layouts.endpoints_counted(values), undo)
 
     def _drop_endpoints(self, ops: Sequence[DropEndpoint], undo: list[_Undo]) -> None:
         slots = list(dict.fromkeys(op.endpoint for op in ops))
@@ -135,12 +135,13 @@ class ConfigurationWriter:
             self._views[name].put(slots, _NO_TRAFFIC * len(slots), undo)
         self._views["endpoint_states"].put(slots, self._new_states(slots), undo)
 
-    def _write_endpoints(self, slots: Sequence[int], endpoints: EndpointTable, undo: list[_Undo]) -> None:
+    def _write_endpoints(
+        self, slots: Sequence[int], values: bytes, addresses: Mapping[bytes, int], undo: list[_Undo]
+    ) -> None:
         """Write endpoints to their slots; their addresses are known before."""
-        after = layouts.endpoints_to_values(endpoints)
-        self._hosts.add_endpoints(layouts.endpoints_counted(after))
+        self._hosts.add_endpoints(addresses)
         self._hosts.flush()
-        self._write_elements(slots, after, undo)
+        self._write_elements(slots, values, undo)
 
     def _write_elements(self, slots: Sequence[int], after: bytes, undo: list[_Undo]) -> None:
         """Write slots; the addresses of the endpoints that were in them are forgotten after."""
@@ -157,17 +158,12 @@ class ConfigurationWriter:
         return after.tobytes()
 
     def _put_rings(self, ops: Sequence[PutRing], _undo: list[_Undo]) -> None:
-        self._write_slices([(op.base, op.endpoints) for op in ops])
+        self._write_slices(joined((op.base, op.endpoints) for op in ops))
 
-    def _write_slices(self, slices: Iterable[tuple[int, Sequence[EndpointId]]]) -> None:
+    def _write_slices(self, slices: Sequence[tuple[int, bytes]]) -> None:
         """Write slices. No rule points there yet, so there is nothing to swap at once or to take back."""
-        view, start, slots = self._views["ring"], 0, array("I")
-        for base, endpoints in slices:
-            if base != start + len(slots):
-                view.write(start * 4, slots.tobytes())
-                start, slots = base, array("I")
-            slots.extend(endpoints)
-        view.write(start * 4, slots.tobytes())
+        for at, slots in slices:
+            self._views["ring"].write(at, slots)
 
     def _put_rules(self, ops: Sequence[PutRule], undo: list[_Undo]) -> None:
         rules = RuleTable.of({op.rule: op.entry for op in ops})
@@ -194,13 +190,13 @@ class ConfigurationWriter:
                 view.write(offset, bytes(4))
 
     def _put_listeners(self, ops: Sequence[PutListener], undo: list[_Undo]) -> None:
-        self._lead({op.listener: op.rule for op in ops}, undo)
+        self._lead(leads_of({op.listener: op.rule for op in ops}), undo)
 
-    def _lead(self, listeners: Mapping[Listener, RuleId], undo: list[_Undo]) -> None:
+    def _lead(self, leads: Leads, undo: list[_Undo]) -> None:
         """Lead listeners to rules; their addresses are known before."""
-        self._hosts.add_services(layouts.listeners_counted(listeners))
+        self._hosts.add_services(leads.addresses)
         self._hosts.flush()
-        self._hosts.drop_services(layouts.listeners_counted(self._listeners.put_all(listeners, undo)))
+        self._hosts.drop_services(layouts.listeners_counted(self._listeners.put_all(leads, undo)))
 
     def _drop_listeners(self, ops: Sequence[DropListener], undo: list[_Undo]) -> None:
         for op in ops:

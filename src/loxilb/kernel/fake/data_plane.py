@@ -112,6 +112,10 @@ class FakeDataPlane:
             sources={rule: frozenset(networks) for rule, networks in self._sources.items() if networks},
         )
 
+    def prepared(self, ops: Sequence[Op]) -> tuple[Op, ...]:
+        """Return the same operations."""
+        return tuple(ops)
+
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry out ``ops`` in order, all or none; raises KernelError."""
         undo: list[Undo] = []

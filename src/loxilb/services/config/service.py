@@ -346,6 +346,7 @@ class ConfigurationService:
         with self._journal.recording(changes, author, note + summary(changes, self._desired)) as recording:
             planned = self._plan(changes.services)
             try:
+                planned = replace(planned, ops=self._data_plane.prepared(planned.ops))  # while the store writes
                 number = recording.finish()
             except BaseException:
                 planned.abandon(self._ledger)
@@ -367,11 +368,9 @@ class ConfigurationService:
         except KernelError:
             self._restore(before)
             raise
-        for key, service in changes.items():
-            if service is None:
-                self._desired.pop(key, None)
-            else:
-                self._desired[key] = service
+        for key in [key for key, service in changes.items() if service is None]:
+            self._desired.pop(key, None)
+        self._desired.update({key: service for key, service in changes.items() if service})
 
     def _plan(self, changes: _Changes, without_flows: Collection[EndpointId] = ()) -> Plan:
         sources, health = self._sources(changes), self._health.states
