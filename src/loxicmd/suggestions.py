@@ -15,6 +15,7 @@ from loxiapi.wire import (
     LoadBalancerList,
     MonitoredEndpointEntry,
     MonitoredEndpointList,
+    PortList,
     RevisionEntry,
     RevisionList,
 )
@@ -53,6 +54,11 @@ def _revisions(ctx: click.Context) -> list[RevisionEntry]:
     return decode(_asked(ctx, "/config/revisions/all"), type=RevisionList).entries
 
 
+def _ports(ctx: click.Context) -> list[str]:
+    return [one.name for one in decode(_asked(ctx, "/config/port/all"), type=PortList).entries]
+
+
+interfaces = _offering(_ports)
 service_addresses = _offering(lambda ctx: [one.service_arguments.external_ip for one in _rules(ctx)])
 service_names = _offering(lambda ctx: [one.service_arguments.name for one in _rules(ctx)])
 revisions = _offering(lambda ctx: [str(one.number) for one in _revisions(ctx)])

@@ -7,7 +7,7 @@ import click
 from msgspec import json as wire_json
 
 from loxiapi.wire import NextHop, PacketHeaders, TraceAnswer, TraceFlow, TraceRequest, encode
-from loxicmd.grammar import CommandError, command, server_of
+from loxicmd.grammar import CommandError, command, offering, server_of, suggesting
 from loxicmd.output import call, plain, reason_of, show_structure, structured
 
 _PROTOCOLS = ("tcp", "udp", "icmp")
@@ -20,8 +20,13 @@ _END = re.compile(
 
 
 @command("trace", "Show what would become of a packet, and why; nothing is sent and nothing changes.")
-@click.argument("words", nargs=-1, metavar="tcp|udp|icmp SRC[:PORT] DST[:PORT]")
-@click.option("--iface", "interface", default="", help="Interface it comes in by; without it where SRC is routed to")
+@click.argument("words", nargs=-1, metavar="tcp|udp|icmp SRC[:PORT] DST[:PORT]", shell_complete=offering(_PROTOCOLS))
+@click.option(
+    *("--iface", "interface"),
+    default="",
+    help="Interface it comes in by; without it where SRC is routed to",
+    shell_complete=suggesting("interfaces"),
+)
 @click.option("--flags", default="", help="tcp: S, SA, A, FA, R and the like [S]")
 @click.pass_context
 def trace(ctx: click.Context, words: tuple[str, ...], interface: str, flags: str) -> None:

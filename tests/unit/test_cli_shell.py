@@ -15,9 +15,13 @@ from click.shell_completion import ShellComplete
 
 from loxicmd.grammar import run
 from loxicmd.root import root
+from loxilb.model import LinkKind, Port
+from loxilb.model.port import IfIndex
 from tests.support import shown
 from tests.support.api import LiveApi, ShownConfiguration, fake_kernel_api, live_api
 from tests.support.cli import Cli
+
+_PORT = Port(index=IfIndex(2), name="eth0", kind=LinkKind.VETH, mac=bytes(6), mtu=1500, up=True, carrier=True)
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 @pytest.fixture
 def api() -> Iterator[LiveApi]:
     """A live server with the recorded rules."""
-    configuration = ShownConfiguration(services=shown.RULES)
+    configuration = ShownConfiguration(services=shown.RULES, ports=[_PORT])
     with live_api(configuration) as live:
         yield live
     configuration.close()
@@ -138,6 +142,7 @@ def test_completion_asks_the_server(api: LiveApi) -> None:
     assert len(addresses) == len(set(addresses))
     assert all(one.startswith("20.") for one in addresses)
     assert offered("get", "lb", port, "--servName") == ["ranged"]
+    assert offered("trace", port, "--iface") == ["eth0"]
 
 
 def test_completion_knows_what_there_is_to_choose_from() -> None:
@@ -147,6 +152,7 @@ def test_completion_knows_what_there_is_to_choose_from() -> None:
     assert offered("create", "ep", "31.31.31.1", "--probetype", incomplete="http") == ["http", "https"]
     assert offered("get", "lb", "-o") == ["wide", "json", "yaml"]
     assert offered("explain", incomplete="con") == ["conntrack"]
+    assert offered("trace", incomplete="u") == ["udp"]
 
 
 def test_completion_offers_revisions(cli: Cli) -> None:
