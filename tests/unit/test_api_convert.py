@@ -134,7 +134,7 @@ def test_the_document_of_a_service_is_the_request_that_creates_it(service: Servi
     (document,) = documents_of({service.key: service}).values()
 
     assert document is not None
-    assert json.loads(bytes(document)) == {name: one for name, one in body.items() if one is not None}
+    assert json.loads(document) == {name: one for name, one in body.items() if one is not None}
 
 
 def _entry(**arguments: object) -> LoadBalancerEntry:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from msgspec import Raw, field, json, structs
+from msgspec import field, json, structs
 
 from loxiapi.wire import Wire
 from loxilb.codec.rules import CACHED, endpoint_body, lists_of, shared_arguments
@@ -35,12 +35,12 @@ _SHARED = slice(1 + [one.name for one in structs.fields(Service)].index("name"),
 _WORDS = {protocol: protocol.value for protocol in L4Protocol}  # members of an Enum are slow to ask
 
 
-def documents_of(services: Mapping[ServiceKey, Service | None]) -> dict[str, Raw | None]:
+def documents_of(services: Mapping[ServiceKey, Service | None]) -> dict[str, str | None]:
     """Return the request that creates each service, by a name that no other has; None for one that is deleted."""
     # Many services share the object of their address, and the hash of an address is slow.
     objects = {id(key.address): key.address for key in services}
     texts = {number: str(address) for number, address in objects.items()}
-    found: dict[str, Raw | None] = {}
+    found: dict[str, str | None] = {}
     for key, service in services.items():
         address = texts[id(key.address)]
         name = f"{address} {_WORDS[key.protocol]} {key.port}-{key.port_max} {key.block} {key.host}"
@@ -48,7 +48,7 @@ def documents_of(services: Mapping[ServiceKey, Service | None]) -> dict[str, Raw
     return found
 
 
-def _document(service: Service, address: str) -> Raw:
+def _document(service: Service, address: str) -> str:
     key = service.key
     own = _Own(
         external_ip=address,
@@ -59,21 +59,25 @@ def _document(service: Service, address: str) -> Raw:
         host=key.host,
     )
     shared = _shared(key.protocol, structs.astuple(service)[_SHARED])
-    endpoints = b",".join(map(_endpoint, service.endpoints))
-    return Raw(b'{"serviceArguments":%b,%b,"endpoints":[%b]}' % (_encode(own)[:-1], shared, endpoints))
+    endpoints = ",".join(map(_endpoint, service.endpoints))
+    return f'{{"serviceArguments":{_text(own)[:-1]},{shared},"endpoints":[{endpoints}]}}'
 
 
 @lru_cache(maxsize=1 << 10)
-def _shared(protocol: L4Protocol, values: tuple[Any, ...]) -> bytes:
+def _shared(protocol: L4Protocol, values: tuple[Any, ...]) -> str:
     """Encode what is declared after the name of a service: the rest of its arguments to their end, then its lists."""
     *terms, secondary, sources = values
-    arguments = json.decode(_encode(shared_arguments(protocol, *terms)))
+    arguments = json.decode(_text(shared_arguments(protocol, *terms)))
     rest = {name: value for name, value in arguments.items() if name not in _OWN}
     further, allowed = lists_of(secondary, sources)
     lists = {name: one for name, one in (("secondaryIPs", further), ("allowedSources", allowed)) if one}
-    return b",".join(filter(None, (_encode(rest)[1:], _encode(lists)[1:-1])))
+    return ",".join(filter(None, (_text(rest)[1:], _text(lists)[1:-1])))
 
 
 @lru_cache(maxsize=CACHED)
-def _endpoint(one: Endpoint) -> bytes:
-    return _encode(endpoint_body(one))
+def _endpoint(one: Endpoint) -> str:
+    return _text(endpoint_body(one))
+
+
+def _text(value: object) -> str:
+    return _encode(value).decode()

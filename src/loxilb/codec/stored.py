@@ -8,9 +8,9 @@ object is in its document.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from msgspec import MsgspecError, Raw, json
+from msgspec import MsgspecError, json
 
 from loxiapi import wire
 from loxilb.codec.documents import documents_of
@@ -41,20 +41,7 @@ class UnreadableError(Exception):
     """A document that is none."""
 
 
-class Part(NamedTuple):
-    """Some of what a write changes, of one kind.
-
-    ``documents`` is a JSON object with a member for each, by its name: an object, a text, or null for what is taken
-    away; ``drops`` says that something is. ``names`` are those of its members, as a JSON array. Names and texts are
-    :func:`carried`. One call encodes them all, and the database takes them from there.
-    """
-
-    kind: Kind
-    names: str
-    documents: str
-    drops: bool
-
-
+_Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 _FAULTS = (MsgspecError, InvalidRequest, ValueError, KeyError)
@@ -65,30 +52,25 @@ _encode = json.Encoder().encode
 _PART = 4000
 
 
-def parts_of(changes: Changes) -> Iterator[Part]:
-    """Write ``changes``, some thousand documents at a time."""
-    services = iter(changes.services.items())
-    while some := dict(islice(services, _PART)):
-        yield _part(Kind.SERVICE, documents_of(some))
-    endpoints = {name: body_of(one) if one else None for name, one in changes.endpoints.items()}
+def parts_of(changes: Changes) -> Iterator[tuple[Kind, Mapping[str, str | None]]]:
+    """Write ``changes``, some thousand documents of one kind at a time."""
+    for services in _pieces(changes.services):
+        yield Kind.SERVICE, documents_of(services)
+    endpoints = {name: _text(body_of(one)) if one else None for name, one in changes.endpoints.items()}
     states = {name: one.value if one else None for name, one in changes.states.items()}
-    parameters = {name: carried(one) if one is not None else None for name, one in changes.parameters.items()}
-    for kind, few in ((Kind.ENDPOINT, endpoints), (Kind.STATE, states), (Kind.PARAMETER, parameters)):
-        if few:
-            yield _part(kind, few)
+    for kind, documents in ((Kind.ENDPOINT, endpoints), (Kind.STATE, states), (Kind.PARAMETER, changes.parameters)):
+        for some in _pieces(documents):
+            yield kind, some
 
 
-def _part(kind: Kind, documents: Mapping[str, Raw | wire.Wire | str | None]) -> Part:
-    members = {carried(name): one for name, one in documents.items()}
-    return Part(kind, _encode(list(members)).decode(), _encode(members).decode(), None in documents.values())
+def _pieces(whole: Mapping[_Key, _Value]) -> Iterator[dict[_Key, _Value]]:
+    rest = iter(whole.items())
+    while some := dict(islice(rest, _PART)):
+        yield some
 
 
-def carried(text: str) -> str:
-    """Return a text without NUL, where SQLite ends one in JSON: U+001A and ``0`` stand for it.
-
-    U+001A and ``1`` stand for U+001A itself.
-    """
-    return text if text.isprintable() else text.replace("\x1a", "\x1a1").replace("\0", "\x1a0")
+def _text(body: wire.Wire) -> str:
+    return _encode(body).decode()
 
 
 def changes_of(documents: Documents, known: Documents) -> Changes:

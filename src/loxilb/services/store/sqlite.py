@@ -20,6 +20,7 @@ from loxilb.services.store.schema import prepare
 from loxilb.services.store.writing import Recording, begin, beside, give_up, put_back, write
 
 _MEMORY = ":memory:"
+_STATEMENTS = 8  # of a write of many objects they are large, and others are soon made again
 _MANY = 1000  # changed objects; fewer are written sooner than a thread is started
 
 
@@ -48,7 +49,13 @@ class SqliteStore:
             if path is not None:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.touch(mode=0o600)
-            connection = sqlite3.connect(path or _MEMORY, isolation_level=None, check_same_thread=False, timeout=0)
+            connection = sqlite3.connect(
+                path or _MEMORY,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=0,
+                cached_statements=_STATEMENTS,
+            )
         except OSError as error:
             remedy = "make its directory writable, or name another file with --store"
             raise StoreError(f"cannot create {path}: {error.strerror}", remedy=remedy) from error

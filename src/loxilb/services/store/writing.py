@@ -6,31 +6,17 @@ objects a statement each would wait for it as many times.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from loxilb.codec.stored import Part
+from loxilb.codec.stored import Kind
 from loxilb.services.store.failures import store_error
 
 _T = TypeVar("_T")
 
-
-def _text(column: str) -> str:
-    """Return what undoes ``loxilb.codec.stored.carried``."""
-    plain = f"replace(replace({column}, char(26) || '0', char(0)), char(26) || '1', char(26))"
-    return f"iif(instr({column}, char(26)), {plain}, {column})"  # to look first takes less: next to none has it
-
-
-_NAME, _DOCUMENT = _text("key"), f"iif(type = 'text', {_text('value')}, value)"
-_NOTE = f"""
-INSERT INTO changes SELECT ?1, ?2, asked.name, document
-FROM (SELECT {_text("value")} AS name FROM json_each(?3)) AS asked
-LEFT JOIN objects ON objects.kind = ?2 AND objects.name = asked.name
-"""
-_PUT = f"INSERT OR REPLACE INTO objects SELECT ?1, {_NAME}, {_DOCUMENT} FROM json_each(?2) WHERE type <> 'null'"
-_DROP = f"DELETE FROM objects WHERE kind = ?1 AND name IN (SELECT {_NAME} FROM json_each(?2) WHERE type = 'null')"
 _PUT_BACK = """
 INSERT OR REPLACE INTO objects SELECT kind, name, before FROM changes WHERE revision = ? AND before IS NOT NULL
 """
@@ -39,13 +25,36 @@ DELETE FROM objects WHERE (kind, name) IN (SELECT kind, name FROM changes WHERE 
 """
 
 
-def write(connection: sqlite3.Connection, number: int, parts: Iterable[Part]) -> None:
-    """Write objects, and what they were before; raises sqlite3.Error."""
-    for kind, names, documents, drops in parts:
-        connection.execute(_NOTE, (number, kind.value, names))
-        connection.execute(_PUT, (kind.value, documents))
-        if drops:
-            connection.execute(_DROP, (kind.value, documents))
+def write(connection: sqlite3.Connection, number: int, parts: Iterable[tuple[Kind, Mapping[str, str | None]]]) -> None:
+    """Write documents by their names, None for one that goes, and what they were before; raises sqlite3.Error."""
+    for kind, documents in parts:
+        connection.execute(_note(len(documents)), (number, kind.value, *documents))
+        gone = [name for name, document in documents.items() if document is None]
+        if gone:
+            connection.execute(_drop(len(gone)), (kind.value, *gone))
+        if len(gone) < len(documents):
+            left = chain.from_iterable([pair for pair in documents.items() if pair[1] is not None])
+            connection.execute(_put(len(documents) - len(gone)), (kind.value, *left))
+
+
+def _note(count: int) -> str:
+    return f"""
+INSERT INTO changes SELECT ?1, ?2, asked.name, document
+FROM (WITH given (name) AS (VALUES {_rows("(?)", count)}) SELECT name FROM given) AS asked
+LEFT JOIN objects ON objects.kind = ?2 AND objects.name = asked.name
+"""
+
+
+def _put(count: int) -> str:
+    return f"INSERT OR REPLACE INTO objects (kind, name, document) VALUES {_rows('(?1, ?, ?)', count)}"
+
+
+def _drop(count: int) -> str:
+    return f"DELETE FROM objects WHERE kind = ?1 AND name IN (VALUES {_rows('(?)', count)})"
+
+
+def _rows(row: str, count: int) -> str:
+    return ", ".join([row] * count)
 
 
 def put_back(connection: sqlite3.Connection, number: int) -> None:
