@@ -3,11 +3,15 @@
 
 import asyncio
 import threading
+import weakref
+from typing import cast
 
 import pytest
 
+from loxilb.codec.conntrack import ConntrackEncoder
 from loxilb.kernel.fake.columns import page_of
-from loxilb.ports import EVERY_FLOW, FlowList
+from loxilb.model.flow_list import FlowColumns
+from loxilb.ports import EVERY_FLOW, FlowList, FlowPage
 from loxilb.services.api import conntrack
 
 
@@ -25,7 +29,7 @@ def test_who_goes_away_while_a_part_is_made_ends_it_when_it_is_made(
         made.append(True)
         return memoryview(b",part")
 
-    monkeypatch.setattr(conntrack, "_parts", lambda _: [part] * count)
+    monkeypatch.setattr(conntrack, "_parts", lambda _: iter([part] * count))
 
     async def whole() -> None:
         listing = conntrack.conntrack(FlowList(page=page_of((), EVERY_FLOW), names={}))
@@ -60,7 +64,7 @@ def test_parts_come_in_order_though_a_later_one_is_made_first(monkeypatch: pytes
     def empty() -> memoryview:
         return memoryview(b"")
 
-    monkeypatch.setattr(conntrack, "_parts", lambda _: [empty, slow, quick, empty, empty])
+    monkeypatch.setattr(conntrack, "_parts", lambda _: iter([empty, slow, quick, empty, empty]))
 
     async def whole() -> list[bytes]:
         listing = conntrack.conntrack(FlowList(page=page_of((), EVERY_FLOW), names={}))
@@ -78,7 +82,7 @@ def test_two_parts_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(True)
         return memoryview(b"," + b"x" * (1 << 16))
 
-    monkeypatch.setattr(conntrack, "_parts", lambda _: [part] * 20)
+    monkeypatch.setattr(conntrack, "_parts", lambda _: iter([part] * 20))
 
     async def first() -> None:
         listing = conntrack.conntrack(FlowList(page=page_of((), EVERY_FLOW), names={}))
@@ -87,3 +91,30 @@ def test_two_parts_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asyncio.run(first())
     assert len(made) == 4  # one was read, another shows that it is not the last one
+
+
+def test_tables_are_let_go_of_where_they_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on the event loop, which others wait for meanwhile."""
+    threads: list[threading.Thread] = []
+    loops: list[asyncio.AbstractEventLoop] = []
+    ended = threading.Event()
+
+    class Tables:
+        def columns(self) -> FlowColumns:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loops[0]).result()  # until it only waits for this
+            return cast(FlowColumns, None)
+
+    def page() -> FlowPage:
+        tables = Tables()
+        weakref.finalize(tables, ended.set)
+        weakref.finalize(tables, lambda: threads.append(threading.current_thread()))  # comes first
+        return FlowPage(columns=[tables.columns] * 3, count=3, after=None)
+
+    async def whole() -> list[bytes]:
+        loops.append(asyncio.get_running_loop())
+        return [bytes(part) async for part in conntrack.conntrack(FlowList(page=page(), names={}))]
+
+    monkeypatch.setattr(ConntrackEncoder, "entries", lambda *_: b"")
+    assert asyncio.run(whole()) == [b'{"ctAttr":[]}\n']
+    assert ended.wait(30)
+    assert threads != [threading.main_thread()]

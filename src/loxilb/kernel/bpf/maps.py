@@ -6,10 +6,11 @@ import errno
 import mmap
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from itertools import compress
+from typing import Any
 
 from loxilb.errors import KernelError
+from loxilb.kernel import memory
 from loxilb.kernel.bpf import libbpf
 from loxilb.kernel.bpf.libbpf import check
 
@@ -171,24 +172,26 @@ class ArrayView:
         self.entries = entries
         self.stride = (value_size + 7) & ~7
         length = -(-entries * self.stride // mmap.PAGESIZE) * mmap.PAGESIZE
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._memory: Any  # read and written in slices, either of them
         try:
-            self._memory = mmap.mmap(descriptor, length, flags=mmap.MAP_SHARED, prot=access)
+            self._memory = mmap.mmap(descriptor, length) if writable else memory.shared(descriptor, length)
         except OSError as error:
             raise KernelError("map an array into memory", error.errno or errno.EINVAL) from error
 
     @property
-    def memory(self) -> mmap.mmap:
+    def memory(self) -> memoryview:
         """The whole array, live; whoever keeps a view of it keeps it mapped."""
-        return self._memory
+        whole = memoryview(self._memory).cast("B")
+        return whole if isinstance(self._memory, mmap.mmap) else whole.toreadonly()
 
     def element(self, index: int) -> memoryview:
         """Return the element's bytes (live, not a copy)."""
-        return memoryview(self._memory)[index * self.stride : (index + 1) * self.stride]
+        return self.memory[index * self.stride : (index + 1) * self.stride]
 
     def column(self, offset: int) -> bytes:
         """Return the byte at ``offset`` of every element."""
-        return self._memory[offset : self.entries * self.stride : self.stride]
+        column: bytes = self._memory[offset : self.entries * self.stride : self.stride]
+        return column
 
     def indexes(self, offset: int, value: int) -> Iterator[int]:
         """Return the index of every element whose byte at ``offset`` is ``value``."""
@@ -210,11 +213,12 @@ class ArrayView:
 
     def whole(self) -> bytes:
         """Return every element."""
-        return self._memory[: self.entries * self.stride]
+        return self.read(0, self.entries * self.stride)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes from a byte offset on."""
-        return self._memory[offset : offset + length]
+        content: bytes = self._memory[offset : offset + length]
+        return content
 
     def write(self, offset: int, data: bytes | bytearray) -> None:
         """Write at a byte offset of a writable view; aligned words of up to 8 bytes change at once.
@@ -265,8 +269,7 @@ class ArrayView:
 
     def close(self) -> None:
         """Unmap; where somebody still has a view of :attr:`memory`, as soon as that is gone."""
-        with suppress(BufferError):
-            self._memory.close()
+        self._memory = b""
 
 
 def in_a_row(indexes: Sequence[int]) -> Sequence[int]:

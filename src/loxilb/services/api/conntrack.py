@@ -3,13 +3,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 
 from loxilb.codec.flows import token_of
+from loxilb.model.flow_list import FlowColumns
 from loxilb.ports import FlowList
 
 _LEAST = 1 << 16
@@ -26,7 +27,9 @@ async def conntrack(flows: FlowList) -> AsyncGenerator[bytes | memoryview, None]
     after = flows.page.after
     head = b"{" + (b'"continue":"%b",' % token_of(after).encode() if after else b"") + b'"ctAttr":['
     text: bytes | memoryview = head
-    async with aclosing(_made(await asyncio.to_thread(_parts, flows))) as parts:
+    made = _made(await asyncio.to_thread(_parts, flows))
+    del flows
+    async with aclosing(made) as parts:
         async for entries in parts:
             if len(text) < _LEAST:
                 text = b"".join((text, entries[text is head :]))  # no comma before the first one
@@ -36,26 +39,35 @@ async def conntrack(flows: FlowList) -> AsyncGenerator[bytes | memoryview, None]
     yield b"".join((text, b"]}\n"))
 
 
-def _parts(flows: FlowList) -> list[_Make]:
-    """Return what makes the entries of some flows each; ``_TOGETHER`` neighbours may run at once."""
+def _parts(flows: FlowList) -> Iterator[_Make]:
+    """Return what makes the entries of some flows each; ``_TOGETHER`` neighbours may run at once.
+
+    Who makes the last one lets go of the tables, which takes time, where nobody else keeps ``flows``.
+    """
     from loxilb.codec.conntrack import ConntrackEncoder  # noqa: PLC0415 loads numpy, for those who list flows
 
     compact = flows.page.count <= _COMPACT
     encoders = [ConntrackEncoder(flows.names, compact=compact) for _ in range(_TOGETHER)]
 
-    def part(at: int) -> bytes | memoryview:
-        return encoders[at % _TOGETHER].entries(flows.page.columns[at]())
+    def part(encoder: ConntrackEncoder, copied: Callable[[], FlowColumns]) -> bytes | memoryview:
+        return encoder.entries(copied())
 
-    return [partial(part, at) for at in range(len(flows.page.columns))]
+    def parts(columns: deque[Callable[[], FlowColumns]]) -> Iterator[_Make]:
+        for encoder in cycle(encoders):
+            if not columns:
+                return
+            yield partial(part, encoder, columns.popleft())
+
+    return parts(deque(flows.page.columns))
 
 
-async def _made(parts: Iterable[_Make]) -> AsyncGenerator[bytes | memoryview, None]:
+async def _made(parts: Iterator[_Make]) -> AsyncGenerator[bytes | memoryview, None]:
     """Make the parts, some of them ahead, and return those that are not empty, one after the other."""
-    rest, ahead = iter(parts), deque[asyncio.Future[bytes | memoryview]]()
+    ahead = deque[asyncio.Future[bytes | memoryview]]()
     threads, run = ThreadPoolExecutor(_TOGETHER, "flows"), asyncio.get_running_loop().run_in_executor
 
     def begin(count: int) -> None:
-        ahead.extend(run(threads, part) for part in islice(rest, count))
+        ahead.extend(run(threads, part) for part in islice(parts, count))
 
     try:
         begin(_TOGETHER)
