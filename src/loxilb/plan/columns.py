@@ -26,7 +26,7 @@ def image_of(programmed: Sequence[Programmed]) -> Image:
         rules=rules,
         endpoints=endpoints,
         rings={one.rule: one.ring for one in programmed if one.ring},
-        sources={one.rule: sources for one in programmed if (sources := one.sources)},
+        sources={one.rule: one.sources for one in programmed if one.has_sources},
     )
 
 

@@ -7,7 +7,7 @@ thing here that changes, and its owner calls from one thread at a time.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import cast
 
 from msgspec import Struct, field
@@ -84,8 +84,7 @@ class Ledger:
             error.index = bisect_right(list(accumulate(counts)), error.index or 0)
             raise
         taken.endpoints.extend(found)
-        rest = iter(found)
-        return [tuple(islice(rest, count)) for count in counts]
+        return [found[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
     def take_slice(self, taken: Holdings, length: int) -> Slice:
         """Take ring slots and note them in ``taken``; raises InvalidRequest when too few are in a row."""

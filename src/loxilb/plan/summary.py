@@ -19,9 +19,9 @@ def summary(changes: Changes, present: Collection[ServiceKey]) -> str:
 
 
 def _services(services: Mapping[ServiceKey, Service | None], present: Collection[ServiceKey]) -> Iterator[str]:
-    created = [key for key, one in services.items() if one and key not in present]
-    changed = [key for key, one in services.items() if one and key in present]
-    deleted = [key for key, one in services.items() if one is None]
+    kept, deleted = [key for key, one in services.items() if one], [key for key, one in services.items() if not one]
+    created = [key for key in kept if key not in present]
+    changed = [key for key in kept if key in present] if len(created) < len(kept) else []
     for verb, keys in (("create", created), ("change", changed), ("delete", deleted)):
         if keys:
             yield f"{verb} {_named('service', keys)}"

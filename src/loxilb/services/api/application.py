@@ -188,12 +188,13 @@ async def _body_of(request: Request) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > MAX_BODY:
         raise too_large(MAX_BODY)
-    content = bytearray()
+    chunks, size = list[bytes](), 0
     async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_BODY:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY:
             raise too_large(MAX_BODY)
-    return bytes(content)
+    return b"".join(chunks)
 
 
 def _parameters_of(request: Request, operation: Operation) -> dict[str, object]:

@@ -3,7 +3,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 import structlog
 
@@ -23,7 +22,8 @@ def _vips_of(service: Service) -> tuple[IPAddress, ...]:
     """
     if service.name and any(word in service.name for word in _FOREIGN_NAMES):
         return ()
-    return (service.data_address, *service.secondary_addresses)
+    first = service.private_address or service.key.address
+    return (first, *service.secondary_addresses) if service.secondary_addresses else (first,)
 
 
 def _counted(services: Iterable[Service | None]) -> Counter[IPAddress]:
@@ -31,7 +31,7 @@ def _counted(services: Iterable[Service | None]) -> Counter[IPAddress]:
 
     Each object is looked at once: many services share one, and comparing addresses is slow.
     """
-    addresses = list(chain.from_iterable(map(_vips_of, filter(None, services))))
+    addresses = [address for service in services if service for address in _vips_of(service)]
     objects = {id(address): address for address in addresses}
     found: Counter[IPAddress] = Counter()
     for number, count in Counter(map(id, addresses)).items():
