@@ -2,6 +2,7 @@
 """Load balancer rules between the wire and the model: one function per direction."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from math import ceil
@@ -40,9 +41,12 @@ _PROTOCOLS = {protocol.value: protocol for protocol in L4Protocol}
 _RESET = LossPolicy.RESET  # members of an Enum, and their values, are slow to name
 _LOSSES = {policy.value: policy for policy in LossPolicy} | {"": _RESET}
 
-# Most services differ in nothing more than these arguments: the others are converted once for all that have the same.
-_NOT_SHARED: Mapping[str, Any] = {"external_ip": "", "port": 0, "port_max": 0, "block": 0, "host": "", "name": ""}
-_DEFAULTS = {one.name: one.default for one in structs.fields(Service)}
+# Most services differ in nothing more than their key, their endpoints and their name: all else is converted once for all
+# that have the same, and they are made from that.
+_PLAIN = Service(
+    key=ServiceKey(address=IPv4Address(0), protocol=L4Protocol.TCP, port=0),
+    endpoints=(Endpoint(address=IPv4Address(1), port=0),),
+)
 
 # Many services have the same endpoints and probes, and a start reads them all: one object of each takes less time, and
 # less memory.
@@ -63,18 +67,22 @@ def _text(address: IPAddress) -> str:
 def service_of(entry: wire.LoadBalancerEntry) -> Service:
     """Convert a request; raises InvalidRequest with the code of the contract."""
     arguments = entry.service_arguments
-    return Service(
-        key=_key_of(arguments),
-        endpoints=tuple([_endpoint(one.endpoint_ip, one.target_port, one.weight) for one in entry.endpoints]),
-        name=arguments.name,
-        **_unusual(structs.replace(arguments, **_NOT_SHARED)),
-        **_lists_of(entry) if entry.secondary_ips or entry.allowed_sources else {},
-    )
+    key = _key_of(arguments)
+    endpoints = tuple([_endpoint(one.endpoint_ip, one.target_port, one.weight) for one in entry.endpoints])
+    # Names are spelt out here, as a mapping of them is slow to pass.
+    shared = structs.replace(arguments, external_ip="", port=0, port_max=0, block=0, host="", name="")
+    template, name = _template_of(shared), arguments.name
+    if entry.secondary_ips or entry.allowed_sources:
+        return structs.replace(template, key=key, endpoints=endpoints, name=name, **_lists_of(entry))
+    return structs.replace(template, key=key, endpoints=endpoints, name=name)
 
 
 @lru_cache(maxsize=1 << 10)
-def _unusual(arguments: wire.ServiceArguments) -> Mapping[str, Any]:
-    """Convert the arguments that are often the same for very many services; what is as it is by default is left out."""
+def _template_of(arguments: wire.ServiceArguments) -> Service:
+    """Convert the arguments that are often the same for very many services to what these are made from.
+
+    It is no service itself, and nothing is checked of it.
+    """
     found = {
         "mode": _MODES[arguments.mode],
         "selection": _selection_of(arguments),
@@ -93,7 +101,10 @@ def _unusual(arguments: wire.ServiceArguments) -> Mapping[str, Any]:
         "egress": arguments.egress,
         "probe": _probe_of(arguments),
     }
-    return {name: value for name, value in found.items() if value != _DEFAULTS[name]}
+    template = copy(_PLAIN)
+    for name, value in found.items():
+        structs.force_setattr(template, name, value)
+    return template
 
 
 def _lists_of(entry: wire.LoadBalancerEntry) -> Mapping[str, Any]:
@@ -200,7 +211,7 @@ def protocol_of(text: str, field: str) -> L4Protocol:
 def _key_of(arguments: wire.ServiceArguments) -> ServiceKey:
     return ServiceKey(
         address=address_of(arguments.external_ip, "malformed-service error", "externalIP"),
-        protocol=protocol_of(arguments.protocol, "protocol"),
+        protocol=_PROTOCOLS.get(arguments.protocol) or protocol_of(arguments.protocol, "protocol"),
         port=arguments.port,
         port_max=arguments.port_max or arguments.port,
         block=arguments.block,
