@@ -41,8 +41,8 @@ _PROTOCOLS = {protocol.value: protocol for protocol in L4Protocol}
 _RESET = LossPolicy.RESET  # members of an Enum, and their values, are slow to name
 _LOSSES = {policy.value: policy for policy in LossPolicy} | {"": _RESET}
 
-# Most services differ in nothing more than key, endpoints and name: all else is converted once for all that have the same,
-# and they are made from that.
+# Most services differ in nothing more than key, endpoints and name: all else is converted once for those that have the
+# same, and they are made from that.
 _PLAIN = Service(
     key=ServiceKey(address=IPv4Address(0), protocol=L4Protocol.TCP, port=0),
     endpoints=(Endpoint(address=IPv4Address(1), port=0),),
