@@ -81,6 +81,17 @@ def test_a_ledger_read_back_has_nothing_left_to_plan():
     assert plan({one.key: one for one in services}, ledger, {}).ops == ()
 
 
+def test_of_very_many_the_one_that_differs_is_left_to_plan():
+    """More than are compared at a time, asked for in another order than they were made in; the last has changed."""
+    services = [service(of=key(port=port)) for port in range(1, 1201)]
+    image = programmed(*services).observe()
+    changed = structs.replace(services[-1], inactive_timeout=7)
+
+    ledger, strays, unsettled = adopt(image, Limits(), [changed, *services[-2::-1]])
+
+    assert (len(ledger.services), strays, unsettled) == (1200, [], [changed])
+
+
 def test_a_rule_is_one_services():
     """Where somebody led the listener of one service to the rule of another: each gets its own."""
     one, two = service(), service(of=key("20.20.20.2"))

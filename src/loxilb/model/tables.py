@@ -46,19 +46,25 @@ class Table(Mapping[_Key, _Entry], Generic[_Key, _Entry]):
         rows = list(map(cls._row, entries.values()))
         return cls(list(entries), list(zip(*rows, strict=True)) if rows else [()] * cls.WIDTH)
 
-    def with_more(self, other: Self) -> Self:
-        """Return a table of both, which have no number in common."""
-        if not other:
-            return self
-        pairs: Iterable[tuple[Column, Column]] = zip(self.columns, other.columns, strict=True)
-        numbers: Sequence[_Key] = list(chain(self.numbers, other.numbers))
-        return type(self)(numbers, [list(chain(*pair)) for pair in pairs])
+    @classmethod
+    def joined(cls, tables: Iterable[Self]) -> Self:
+        """Return a table of all, which have no number in common."""
+        parts = [one for one in tables if one]
+        if len(parts) < 2:
+            return parts[0] if parts else cls.of({})
+        columns: Iterable[tuple[Column, ...]] = zip(*[one.columns for one in parts], strict=True)
+        numbers = list(chain.from_iterable([one.numbers for one in parts]))
+        return cls(numbers, [list(chain.from_iterable(pieces)) for pieces in columns])
 
     def holds(self, other: Self) -> bool:
         """Tell whether all of another table is in this one."""
+        if not other:
+            return True
         pairs = zip(self.columns, other.columns, strict=True)
-        if list(self.numbers) == list(other.numbers):  # as most often
-            return all(list(ours) == list(theirs) for ours, theirs in pairs)
+        start = self._places.get(other.numbers[0], 0)
+        end = start + len(other)
+        if list(self.numbers[start:end]) == list(other.numbers):  # in a row, as most often
+            return all(list(ours[start:end]) == list(theirs) for ours, theirs in pairs)
         places = list(map(self._places.get, other.numbers))
         if None in places:
             return False

@@ -10,17 +10,20 @@ from operator import attrgetter
 from loxilb.model import IPNetwork, Mode, Selection
 from loxilb.model.image import FULL_SHARE, EndpointFlags, Image, Listener, RuleId
 from loxilb.model.tables import EndpointTable, RuleTable
+from loxilb.plan.portions import portions
 from loxilb.plan.programmed import Altered, AsNew, Programmed
 
 _LIVE = int(EndpointFlags.LIVE)
 _FULLNAT, _PERSIST = Mode.FULLNAT, Selection.PERSIST  # members of an Enum are slow to name
-_TOGETHER = 256
+_PARTS = 32  # that some are cut into to find the one that differs
 _NO_NETWORKS: frozenset[IPNetwork] = frozenset()
 
 
 def image_of(programmed: Sequence[Programmed]) -> Image:
     """Return everything that ``programmed`` consist of; rules with an empty slice have no ring in it."""
-    rules, endpoints = _tables(programmed)
+    tables = [_tables(some) for some in portions(programmed)]
+    rules = RuleTable.joined([one for one, _ in tables])
+    endpoints = EndpointTable.joined([one for _, one in tables])
     return Image(
         listeners=_led(programmed),
         rules=rules,
@@ -38,8 +41,8 @@ def _tables(ones: Sequence[Programmed]) -> tuple[RuleTable, EndpointTable]:
     others = [one for one in ones if type(one) is Altered]
     entries = {slot: entry for one in others for slot, entry in one.endpoints.items()}
     return (
-        rules.with_more(RuleTable.of({one.rule: one.entry for one in others})),
-        endpoints.with_more(EndpointTable.of(entries)),
+        RuleTable.joined([rules, RuleTable.of({one.rule: one.entry for one in others})]),
+        EndpointTable.joined([endpoints, EndpointTable.of(entries)]),
     )
 
 
@@ -97,7 +100,8 @@ def misfits(image: Image, programmed: Sequence[Programmed]) -> list[Programmed]:
     That is so of hardly any, so many are compared at once, in the order that tables have most often.
     """
     tables = replace(image, rules=RuleTable.of(image.rules), endpoints=EndpointTable.of(image.endpoints))
-    return list(_misfits(tables, sorted(programmed, key=attrgetter("rule"))))
+    ordered = sorted(programmed, key=attrgetter("rule"))
+    return [one for some in portions(ordered) for one in _misfits(tables, some)]
 
 
 def _misfits(image: Image, ones: Sequence[Programmed]) -> Iterator[Programmed]:
@@ -106,7 +110,7 @@ def _misfits(image: Image, ones: Sequence[Programmed]) -> Iterator[Programmed]:
     if len(ones) == 1:
         yield ones[0]
         return
-    step = _TOGETHER if len(ones) > _TOGETHER else 1
+    step = -(-len(ones) // _PARTS)
     for at in range(0, len(ones), step):
         yield from _misfits(image, ones[at : at + step])
 

@@ -8,6 +8,7 @@ from the ring. Slots of removed endpoints that still have flows come back as suc
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
@@ -36,6 +37,7 @@ from loxilb.plan.creation import ALL_UP, Health, Sources, as_new
 from loxilb.plan.ledger import Ledger
 from loxilb.plan.planner import are_of, check
 from loxilb.plan.pools import Limits
+from loxilb.plan.portions import portions
 from loxilb.plan.programmed import Altered, Programmed, listeners_of
 from loxilb.plan.selection import in_address_order, in_rule_order
 from loxilb.plan.stay import Policy, adopted
@@ -81,11 +83,15 @@ def adopt(
     not among the unsettled ones has nothing to do. Raises NotBuilt and InvalidRequest as they would.
     """
     asked, free = list(services), set(image.rules)
+    image = replace(image, rules=RuleTable.of(image.rules), endpoints=EndpointTable.of(image.endpoints))
     for service in asked:
         check(service, limits)
     found = sorted(_found(image, asked, free), key=attrgetter("rule"))  # as the image has them
     slots = _Slots(image.endpoints)
-    settled = _settled(image, found, slots, sources, health)
+    bases = RuleTable.of(image.rules).bases
+    settled = dict[ServiceKey, Programmed]()
+    for some in portions(found):
+        settled |= _settled(image, some, slots, bases, sources, health)
     rest = {
         one.service.key: _programmed(image, one, slots.of(one.rule), now)
         for one in found
@@ -144,12 +150,17 @@ class _Slots:
 
 
 def _settled(
-    image: Image, found: Sequence[_Found], slots: _Slots, sources: Sources, health: Health
+    image: Image,
+    found: Sequence[_Found],
+    slots: _Slots,
+    bases: Mapping[RuleId, int],
+    sources: Sources,
+    health: Health,
 ) -> dict[ServiceKey, Programmed]:
     """Return what is programmed just as it would be if it were new, in these places."""
     pairs = [(one, _places(image, one, slots)) for one in found]
     whole = [(one, ids) for one, ids in pairs if len(ids) == len(one.service.endpoints)]
-    rules, bases = [one.rule for one, _ in whole], RuleTable.of(image.rules).bases
+    rules = [one.rule for one, _ in whole]
     wanted = as_new(
         [one.service for one, _ in whole],
         rules=rules,
