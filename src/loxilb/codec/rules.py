@@ -211,7 +211,7 @@ def protocol_of(text: str, field: str) -> L4Protocol:
 def _key_of(arguments: wire.ServiceArguments) -> ServiceKey:
     return ServiceKey(
         address=address_of(arguments.external_ip, "malformed-service error", "externalIP"),
-        protocol=_PROTOCOLS.get(arguments.protocol) or protocol_of(arguments.protocol, "protocol"),
+        protocol=protocol_of(arguments.protocol, "protocol"),
         port=arguments.port,
         port_max=arguments.port_max or arguments.port,
         block=arguments.block,

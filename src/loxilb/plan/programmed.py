@@ -210,7 +210,7 @@ def listeners_of(service: Service) -> tuple[Listener, ...]:
     """Return the listeners of a service: one for each of its addresses and ports."""
     key = service.key
     if key.port == key.port_max and not service.secondary_addresses:
-        return (Listener.primary(service.private_address or key.address, key.protocol, key.port, key.block),)
+        return (Listener.primary(service.data_address, key.protocol, key.port, key.block),)
     addresses = (service.data_address, *service.secondary_addresses)
     return tuple(
         Listener.of(address, key.protocol, port, mark=key.block, secondary=bool(place))

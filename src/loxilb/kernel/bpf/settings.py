@@ -41,8 +41,7 @@ class DataPlaneSettings:
     like the kernel's icmp_ratelimit. ``local_sockets`` has the sockets of this host's processes served: ``sockets`` are
     those that are connected at a time, ``errands`` the services that datagram sockets send to without connecting.
     So many ``aborts`` of connections may wait for the daemon. ``programs`` are the ones to run; None: the best that the
-    kernel can. ``bpffs`` is the directory of a BPF file system; None
-    finds or mounts one.
+    kernel can. ``bpffs`` is the directory of a BPF file system; None finds or mounts one.
     """
 
     bpffs: Path | None = None

@@ -22,8 +22,7 @@ def _vips_of(service: Service) -> tuple[IPAddress, ...]:
     """
     if service.name and any(word in service.name for word in _FOREIGN_NAMES):
         return ()
-    first = service.private_address or service.key.address
-    return (first, *service.secondary_addresses) if service.secondary_addresses else (first,)
+    return (service.data_address, *service.secondary_addresses)
 
 
 def _counted(services: Iterable[Service | None]) -> Counter[IPAddress]:
