@@ -116,15 +116,19 @@ class Process:
         """Start it; standard error goes to ``log``."""
         self.log = log
         self._namespace = namespace
+        command_line, environment = namespace.enter_command(*command), {**os.environ, "PYTHONFAULTHANDLER": "1"}
         with log.open("wb") as errors:
             self.popen = subprocess.Popen(
-                namespace.enter_command(*command), stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
+                command_line, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
             )
 
     def wait_line(self, pattern: str, *, deadline: float) -> str:
-        """Return the first line of standard output that matches; AssertionError when none comes in time."""
+        """Return the first line of standard output that matches; AssertionError when none comes in time.
+
+        A Python program that hangs then says where each of its threads is.
+        """
         assert self.popen.stdout is not None
-        late = threading.Timer(deadline * SLOWER, self.popen.kill)
+        late = threading.Timer(deadline * SLOWER, self.popen.send_signal, [signal.SIGABRT])
         late.start()
         try:
             for line in self.popen.stdout:
@@ -133,7 +137,7 @@ class Process:
         finally:
             late.cancel()
         code = self.popen.wait()
-        raise AssertionError(f"no line {pattern!r} in {deadline} s, exit {code}:\n{self.log.read_text()[-4000:]}")
+        raise AssertionError(f"no line {pattern!r} in {deadline} s, exit {code}:\n{self.log.read_text()[-10_000:]}")
 
     def stop(self, *, deadline: float = 10.0) -> int:
         """End it with SIGTERM, with SIGKILL after ``deadline`` seconds; returns its exit code."""
