@@ -53,3 +53,15 @@ def test_settings_are_taken_over_unless_they_are_wrong(lab: Lab, tmp_path: Path)
         assert daemon.stop() == 0
         told = [manager.recv(1000).decode().partition("\n")[0] for _ in range(6)]
     assert told == ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
+
+
+def test_who_starts_it_by_nohup_keeps_it_as_it_is(lab: Lab, tmp_path: Path) -> None:
+    """The end of the terminal asks for nothing."""
+    star, store = build(lab, servers=1), ("--store", tmp_path / "store.db")
+    lab.undo(star.lb.namespace.run, BIN / "loxilb", "down", *store)
+    daemon = lab.process(star.lb.namespace, "env", "--ignore-signal=HUP", BIN / "loxilb", *store)
+    daemon.wait_line("ready in", deadline=_PATIENCE_S)
+    os.kill(daemon.popen.pid, signal.SIGHUP)
+    assert not star.lb.api("GET", "/config/metrics")["prometheus"]
+    assert daemon.stop() == 0
+    assert "starting again" not in daemon.log.read_text()

@@ -116,11 +116,10 @@ class Process:
         """Start it; standard error goes to ``log``."""
         self.log = log
         self._namespace = namespace
-        command_line, environment = namespace.enter_command(*command), {**os.environ, "PYTHONFAULTHANDLER": "1"}
+        # A test run that was started by nohup, or in the background, ignores signals, and so would what it starts.
+        ordinary = namespace.enter_command("env", "--default-signal", "PYTHONFAULTHANDLER=1", *command)
         with log.open("wb") as errors:
-            self.popen = subprocess.Popen(
-                command_line, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
-            )
+            self.popen = subprocess.Popen(ordinary, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
 
     def wait_line(self, pattern: str, *, deadline: float) -> str:
         """Return the first line of standard output that matches; AssertionError when none comes in time.
