@@ -12,10 +12,11 @@ All but the load balancer have it as their default gateway.
 
 import http.client
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,8 @@ class Star:
     client: Namespace
     lb: LoadBalancer
     servers: tuple[Namespace, ...]
+    fresh_ports: Iterator[int] = field(default_factory=lambda: count(10_000))
+    """Ports of the client that nothing used before, and that the kernel chooses for nobody."""
 
     def ask(self, host: str, port: int, *, source_port: int = 0, timeout: float = 3) -> Answer:
         """Send one HTTP request on a connection of its own."""
@@ -152,11 +155,15 @@ class Star:
         """Send one datagram and get it back."""
         return self.client.call(partial(ask_datagram, host, port, payload, source_port=source_port, ttl=ttl))
 
-    def names(self, host: str, port: int, count: int, *, udp: bool = False, source_port: int = 0) -> list[str]:
-        """Return which servers answered ``count`` requests made one after the other."""
-        one = ask_datagram if udp else ask
-        call = partial(one, host, port, source_port=source_port)
-        return self.client.call(lambda: [call().server for _ in range(count)])
+    def names(self, host: str, port: int, number: int, *, udp: bool = False, source_port: int = 0) -> list[str]:
+        """Return which servers answered ``number`` requests made one after the other.
+
+        Each datagram is a flow of its own unless ``source_port`` is given: the kernel would choose a port again, now
+        and then, whose flow is still there.
+        """
+        call = partial(ask_datagram if udp else ask, host, port)
+        ports = self.fresh_ports if udp and not source_port else repeat(source_port)
+        return self.client.call(lambda: [call(source_port=one).server for one in islice(ports, number)])
 
     def crowd(self, host: str, port: int, count: int, *, width: int = 16) -> list[str]:
         """Return which servers answered ``count`` requests made ``width`` at a time."""
