@@ -3,6 +3,7 @@
 
 import json
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -183,6 +184,10 @@ class Tables:
         """Let another flow take a slot of the large table."""
         self.main[place * len(bytes(self.whole())) + 1] ^= 1
 
+    def die(self, slot: int) -> None:
+        """End the flow in a slot of the large table."""
+        self.main[slot * len(bytes(self.whole()))] = abi.SLOT_DEAD
+
 
 def shown(family: Family, found: object) -> list[FlowKey]:
     return [
@@ -342,6 +347,28 @@ def test_groups_are_as_large_as_one_another(version: int) -> None:
     assert np.bincount(groups.numbers(rows)).tolist() == [100] * 10
 
 
+@pytest.mark.parametrize("tables", [1, 10, 50, 1000])
+@pytest.mark.parametrize("version", [4, 6])
+def test_groups_are_the_same_however_many_digits_tell(
+    monkeypatch: pytest.MonkeyPatch, version: int, tables: int
+) -> None:
+    """Some keys differ in the first digit already, others in the last one alone."""
+    monkeypatch.setattr(flow_keys, "_TABLES", tables)
+    dice = random.Random(version)
+    lowest = (0, 1, 1 << 16, 2 << 16, 0xFFFF << 16, 0xFFFFFFFF)
+    place = type((V4 if version == 4 else V6)[0])
+    some = [
+        replace(one(number % 50, version), source=place(dice.choice(lowest)), destination=place(dice.choice(lowest)))
+        for number in range(3000)
+    ]
+    keys = sorted({FlowKey.of(flow) for flow in some})
+    rows = rows_of(version, list({FlowKey.of(flow): flow for flow in some}.values()))
+    groups = Groups.of(keys_of(rows), 100, shown=100)
+
+    firsts = [keys[number * len(keys) // 100] for number in range(1, 100)]
+    assert groups.numbers(rows).tolist() == [bisect_right(firsts, key) for key in keys]
+
+
 def rows_of(version: int, some: Sequence[Flow]) -> np.ndarray:
     """Return flows as they are in slots, in their order."""
     family = Tables(version, [], some).family()
@@ -384,14 +411,26 @@ def test_a_flow_that_moves_while_it_is_looked_for_is_shown_once() -> None:
     assert slots.rules.tolist() == [1, 2, 1]
 
 
-def test_a_flow_that_ends_while_it_is_written_is_left_out() -> None:
-    """Its slot may be another flow's by then, whose place in the order is another."""
-    tables = Tables(4, [one(1)], [one(2), one(3), one(4)])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_flow_that_ends_while_it_is_written_is_left_out(version: int) -> None:
+    """Its slot is dead, or may be another flow's by then, whose place in the order is another."""
+    tables = Tables(version, [one(1, version)], [one(port, version) for port in (2, 3, 4, 5)])
     family = tables.family()
     found = family.find(FlowQuery(), None)
     tables.end(0)
+    tables.die(1)
 
-    assert [key.source_port for key in shown(family, found)] == [1, 3, 4]
+    assert [key.source_port for key in shown(family, found)] == [1, 4, 5]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_rules_are_kept_whole(version: int) -> None:
+    """Up to the last one that there may be."""
+    some = [replace(one(port, version), rule=rule) for port, rule in enumerate((0, 1 << 16, (1 << 24) - 1))]
+
+    (part,) = Tables(version, [], some).family().find(FlowQuery(), None).parts
+
+    assert part().rules.tolist() == [0, 1 << 16, (1 << 24) - 1]
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -19,9 +19,15 @@ from loxilb.model.flow_list import FlowKey, FlowQuery
 Rows = NDArray[Any]
 Keys = NDArray[np.uint16]
 Places = NDArray[np.int64]
+Numbers = NDArray[np.uint16]
 _Mask = NDArray[np.bool_]
 _PROTOCOLS, _STATES = 256, 256
 _NONE = np.zeros((), np.uint16)
+_VALUES = 1 << 16
+_UNTOLD = np.uint16(_VALUES - 1)
+"""Stands for the number of a group that is not told."""
+_TABLES = 32
+"""Tables of 128 KiB for each digit, about at most: the next digit is looked at where more groups than others begin."""
 _DIGITS = 4
 """Digits in a word of 64 bits."""
 
@@ -90,11 +96,13 @@ class Groups:
 
     ``words`` are the distinct words ``at`` a place in those keys, and ``before`` is how many of them are before each
     word and the end. Where some of them have a word in common, the next word tells: ``inner``, by place of the word.
+    Most words need not be looked for: their first ``digits`` tell.
     """
 
     words: NDArray[np.uint64]
-    before: Places
+    before: Numbers
     inner: Sequence[tuple[int, "Groups"]]
+    digits: "_Digits"
     at: int = 0
 
     @classmethod
@@ -107,24 +115,72 @@ class Groups:
     @classmethod
     def _beginning(cls, firsts: NDArray[np.uint64], at: int) -> Self:
         words, counts = np.unique(firsts[:, at], return_counts=True)
-        before = np.concatenate([[0], np.cumsum(counts)])
+        before = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint16)
         crowded = np.flatnonzero(counts > 1) if at + 1 < firsts.shape[1] else ()
         inner = [(int(one), cls._beginning(firsts[before[one] : before[one + 1]], at + 1)) for one in crowded]
-        return cls(words, before, inner, at)
+        return cls(words, before, inner, _Digits.of(words, before, max(1, len(words) // _TABLES)), at)
 
     def __len__(self) -> int:
         """Return how many groups there are."""
         return int(self.before[-1]) + 1
 
-    def numbers(self, rows: Rows) -> Places:
+    def numbers(self, rows: Rows) -> Numbers:
         """Return the number of the group that each of ``rows`` is in."""
         words = _word_of(rows, self.at)
+        numbers = self.digits.numbers(words)
+        left = np.flatnonzero(numbers == _UNTOLD)
+        if len(left):
+            numbers[left] = self._looked_for(words.take(left), rows[left])
+        return numbers
+
+    def _looked_for(self, words: NDArray[np.uint64], rows: Rows) -> Numbers:
         places = np.searchsorted(self.words, words, "right")
-        numbers = self.before[places]
+        numbers = self.before.take(places)
         for place, groups in self.inner:
             some = np.flatnonzero(words == self.words[place])
             numbers[some] = self.before[place] + groups.numbers(rows[some])
         return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class _Digits:
+    """What one digit of words tells, ``shift`` bits from their end: the number of the group, by the digit's value.
+
+    Where it is ``_UNTOLD`` words have to be looked for, or more digits tell, those ``inner`` by the digit's value.
+    """
+
+    shift: int
+    told: Numbers
+    inner: Sequence[tuple[int, "_Digits"]]
+
+    @classmethod
+    def of(cls, words: NDArray[np.uint64], before: Numbers, least: int, shift: int = 48) -> Self:
+        """Return what the digit tells of groups that begin with ``words``; the digits before it are the same in all.
+
+        Where ``least`` of them have the digit in common, the next one is looked at.
+        """
+        counts = np.bincount(_digit(words, shift), minlength=_VALUES)
+        ends = np.cumsum(counts)
+        told = np.where(counts == 0, before.take(ends), _UNTOLD)
+        inner = []
+        for value in np.flatnonzero(counts >= least).tolist() if shift else ():
+            first, end = int(ends[value] - counts[value]), int(ends[value])
+            inner.append((value, cls.of(words[first:end], before[first : end + 1], least, shift - 16)))
+        return cls(shift, told, inner)
+
+    def numbers(self, words: NDArray[np.uint64]) -> Numbers:
+        """Return the number of each word's group, as far as digits tell."""
+        digits = _digit(words, self.shift)
+        numbers = self.told.take(digits)
+        for value, inner in self.inner:
+            some = np.flatnonzero(digits == value)
+            numbers[some] = inner.numbers(words.take(some))
+        return numbers
+
+
+def _digit(words: NDArray[np.uint64], shift: int) -> NDArray[np.uint16]:
+    """Return the digit of each word that is ``shift`` bits from its end."""
+    return (words >> np.uint64(shift)).astype(np.uint16)
 
 
 def _words_of(keys: Keys) -> NDArray[np.uint64]:
@@ -134,11 +190,10 @@ def _words_of(keys: Keys) -> NDArray[np.uint64]:
 
 def _word_of(rows: Rows, at: int) -> NDArray[np.uint64]:
     """Return one word of the keys of ``rows``."""
-    word = np.zeros(len(rows), np.uint64)
-    for digit in _digits_of(rows)[_DIGITS * at : _DIGITS * (at + 1)]:
-        word <<= np.uint64(16)
-        word |= digit.astype(np.uint64)
-    return word
+    digits = np.empty((len(rows), _DIGITS), ">u2")
+    for place, column in enumerate(_digits_of(rows)[_DIGITS * at : _DIGITS * (at + 1)]):
+        digits[:, place] = column
+    return digits.view(">u8")[:, 0].astype(np.uint64)
 
 
 def behind(keys: Keys, after: Sequence[int]) -> _Mask:
@@ -153,11 +208,19 @@ def behind(keys: Keys, after: Sequence[int]) -> _Mask:
 def wanted(rows: Rows, rules: NDArray[np.uint32], query: FlowQuery, version: int) -> _Mask:
     """Tell which rows ``query`` asks for; ``after`` and ``limit`` are not looked at."""
     keep = np.ones(len(rows), bool)
-    reply = (rows["flags"] & abi.FLOW_REPLY) != 0
     if query.rules is not None:
         keep &= np.isin(rules, np.fromiter(query.rules, np.uint32))
     if query.kinds is not None:
         keep &= _kinds(query)[rows["protocol"], rows["state"]]
+    if (query.client, query.endpoint, query.endpoint_port) != (None, None, None):
+        keep &= _between(rows, query, version)
+    return keep
+
+
+def _between(rows: Rows, query: FlowQuery, version: int) -> _Mask:
+    """Tell which rows are of the client and the endpoint that ``query`` asks for."""
+    keep = np.ones(len(rows), bool)
+    reply = (rows["flags"] & abi.FLOW_REPLY) != 0
     if query.client is not None:
         keep &= _within((rows["new_destination"], rows["source"]), reply, query.client, version)
     if query.endpoint is not None:

@@ -6,7 +6,6 @@ differs it has changed hands: the flow has ended, and is left out.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,13 +25,17 @@ _COPIED = 1 << 13
 """Flows copied out together, about."""
 _SAMPLED = 1 << 8
 """One slot of so many tells which flows there are: every group has some 30 of them."""
-_MAIN = np.uint32(1 << 31)
-"""Set in places in the large table."""
+_TAKEN = 1 << 10
+"""Flows copied out between two looks at their words: so few that what the first look read is still in the cache."""
 _HOT = {4: abi.Whole4.cold.offset, 6: abi.Flow6.cold.offset}
 _WORDS = np.empty(0, np.uint32)
-_Wanted = tuple[NDArray[np.uint16], NDArray[np.uint32], NDArray[np.uint32]]
-_THREADS = 2
-"""Threads that search: numpy lets others run; more would leave too little to the packets."""
+_NOTHING = np.empty(0, np.uint64)
+_PLACE = np.uint64((1 << 26) - 1)
+_CLAIMED = np.uint64(18)
+_CLAIMS = np.uint32(0x3FFF00)
+_RULE = np.uint64(40)
+"""What was seen of a slot: 26 bits of its place, 14 bits of its word, and 24 bits of its rule, the highest ones."""
+_Wanted = tuple[NDArray[np.uint16], NDArray[np.uint64]]
 
 
 def _form(version: int) -> np.dtype[Any]:
@@ -131,6 +134,31 @@ class Slots:
             return same, Slots(words, hot, rules)
         return same, Slots(words[same], hot[same], rules[same])
 
+    def again(self, seen: NDArray[np.uint64]) -> "Slots":
+        """Copy the slots that are still as they were ``seen``."""
+        hot, words = np.empty(len(seen), self.hot.dtype), np.empty(len(seen), np.uint32)
+        places = (seen & _PLACE).view(np.intp)
+        for at in range(0, len(seen), _TAKEN):
+            some = slice(at, at + _TAKEN)
+            if self.hot.flags.c_contiguous:
+                self.hot.take(places[some], out=hot[some], mode="clip")  # into another array first, were it to raise
+            else:
+                hot[some] = self.hot[places[some]]
+            words[some] = self.words[places[some]]
+        slots = Slots(words, hot, (seen >> _RULE).astype(np.uint32))
+        same = words & (_CLAIMS | abi.SLOT_MASK) == (seen >> _CLAIMED).astype(np.uint32) & _CLAIMS | abi.SLOT_LIVE
+        return slots if same.all() else slots.take(np.flatnonzero(same))
+
+
+def _seen(places: NDArray[Any], slots: Slots) -> NDArray[np.uint64]:
+    """Return what was seen at ``places``, a number each: the place, how often it was claimed, and the rule.
+
+    The number of claims is cut short: two minutes have to pass before it can be the same again.
+    """
+    claims = (slots.words & _CLAIMS).astype(np.uint64) << _CLAIMED
+    seen: NDArray[np.uint64] = places.astype(np.uint64) | claims | slots.rules.astype(np.uint64) << _RULE
+    return seen
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -147,24 +175,21 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Some:
-    """Slots that hold what is asked for: places and words by group, and where each group ends."""
+    """What was seen of slots that hold what is asked for, group by group; and where each group ends, after a 0."""
 
-    places: NDArray[np.uint32]
-    words: NDArray[np.uint32]
-    ends: NDArray[np.int64]
+    seen: NDArray[np.uint64]
+    ends: Sequence[int]
 
     @classmethod
     def grouped(cls, wanted: Sequence[_Wanted], count: int) -> "_Some":
         """Put some into so many groups."""
-        numbers, places, words = map(np.concatenate, zip(*wanted, strict=True))
-        order = np.argsort(numbers, kind="stable")
+        numbers, seen = map(np.concatenate, zip(*wanted, strict=True))
         ends = np.cumsum(np.bincount(numbers, minlength=count))
-        return cls(places.take(order), words.take(order), ends)
+        return cls(seen.take(np.argsort(numbers, kind="stable")), [0, *ends.tolist()])
 
-    def group(self, number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Return places and words of a group."""
-        its = slice(self.ends[number - 1] if number else 0, self.ends[number])
-        return self.places[its], self.words[its]
+    def group(self, number: int) -> NDArray[np.uint64]:
+        """Return what was seen of a group."""
+        return self.seen[self.ends[number] : self.ends[number + 1]]
 
 
 class Family:
@@ -183,12 +208,11 @@ class Family:
     def find(self, query: FlowQuery, limit: int | None) -> Found:
         """Return the first ``limit`` flows asked for, in order."""
         groups = self._groups(query, limit)
-        copies = self._wanted(query, groups, np.uint32(0), np.arange(len(self._copies.words)), self._copies)
-        with ThreadPoolExecutor(_THREADS, "flows") as threads:
-            main = threads.map(partial(self._searched, query, groups), range(0, len(self._main.words), _SEARCHED))
-            found = [_Some.grouped([copies], len(groups)), *main]
-        counts = np.diff(sum(one.ends for one in found), prepend=0)
-        parts = [partial(self._ordered, found, number) for number in np.flatnonzero(counts).tolist()]
+        wanted = self._wanted(query, groups, np.arange(len(self._copies.words)), self._copies)
+        passing = _Some.grouped([wanted], len(groups))
+        found = [self._searched(query, groups, first) for first in range(0, len(self._main.words), _SEARCHED)]
+        counts = np.diff(np.sum([one.ends for one in (passing, *found)], axis=0))
+        parts = [partial(self._ordered, passing, found, number) for number in np.flatnonzero(counts).tolist()]
         return Found(parts, int(counts.sum())) if limit is None else self._first(parts, limit)
 
     def _groups(self, query: FlowQuery, limit: int | None) -> Groups:
@@ -212,27 +236,22 @@ class Family:
     def _searched(self, query: FlowQuery, groups: Groups, first: int) -> _Some:
         """Return what is asked for of so many slots of the large table."""
         starts = range(first, min(first + _SEARCHED, len(self._main.words)), _SCANNED)
-        wanted = [self._wanted(query, groups, _MAIN, *self._main.live(start)) for start in starts]
-        return _Some.grouped(wanted, len(groups))
+        some = [self._wanted(query, groups, *self._main.live(start)) for start in starts]
+        return _Some.grouped(some, len(groups))
 
-    def _wanted(self, query: FlowQuery, groups: Groups, mark: np.uint32, places: NDArray[Any], slots: Slots) -> _Wanted:
-        """Return what is asked for: numbers of groups, places and words."""
+    def _wanted(self, query: FlowQuery, groups: Groups, places: NDArray[Any], slots: Slots) -> _Wanted:
+        """Return what is asked for: numbers of groups, and what was seen."""
         kept = self._kept(query, slots)
-        rows = slots.hot.view(FORMS[self._version])
-        if len(kept) == len(rows):
-            return groups.numbers(rows).astype(np.uint16), places.astype(np.uint32) | mark, slots.words
-        numbers = groups.numbers(rows[kept]).astype(np.uint16)
-        return numbers, places[kept].astype(np.uint32) | mark, slots.words[kept]
+        if len(kept) < len(places):
+            places, slots = places[kept], slots.take(kept)
+        return groups.numbers(slots.hot.view(FORMS[self._version])), _seen(places, slots)
 
-    def _ordered(self, found: Sequence[_Some], number: int) -> Slots:
+    def _ordered(self, passing: _Some, found: Sequence[_Some], number: int) -> Slots:
         """Copy a group out, in order."""
-        places, words = map(np.concatenate, zip(*(one.group(number) for one in found), strict=True))
-        main = places >= _MAIN
-        if main.all():
-            slots = self._main.at(places & ~_MAIN, words)[1]
-        else:  # the last one of equal flows is shown, which is the one in the large table
-            passing = self._copies.at(places[~main], words[~main])[1]
-            slots = Slots.joined(self._version, [passing, self._main.at(places[main] & ~_MAIN, words[main])[1]])
+        slots = self._main.again(np.concatenate([_NOTHING, *(one.group(number) for one in found)]))
+        copies = passing.group(number) & _PLACE
+        if len(copies):  # the last one of equal flows is shown, which is the one in the large table
+            slots = Slots.joined(self._version, [self._copies.take(copies.view(np.intp)), slots])
         return slots.take(in_order(keys_of(slots.hot.view(FORMS[self._version]))))
 
     def _first(self, parts: Sequence[Callable[[], Slots]], limit: int) -> Found:
@@ -263,7 +282,7 @@ def _columns(version: int, rows: NDArray[Any], rules: NDArray[np.uint32], modes:
     return FlowColumns(
         version=version,
         reply=(rows["flags"] & abi.FLOW_REPLY) != 0,
-        mode=modes[rules],
+        mode=modes.take(rules),
         rule=rules,
         **{name: rows[name] for name in FORMS[version].names or () if name != "flags"},
     )

@@ -18,7 +18,7 @@ from loxilb.ports import FlowPage
 
 def page(views: Mapping[str, ArrayView], descriptors: Mapping[str, int], query: FlowQuery) -> FlowPage:
     """Return the flows asked for, in order; ``views`` are the tables and the rules."""
-    modes = _column(views["rules"], "u1", abi.Rule.mode.offset)
+    modes = _column(views["rules"], "u1", abi.Rule.mode.offset).copy()  # next to each other, for the caches
     left, count, last, more = query.limit, 0, None, False
     columns: list[Callable[[], FlowColumns]] = []
     for version, family_of in ((4, _family4), (6, _family6)):
