@@ -3,7 +3,9 @@
 
 import asyncio
 import threading
+import time
 import weakref
+from functools import partial
 from typing import cast
 
 import pytest
@@ -19,7 +21,7 @@ from loxilb.services.api import conntrack
 def test_who_goes_away_while_a_part_is_made_ends_it_when_it_is_made(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """What makes the parts runs in threads, and the list is over when nothing is in them any more."""
+    """What makes the parts runs in a thread, and the list is over when nothing is in it any more."""
     working, go = threading.Event(), threading.Event()
     made = []
 
@@ -48,23 +50,19 @@ def test_who_goes_away_while_a_part_is_made_ends_it_when_it_is_made(
     assert len(made) == min(count, 2)
 
 
-def test_parts_come_in_order_though_a_later_one_is_made_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And those in which everything has ended leave no gap."""
-    second = threading.Event()
+def test_parts_come_in_order_and_are_made_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in which everything has ended leave no gap."""
+    working = threading.Lock()
     longest = b"," + b"x" * (1 << 16)
 
-    def slow() -> memoryview:
-        assert second.wait(30)
-        return memoryview(longest + b"1")
+    def part(text: bytes) -> memoryview:
+        assert working.acquire(blocking=False)
+        time.sleep(0.02)  # another one would begin meanwhile
+        working.release()
+        return memoryview(text)
 
-    def quick() -> memoryview:
-        second.set()
-        return memoryview(longest + b"2")
-
-    def empty() -> memoryview:
-        return memoryview(b"")
-
-    monkeypatch.setattr(conntrack, "_parts", lambda _: iter([empty, slow, quick, empty, empty]))
+    texts = (b"", longest + b"1", longest + b"2", b"", b"")
+    monkeypatch.setattr(conntrack, "_parts", lambda _: iter([partial(part, text) for text in texts]))
 
     async def whole() -> list[bytes]:
         listing = conntrack.conntrack(FlowList(page=page_of((), EVERY_FLOW), names={}))

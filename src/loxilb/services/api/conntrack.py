@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A list of flows as an answer in parts, made in threads while those before them are sent."""
+"""A list of flows as an answer in parts, made in a thread while those before them are sent."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from itertools import cycle, islice
+from itertools import islice
 
 from loxilb.codec.flows import token_of
 from loxilb.model.flow_list import FlowColumns
@@ -15,8 +15,9 @@ from loxilb.ports import FlowList
 
 _LEAST = 1 << 16
 """Bytes of a part that another one follows."""
-_TOGETHER = 2
-"""Parts made at the same time: numpy lets other threads run, and more would wait for the client."""
+_AHEAD = 2
+"""Parts made ahead, one after the other. Two threads would hand the interpreter to each other some thousand times: that
+takes half as much processor time again, and the list is complete no sooner where there are two processors."""
 _COMPACT = 10_000
 """Flows at most in a list without blanks, which people read; programs read more of them sooner with blanks."""
 _Make = Callable[[], bytes | memoryview]
@@ -40,23 +41,21 @@ async def conntrack(flows: FlowList) -> AsyncGenerator[bytes | memoryview, None]
 
 
 def _parts(flows: FlowList) -> Iterator[_Make]:
-    """Return what makes the entries of some flows each; ``_TOGETHER`` neighbours may run at once.
+    """Return what makes the entries of some flows each, one at a time.
 
     Who makes the last one lets go of the tables, which takes time, where nobody else keeps ``flows``.
     """
     from loxilb.codec.conntrack import ConntrackEncoder  # noqa: PLC0415 loads numpy, for those who list flows
 
     compact = flows.page.count <= _COMPACT
-    encoders = [ConntrackEncoder(flows.names, compact=compact) for _ in range(_TOGETHER)]
+    encoder = ConntrackEncoder(flows.names, compact=compact)
 
-    def part(encoder: ConntrackEncoder, copied: Callable[[], FlowColumns]) -> bytes | memoryview:
+    def part(copied: Callable[[], FlowColumns]) -> bytes | memoryview:
         return encoder.entries(copied())
 
     def parts(columns: deque[Callable[[], FlowColumns]]) -> Iterator[_Make]:
-        for encoder in cycle(encoders):
-            if not columns:
-                return
-            yield partial(part, encoder, columns.popleft())
+        while columns:
+            yield partial(part, columns.popleft())
 
     return parts(deque(flows.page.columns))
 
@@ -64,13 +63,13 @@ def _parts(flows: FlowList) -> Iterator[_Make]:
 async def _made(parts: Iterator[_Make]) -> AsyncGenerator[bytes | memoryview, None]:
     """Make the parts, some of them ahead, and return those that are not empty, one after the other."""
     ahead = deque[asyncio.Future[bytes | memoryview]]()
-    threads, run = ThreadPoolExecutor(_TOGETHER, "flows"), asyncio.get_running_loop().run_in_executor
+    threads, run = ThreadPoolExecutor(1, "flows"), asyncio.get_running_loop().run_in_executor
 
     def begin(count: int) -> None:
         ahead.extend(run(threads, part) for part in islice(parts, count))
 
     try:
-        begin(_TOGETHER)
+        begin(_AHEAD)
         while ahead:
             entries = await asyncio.shield(ahead[0])
             ahead.popleft()
