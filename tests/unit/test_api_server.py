@@ -4,15 +4,18 @@
 import asyncio
 import contextlib
 import errno
+import hashlib
 import http.client
 import io
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import cast
 
 import pytest
 import uvicorn
+import uvloop
 from starlette.types import Send
 from uvicorn.server import ServerState
 
@@ -20,7 +23,7 @@ from loxilb.errors import KernelError
 from loxilb.ports import ServiceStatus
 from loxilb.services.api import ApiServer
 from loxilb.services.api.application import MAX_BODY
-from loxilb.services.api.joining import JoiningProtocol
+from loxilb.services.api.joining import JoiningProtocol, JoiningTransport
 from loxilb.services.reconcile import Reconciler
 from tests.support.api import (
     BUILD,
@@ -101,12 +104,72 @@ def test_large_parts_are_written_without_a_copy() -> None:
     assert {id(parts[1]), id(parts[2])} <= set(map(id, transport.written))
 
 
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_large_parts_reach_a_slow_client_whole(run: Callable[[Coroutine[None, None, None]], None]) -> None:
+    """The kernel takes some of them at once, and the transport what is left, in order."""
+    ours, theirs = socket.socketpair()
+    sent = [hashlib.shake_256(bytes([number])).digest(1 << 18) for number in range(12)]
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.connect_accepted_socket(_Closing, ours)
+        joining = JoiningTransport(transport, loop)
+        for part in sent:
+            joining.writelines([part[:9], part[9:]])
+            await asyncio.sleep(0)
+        joining.close()
+        await protocol.closed.wait()
+
+    with theirs, ThreadPoolExecutor(1) as pool:
+        received = pool.submit(_all_from, theirs)
+        run(serve())
+        assert received.result() == b"".join(sent)
+
+
+class _Closing(asyncio.Protocol):
+    """Tells when its connection is closed."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.closed.set()
+
+
+def _all_from(sock: socket.socket) -> bytes:
+    sock.settimeout(_DEADLINE_S)
+    return b"".join(iter(lambda: sock.recv(5000), b""))
+
+
+@pytest.mark.parametrize(("encrypts", "queued"), [(True, 0), (False, 1)])
+def test_nothing_gets_past_a_transport_that(encrypts: bool, queued: int) -> None:
+    """It encrypts, or has something to send before; what is large does not, either."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        transport = _Transport({"socket": ours, "sslcontext": encrypts or None}, queued)
+
+        async def write() -> None:
+            JoiningTransport(transport, asyncio.get_running_loop()).write(bytes(1 << 20))
+            await asyncio.sleep(0)
+
+        asyncio.run(write())
+        assert transport.written == [bytes(1 << 20)]
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+
+
 class _Transport(asyncio.Transport):
     """Keeps what is written, and shows it as a socket would."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, extra: Mapping[str, object] | None = None, queued: int = 0) -> None:
+        super().__init__(extra)
         self.written: list[object] = []
+        self._queued = queued
+
+    def get_write_buffer_size(self) -> int:
+        return self._queued
 
     def writelines(self, list_of_data: Iterable[object]) -> None:
         self.written += list_of_data
