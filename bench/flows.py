@@ -191,24 +191,32 @@ def _asking(place: Path, pid: int, seen: _Beside) -> Iterator[None]:
         raise failures[0]
 
 
+def _whole_list(pid: int, effort: Effort) -> tuple[float, float]:
+    """Return the milliseconds of a list of all flows, and the daemon's processor time, in milliseconds as well."""
+    worked = used(pid)
+    took, size = _get(_LIST)
+    if size < 2 * effort.flows * 200:
+        raise MeasurementError(f"{size} bytes are no list of {effort.flows} flows")
+    return took, (used(pid) - worked) / 1e6
+
+
 def _lists(place: Path, pid: int, effort: Effort) -> Iterator[Figure]:
-    waits: list[float] = []
-    whole, works, grown = [], [], []
+    label = f"whole list, {effort.flows} flows"
     _get(f"{_LIST}?limit=1")  # loads numpy
     had = memory(pid, "RssAnon")
+    alone = [_whole_list(pid, effort) for _ in range(effort.samples)]
+    yield Figure(key="flows.list", label=label, unit="ms", samples=tuple(took for took, _ in alone))
+    yield Figure(
+        key="flows.work", label=f"{label}, processor time", unit="ms", samples=tuple(work for _, work in alone)
+    )
+    beside, waits, grown = [], [], []
     for _ in range(effort.samples):
-        worked, seen = used(pid), _Beside()
+        seen = _Beside()
         with _asking(place, pid, seen):
-            took, size = _get(_LIST)
-        if size < 2 * effort.flows * 200:
-            raise MeasurementError(f"{size} bytes are no list of {effort.flows} flows")
-        whole.append(took)
-        works.append((used(pid) - worked) / 1e6)
+            beside.append(_whole_list(pid, effort)[0])
         grown.append(max(seen.sizes) - had)
         waits += seen.waits
-    label = f"whole list, {effort.flows} flows"
-    yield Figure(key="flows.list", label=label, unit="ms", samples=tuple(whole))
-    yield Figure(key="flows.work", label=f"{label}, processor time", unit="ms", samples=tuple(works))
+    yield Figure(key="flows.beside", label=f"{label}, while another client asks", unit="ms", samples=tuple(beside))
     yield Figure(key="flows.memory", label=f"{label}, memory of its own", unit="MiB", samples=tuple(grown))
     yield Figure(key="flows.wait", label="another request meanwhile", unit="ms", samples=tuple(waits))
     yield Figure(key="flows.longest", label="the longest of them", unit="ms", samples=(max(waits),))
