@@ -99,3 +99,11 @@ def test_filters_of_clsact_are_removed_and_those_of_others_stay(space: Namespace
     assert removed.maps > 0
     assert filters(space, "one") == ""
     assert "fuzz_tc" in filters(space, "two")
+
+
+def test_down_leaves_a_volume_where_it_is(space: Namespace) -> None:
+    """A container may have its own place for what is remembered; it is empty, and cannot be removed."""
+    mounts = "mount -t tmpfs run /run && mkdir /run/loxilb && mount -t tmpfs volume /run/loxilb"
+    said = space.run("unshare", "-m", "sh", "-c", f'{mounts} && "$0" down && ls -d /run/loxilb', BIN / "loxilb")
+
+    assert said.split("\n")[-2:] == ["/run/loxilb", ""]

@@ -6,6 +6,7 @@ another one (``loxilb down``) puts them back, and must not outlive the boot.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from loxilb.kernel import netns
@@ -46,7 +47,7 @@ class HostSwitches:
                 path.write_text(value)
         self._file.unlink(missing_ok=True)
         for folder in (self._file.parent, _STATE):
-            if folder.is_dir() and not any(folder.iterdir()):
+            with suppress(OSError):  # it is not empty, a volume of our container, or in somebody else's directory
                 folder.rmdir()
         return "lo" in before
 
