@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loxilb.kernel.bpf import pins
+from loxilb.kernel.bpf import attach, pins
 from tests.support.icmp_errors import IcmpError, ask_for_error
 from tests.support.lab import wait_for
 from tests.support.lab_star import PORT, SERVERS4, SERVERS6, Star, server
@@ -40,7 +40,8 @@ def egress_hooks(star: Star) -> int:
     """Return how many interfaces have the program for replies of the host."""
 
     def read() -> int:
-        return sum(hook == "egress" for hook, *_ in pins.PinDirectory(pins.find_bpffs(None)).links())
+        linked = sum(hook == "egress" for hook, *_ in pins.PinDirectory(pins.find_bpffs(None)).links())
+        return linked or sum(attach.has_egress_clsact(index) for index, _ in socket.if_nameindex())
 
     return star.lb.namespace.call(read)
 

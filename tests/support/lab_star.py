@@ -28,6 +28,7 @@ PORT = 8080
 SERVERS4 = ("31.31.31.1", "32.32.32.1", "33.33.33.1")
 SERVERS6 = ("4ffe::1", "5ffe::1", "6ffe::1")
 _READY_S = 60.0
+_ANSWER_S = 10
 _SEEN_AS_CERTIFICATES = """
     mount -t tmpfs none /opt && mkdir -p /opt/loxilb/cert && mount --bind "$0" /opt/loxilb/cert && exec "$@"
 """
@@ -100,7 +101,7 @@ class LoadBalancer:
 
     def loxicmd(self, line: str) -> str:
         """Run the command line tool on one line of arguments; raises CommandError."""
-        return self.namespace.run(BIN / "loxicmd", *line.split())
+        return self.namespace.run(BIN / "loxicmd", "-t", str(round(_ANSWER_S * SLOWER)), *line.split())
 
     def create(self, address: str, rule: str, endpoints: Sequence[str]) -> None:
         """Create a service; an endpoint is ``address:weight``."""
