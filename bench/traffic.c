@@ -248,13 +248,23 @@ static int closed(int fd)
 	return got < 0 ? errno : got ? EPROTO : 0;
 }
 
+/* The connection of a stream; -1 where the end of the measurement came before it. */
+static int stream(struct targets *to)
+{
+	int fd = connected(to);
+
+	if (fd < 0 && !(over && errno == EINTR))
+		fail("connect");
+	return fd;
+}
+
 static void keep(struct targets *to, int64_t end, struct result *r)
 {
-	int fd = connected(to), error;
+	int fd = stream(to), error;
 	int64_t start, due = 0;
 
 	if (fd < 0)
-		fail("connect");
+		return;
 	while ((start = now(CLOCK_MONOTONIC)) < end && !r->errors && !over) {
 		error = exchange(fd, KEEP);
 		if (error)
@@ -310,11 +320,11 @@ static int64_t acknowledged(int fd, int64_t written)
 /* Counts what the server has taken: it closes when it has read the end. */
 static void bulk(struct targets *to, int64_t end, struct result *r)
 {
-	int fd = connected(to), error;
+	int fd = stream(to), error;
 	int64_t start, due = 0, before = 0, reached;
 
 	if (fd < 0)
-		fail("connect");
+		return;
 	memset(buffer, BULK, sizeof(buffer));
 	while ((start = now(CLOCK_MONOTONIC)) < end && !r->errors && !over) {
 		ssize_t sent = write(fd, buffer, sizeof(buffer));

@@ -98,6 +98,26 @@ def test_what_is_answered_has_not_failed(tool: Path, kind: str, host: str) -> No
     assert [(one["errors"], one["resets"]) for one in (by_itself, early)] == [(0, 0)] * 2
 
 
+@pytest.mark.parametrize("kind", ["keep", "bulk"])
+def test_an_end_before_there_is_a_connection_is_no_failure(tool: Path, kind: str) -> None:
+    """The listener has no room for another one, so it waits until the end comes."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+        running(tool, kind, port_of(full), "600", "127.0.0.1") as client,
+    ):
+        wait_for(lambda: connecting(port_of(full)), deadline=_PATIENCE_S)
+        client.terminate()
+        found = reported(client)
+
+    assert (found["count"], found["errors"]) == (0, 0)
+
+
+def connecting(port: int) -> bool:
+    """Tell whether somebody waits for a connection to a local port: proc_net_tcp of the kernel, state SYN_SENT."""
+    return f"0100007F:{port:04X} 02" in Path("/proc/net/tcp").read_text()
+
+
 @pytest.mark.parametrize(("kind", "host"), [("keep", "::1"), ("bulk", "127.0.0.1")])
 def test_a_stream_that_hangs_has_failed_and_stalled(tool: Path, listener: socket.socket, kind: str, host: str) -> None:
     """Though nothing comes afterwards, and though the buffers take data for a while."""
