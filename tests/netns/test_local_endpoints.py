@@ -41,7 +41,7 @@ def egress_hooks(star: Star) -> int:
 
     def read() -> int:
         linked = sum(hook == "egress" for hook, *_ in pins.PinDirectory(pins.find_bpffs(None)).links())
-        return linked or sum(attach.has_egress_clsact(index) for index, _ in socket.if_nameindex())
+        return linked + sum(attach.has_egress_clsact(index) for index, _ in socket.if_nameindex())
 
     return star.lb.namespace.call(read)
 

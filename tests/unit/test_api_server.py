@@ -142,8 +142,8 @@ def _all_from(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize(("encrypts", "queued"), [(True, 0), (False, 1)])
-def test_nothing_gets_past_a_transport_that(encrypts: bool, queued: int) -> None:
-    """It encrypts, or has something to send before; what is large does not, either."""
+def test_nothing_gets_past_a_transport_that_encrypts_or_has_something_queued(encrypts: bool, queued: int) -> None:
+    """What is large does not, either."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)

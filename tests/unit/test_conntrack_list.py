@@ -3,8 +3,8 @@
 
 import asyncio
 import threading
-import time
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
@@ -52,17 +52,21 @@ def test_who_goes_away_while_a_part_is_made_ends_it_when_it_is_made(
 
 def test_parts_come_in_order_and_are_made_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in which everything has ended leave no gap."""
-    working = threading.Lock()
+    begun, makers = threading.Event(), set[int]()
     longest = b"," + b"x" * (1 << 16)
 
     def part(text: bytes) -> memoryview:
-        assert working.acquire(blocking=False)
-        time.sleep(0.02)  # another one would begin meanwhile
-        working.release()
+        assert begun.wait(30)
+        makers.add(threading.get_ident())
         return memoryview(text)
 
-    texts = (b"", longest + b"1", longest + b"2", b"", b"")
-    monkeypatch.setattr(conntrack, "_parts", lambda _: iter([partial(part, text) for text in texts]))
+    def parts() -> Iterator[partial[memoryview]]:
+        for number, text in enumerate((b"", longest + b"1", longest + b"2", b"", b"")):
+            if number == 1:  # the first one is at work until this one has been handed to a thread as well
+                asyncio.get_running_loop().call_soon(begun.set)
+            yield partial(part, text)
+
+    monkeypatch.setattr(conntrack, "_parts", lambda _: parts())
 
     async def whole() -> list[bytes]:
         listing = conntrack.conntrack(FlowList(page=page_of((), EVERY_FLOW), names={}))
@@ -70,6 +74,7 @@ def test_parts_come_in_order_and_are_made_one_at_a_time(monkeypatch: pytest.Monk
 
     first = longest[1:] + b"1"
     assert asyncio.run(whole()) == [b'{"ctAttr":[' + first, longest + b"2]}\n"]
+    assert len(makers) == 1
 
 
 def test_two_parts_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,13 +126,21 @@ class Slots:
 
     def at(self, places: NDArray[Any], words: NDArray[np.uint32]) -> tuple[NDArray[np.bool_], "Slots"]:
         """Copy the slots at ``places`` that still hold ``words``; also tells which those are."""
-        # take() is the quicker way, but copies a whole array first whose elements do not follow each other.
-        hot = self.hot.take(places) if self.hot.flags.c_contiguous else self.hot[places]
-        rules = self.rules[places]
+        hot, rules = np.empty(len(places), self.hot.dtype), self.rules[places]
+        self._copy(places, hot)
         same = self.words[places] == words
         if same.all():
             return same, Slots(words, hot, rules)
         return same, Slots(words[same], hot[same], rules[same])
+
+    def _copy(self, places: NDArray[Any], hot: NDArray[Any]) -> None:
+        """Copy the hot halves at ``places`` to ``hot``."""
+        # take() is the quicker way, but copies a whole array first whose elements do not follow each other, and into
+        # another array first, were it to raise.
+        if self.hot.flags.c_contiguous:
+            self.hot.take(places, out=hot, mode="clip")
+        else:
+            hot[:] = self.hot[places]
 
     def again(self, seen: NDArray[np.uint64]) -> "Slots":
         """Copy the slots that are still as they were ``seen``."""
@@ -140,10 +148,7 @@ class Slots:
         places = (seen & _PLACE).view(np.intp)
         for at in range(0, len(seen), _TAKEN):
             some = slice(at, at + _TAKEN)
-            if self.hot.flags.c_contiguous:
-                self.hot.take(places[some], out=hot[some], mode="clip")  # into another array first, were it to raise
-            else:
-                hot[some] = self.hot[places[some]]
+            self._copy(places[some], hot[some])
             words[some] = self.words[places[some]]
         slots = Slots(words, hot, (seen >> _RULE).astype(np.uint32))
         same = words & (_CLAIMS | abi.SLOT_MASK) == (seen >> _CLAIMED).astype(np.uint32) & _CLAIMS | abi.SLOT_LIVE
